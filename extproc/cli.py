@@ -1,0 +1,53 @@
+"""The command line. Commands load lazily, so `--help` stays quick."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "serve": (
+        "extproc.commands.serve:serve",
+        "Run the service: workers, approvals API, exporter, checkpointer.",
+    ),
+    "demo": ("extproc.commands.demo:demo", "Play the whole story on this machine with real traffic."),
+    "config": ("extproc.commands.config:config", "Check, show or describe extproc.yaml."),
+    "policy": ("extproc.commands.policy:policy", "Check, test and explain policies."),
+    "holds": ("extproc.commands.holds:holds", "List, show, approve, deny and watch holds."),
+    "ledger": ("extproc.commands.ledger:ledger", "Verify, tail and show the ledger."),
+    "render": ("extproc.commands.render:render", "Write Envoy configuration from extproc.yaml."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called, not when they are listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)  # noqa: S101
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="extproc")
+def main() -> None:
+    """Identity, policy, approvals, masking and a tamper-evident ledger for traffic that Envoy carries.
+
+    Exit codes: 0 done, 1 the check or test failed, 2 wrong usage, 3 the service or its state cannot be reached.
+    """
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The nouns. Small, frozen, and known to everything above."""

@@ -1,0 +1,144 @@
+"""What policy says: `Allow`, `Deny` or `Hold`, and what an allow still asks of us."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Literal
+
+
+class Phase(IntEnum):
+    """When a rule can be judged: as soon as the latest fact it reads is known."""
+
+    HEADERS = 0
+    BODY = 1
+    RESPONSE = 2
+    ROW = 3
+
+
+Effect = Literal["allow", "deny", "hold", "none"]
+RecordDetail = Literal["none", "masked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """A rule that matched, or that could not be evaluated and counts as matched (`errored`)."""
+
+    rule: str
+    digest: str
+    effect: Effect
+    risk: int = 0
+    shadow: bool = False
+    errored: bool = False
+
+    def to_record(self) -> dict[str, object]:
+        """The ledger's form; flags appear only when set."""
+        kept: dict[str, object] = {"rule": self.rule, "digest": self.digest, "effect": self.effect}
+        if self.risk:
+            kept["risk"] = self.risk
+        if self.shadow:
+            kept["shadow"] = True
+        if self.errored:
+            kept["errored"] = True
+        return kept
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderChange:
+    """Header obligations: names in lower case, applied removal first."""
+
+    set: tuple[tuple[str, str], ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Obligations:
+    """What an allowed request still owes. Several rules' obligations add up."""
+
+    masks: tuple[str, ...] = ()
+    """Names of mask plans to apply to the response, sorted, qualified as the policy loader made them."""
+    record_request: RecordDetail = "none"
+    record_response: RecordDetail = "none"
+    request_headers: HeaderChange = HeaderChange()
+    response_headers: HeaderChange = HeaderChange()
+
+
+@dataclass(frozen=True, slots=True)
+class Quorum:
+    """`count` distinct people who are members of `group`."""
+
+    group: str
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class GrantLimit:
+    """The most an approver may give. Durations in seconds."""
+
+    duration: float = 0.0
+    uses: int = 1
+    scope: Literal["exact", "pinned", "shape"] = "exact"
+
+
+@dataclass(frozen=True, slots=True)
+class HoldDemand:
+    """What must happen before a held request may go on. Durations in seconds.
+
+    Several matching holds are merged: every quorum counts, shortest wait and expiry, narrowest grant.
+    `digest` covers the deciding rules with their approver requirement; an approval is bound to it.
+    """
+
+    quorums: tuple[Quorum, ...]
+    wait: float
+    expires: float
+    use_within: float
+    digest: str
+    grant: GrantLimit = GrantLimit()
+    reason: str = ""
+    allow_agents: bool = False
+    resumable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """Let it pass, and do what is owed."""
+
+    obligations: Obligations = Obligations()
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """Turn it away and say why. `code` is stable and machine-readable; `rule` is empty for the default."""
+
+    code: str
+    message: str
+    rule: str = ""
+    status: int = 403
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A person must agree first; `obligations` are owed once it is released."""
+
+    demand: HoldDemand
+    rules: tuple[str, ...]
+    obligations: Obligations = Obligations()
+
+
+Decision = Allow | Deny | Hold
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """The outcome of judging a request up to and including `phase`.
+
+    `decision` is None while a later phase may still change it; then the pipeline must reach that phase.
+    """
+
+    phase: Phase
+    decision: Decision | None
+    matched: tuple[Matched, ...] = ()
+    risk: int = 0
+    policy_digest: str = ""
+    errors: tuple[str, ...] = field(default=())
+    """Rules that could not be evaluated: `rule: reason`, without values."""

@@ -1,0 +1,183 @@
+"""A request that waits, who may let it go, and every move it can make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from extproc.domain.decision import HoldDemand
+from extproc.domain.errors import ExtprocError
+from extproc.domain.principal import Principal
+
+
+class HoldState(StrEnum):
+    """Where a hold stands. `PENDING` and `APPROVED` are open, the rest are final."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    RELEASED = "released"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    WITHDRAWN = "withdrawn"
+    ABANDONED = "abandoned"
+    REVOKED = "revoked"
+    VOID = "void"
+
+
+class Verdict(StrEnum):
+    """What can happen to a hold. An approval short of its quorum is a vote and moves nothing."""
+
+    APPROVE = "approve"
+    REJECT = "reject"
+    EXPIRE = "expire"
+    WITHDRAW = "withdraw"
+    ABANDON = "abandon"
+    VOID = "void"
+    RELEASE = "release"
+    REVOKE = "revoke"
+
+
+MOVES: dict[tuple[HoldState, Verdict], HoldState] = {
+    (HoldState.PENDING, Verdict.APPROVE): HoldState.APPROVED,
+    (HoldState.PENDING, Verdict.REJECT): HoldState.REJECTED,
+    (HoldState.PENDING, Verdict.EXPIRE): HoldState.EXPIRED,
+    (HoldState.PENDING, Verdict.WITHDRAW): HoldState.WITHDRAWN,
+    (HoldState.PENDING, Verdict.ABANDON): HoldState.ABANDONED,
+    (HoldState.PENDING, Verdict.VOID): HoldState.VOID,
+    (HoldState.APPROVED, Verdict.RELEASE): HoldState.RELEASED,
+    (HoldState.APPROVED, Verdict.REVOKE): HoldState.REVOKED,
+    (HoldState.APPROVED, Verdict.EXPIRE): HoldState.EXPIRED,
+    (HoldState.APPROVED, Verdict.VOID): HoldState.VOID,
+}
+"""What is not in this table cannot happen."""
+
+OPEN_STATES = frozenset({HoldState.PENDING, HoldState.APPROVED})
+
+
+class HoldError(ExtprocError):
+    """A move that may not happen. `code` is stable: not_found, not_open, self_approval, not_human,
+    not_a_member, already_voted, reason_required, too_many, conflict."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class HoldAsk:
+    """What the pipeline asks the store to hold.
+
+    `binding` is a keyed digest over principal, target, the exact request and the deciding rules:
+    equal asks have equal bindings and share one open hold. `view` is what an approver sees, already masked;
+    `facts` come first, then the request. `session_id` and `decision_id` tie it to the ledger.
+    """
+
+    binding: str
+    target: str
+    requester: Principal
+    demand: HoldDemand
+    rules: tuple[str, ...]
+    risk: tuple[tuple[str, int], ...]
+    view: Mapping[str, Any]
+    decision_id: str
+    session_id: str
+    policy_digest: str = ""
+    trace_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One person's word on a hold. `at` is Unix seconds."""
+
+    person: str
+    approver: Principal
+    approve: bool
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRequest:
+    """A hold as the store keeps it. Times are Unix seconds; `version` grows with every change."""
+
+    id: str
+    ask: HoldAsk
+    state: HoldState
+    version: int
+    created_at: float
+    expires_at: float
+    decided_at: float = 0.0
+    use_before: float = 0.0
+    votes: tuple[Vote, ...] = ()
+    waiters: int = 0
+    released_to: str = ""
+    """The decision id of the one request that an approval let go."""
+    closed_reason: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Still pending, or approved and not yet used."""
+        return self.state in OPEN_STATES
+
+
+@dataclass(frozen=True, slots=True)
+class HoldMove:
+    """One change of a hold, written in the same transaction and then told to the ledger (an outbox).
+
+    `kind` is the record kind (`hold.opened`, `hold.vote`, `hold.approved`, …); `id` lets a reader drop repeats.
+    """
+
+    id: str
+    hold_id: str
+    kind: str
+    at: float
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+class HoldStore(Protocol):
+    """Where holds wait. Every change is atomic; every change leaves a `HoldMove` to be recorded."""
+
+    async def open(self, ask: HoldAsk, now: float) -> HeldRequest:
+        """Join the open hold with the same binding or create a pending one, and count one waiter more.
+
+        Raises HoldError("too_many") at a bound and StoreUnavailableError.
+        """
+
+    async def leave(self, hold_id: str, now: float) -> None:
+        """A waiter is gone; the hold stays."""
+
+    async def get(self, hold_id: str, now: float) -> HeldRequest | None:
+        """The hold as it stands at `now`: what is overdue is expired first."""
+
+    async def find(
+        self,
+        *,
+        states: Sequence[HoldState] = (),
+        requester: tuple[str, str] | None = None,
+        limit: int = 100,
+        now: float,
+    ) -> list[HeldRequest]:
+        """Newest first; `requester` is (issuer, subject)."""
+
+    async def vote(self, hold_id: str, vote: Vote, now: float) -> HeldRequest:
+        """Count a vote; enough of them approve, one rejection rejects. Raises HoldError."""
+
+    async def release(self, hold_id: str, decision_id: str, now: float) -> HeldRequest:
+        """Spend the approval on exactly one request. Raises HoldError("not_open") if it is spent or overdue."""
+
+    async def close(
+        self, hold_id: str, verdict: Verdict, now: float, *, by: str = "", reason: str = ""
+    ) -> HeldRequest:
+        """Expire, withdraw, abandon, void or revoke, as the table allows. Raises HoldError."""
+
+    async def changed(self, hold_id: str, version: int, timeout: float) -> HeldRequest | None:
+        """Wait until the hold's version differs from `version`, at most `timeout` seconds; None if it did not."""
+
+    async def unrecorded(self, limit: int = 100) -> list[HoldMove]:
+        """Moves not yet told to the ledger, oldest first."""
+
+    async def recorded(self, move_ids: Sequence[str]) -> None:
+        """These moves are in the ledger now."""

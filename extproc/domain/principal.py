@@ -1,0 +1,51 @@
+"""Who asks, once verified."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+PrincipalKind = Literal["human", "agent", "service", "machine"]
+KINDS: tuple[PrincipalKind, ...] = ("human", "agent", "service", "machine")
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A verified caller. It is only ever built from a token or certificate that was checked.
+
+    `person` identifies the human behind it across targets and issuers, and defaults to `issuer|subject`.
+    `expires_at` is in Unix seconds. `token_id` is a digest that names the token; the token itself is never kept.
+    """
+
+    issuer: str
+    subject: str
+    kind: PrincipalKind
+    person: str
+    groups: tuple[str, ...] = ()
+    client_id: str = ""
+    provider: str = ""
+    audience: tuple[str, ...] = ()
+    expires_at: float = 0.0
+    token_id: str = ""
+    claims: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_record(self) -> dict[str, Any]:
+        """What the ledger keeps of a principal."""
+        kept: dict[str, Any] = {
+            "issuer": self.issuer,
+            "subject": self.subject,
+            "kind": self.kind,
+            "person": self.person,
+            "groups": list(self.groups),
+        }
+        if self.client_id:
+            kept["client_id"] = self.client_id
+        if self.token_id:
+            kept["token_id"] = self.token_id
+        if self.provider:
+            kept["provider"] = self.provider
+        for claim in ("acr", "amr", "auth_time"):
+            if claim in self.claims:
+                kept[claim] = self.claims[claim]
+        return kept

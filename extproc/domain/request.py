@@ -1,0 +1,78 @@
+"""One HTTP request and its response, as the pipeline sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class Headers:
+    """Header fields in arrival order, names in lower case, pseudo-headers (`:path`) included.
+
+    Values are text as decoded from Latin-1, so every byte survives a round trip.
+    """
+
+    __slots__ = ("_first", "items")
+
+    def __init__(self, items: tuple[tuple[str, str], ...]) -> None:
+        self.items = items
+        first: dict[str, str] = {}
+        for name, value in items:
+            if name not in first:
+                first[name] = value
+        self._first = first
+
+    def get(self, name: str, default: str = "") -> str:
+        """The first value of `name`, which is given in lower case."""
+        return self._first.get(name, default)
+
+    def all(self, name: str) -> list[str]:
+        """Every value of `name`, in order."""
+        if name not in self._first:
+            return []
+        return [value for key, value in self.items if key == name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._first
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __repr__(self) -> str:
+        return f"Headers({len(self.items)} fields)"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the connection came from, as Envoy tells it; never taken from client bytes."""
+
+    address: str = ""
+    mtls: bool = False
+    peer_uri_san: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """W3C trace context of the call from Envoy: hex ids, empty when there is none."""
+
+    trace_id: str = ""
+    parent_span_id: str = ""
+    sampled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """Everything known before the body: the first message of an exchange."""
+
+    target: str
+    headers: Headers
+    end_of_stream: bool
+    source: Source = Source()
+    trace: Trace = Trace()
+    route: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """Envoy's forwarded dynamic metadata by namespace, when identity trusts one."""

@@ -1,0 +1,75 @@
+"""The exchange seam: what a step of the pipeline returns, and all a server needs to know.
+
+Every step may carry `records`; the server appends them to the ledger and commits **before** it sends the reply.
+If that commit fails the reply becomes a refusal. Servers await only on `Wait` and `NeedKeys`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from extproc.domain.decision import HeaderChange
+from extproc.domain.hold import HoldAsk
+from extproc.domain.record import Record
+
+
+@dataclass(frozen=True, slots=True)
+class BodyModes:
+    """Lower what Envoy sends from now on. Both are always named (Envoy zeroes what is left out)."""
+
+    request: bool
+    response: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Let this message go on. `body` None means unchanged, byte for byte."""
+
+    headers: HeaderChange = HeaderChange()
+    body: bytes | None = None
+    modes: BodyModes | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    records: tuple[Record, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Answer the client ourselves. Header names in lower case."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    details: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    records: tuple[Record, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NeedBody:
+    """Nothing can be decided before the body is here; `modes` says what Envoy must still send."""
+
+    modes: BodyModes
+    headers: HeaderChange = HeaderChange()
+    records: tuple[Record, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A person must agree. The server asks the hold store and comes back with what became of it."""
+
+    ask: HoldAsk
+    wait: float
+    """Seconds this request itself may wait; 0 means answer at once."""
+    records: tuple[Record, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NeedKeys:
+    """The token names a key we do not hold; the server fetches `provider`'s keys and comes back."""
+
+    provider: str
+    records: tuple[Record, ...] = ()
+
+
+Step = Forward | Refuse | NeedBody | Wait | NeedKeys
