@@ -1,0 +1,356 @@
+"""What a well-formed configuration may still get wrong: DESIGN's trust boundary and Envoy's traps."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator, Sequence
+from urllib.parse import urlsplit
+
+from extproc.config.document import Place
+from extproc.config.settings import (
+    Listener,
+    Provider,
+    Route,
+    Settings,
+    Target,
+)
+from extproc.config.shape import did_you_mean
+from extproc.config.units import LONGEST_SOCKET_PATH, Address, format_duration, format_size
+from extproc.domain.errors import ConfigError
+
+Finding = tuple[Place, str]
+
+ENVOY_LONGEST_TIMEOUT = 3600.0
+"""Envoy refuses message timeouts above one hour."""
+WAIT_MARGIN = 5.0
+"""Seconds between the end of the longest wait and Envoy's own timeout, for our answer to arrive."""
+MAX_SKEW = 300.0
+
+# Hop-by-hop fields (RFC 9110 7.6.1) and fields whose meaning HTTP, Envoy or tracing owns.
+_RESERVED_HEADERS = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
+        *("host", "content-length", "content-encoding", "content-type", "accept-encoding", "expect"),
+        *("forwarded", "via", "proxy-authenticate", "x-request-id", "x-forwarded-for", "x-forwarded-proto"),
+        *("x-forwarded-host", "x-forwarded-port", "x-forwarded-client-cert"),
+        *("traceparent", "tracestate", "baggage"),
+    }
+)
+_RESERVED_PREFIXES = ("x-envoy-", "x-extproc-", ":")
+
+
+def check(settings: Settings) -> Iterator[Finding]:
+    """Every finding, in the order of the file."""
+    for part in _PARTS:
+        yield from part(settings)
+
+
+def check_waits(settings: Settings, longest_wait: float) -> None:
+    """Refuse policies whose longest wait (seconds) Envoy would cut short. Raises ConfigError."""
+    room = settings.limits.max_message_timeout - WAIT_MARGIN
+    if longest_wait > room:
+        raise ConfigError(
+            f"limits.max_message_timeout: a policy waits {format_duration(longest_wait)}, but Envoy gives up after "
+            f"{format_duration(settings.limits.max_message_timeout)} and {format_duration(WAIT_MARGIN)} of it are kept "
+            f"for the answer; wait at most {format_duration(room)} or raise it"
+        )
+
+
+def _processor(settings: Settings) -> Iterator[Finding]:
+    processor = settings.processor
+    where: Place = ("processor", "listen")
+    yield from _exposure(
+        where, processor.listen, has_tls=processor.tls is not None, insecure=processor.insecure
+    )
+    if processor.tls is not None:
+        if processor.listen.is_unix:
+            yield ("processor", "tls"), "means nothing on a unix socket"
+        if not processor.tls.client_sans:
+            yield (
+                ("processor", "tls", "client_sans"),
+                "name the clients that may connect; empty would let nobody in",
+            )
+    if processor.peers != type(processor.peers)() and not processor.listen.is_unix:
+        yield ("processor", "peers"), "only a unix socket knows its peers; use tls.client_sans"
+    if not processor.listen.is_unix and processor.listen.port + processor.workers - 1 > 65535:
+        yield ("processor", "workers"), "the last worker's port would be above 65535"
+    for address in processor.addresses:
+        yield from _socket_path(where, address)
+
+
+def _approvals(settings: Settings) -> Iterator[Finding]:
+    approvals = settings.approvals
+    where: Place = ("approvals", "listen")
+    yield from _exposure(
+        where, approvals.listen, has_tls=approvals.tls is not None, insecure=approvals.insecure
+    )
+    yield from _socket_path(where, approvals.listen)
+    for number, provider in enumerate(settings.identity.providers):
+        if approvals.audience in provider.audiences:
+            yield (
+                ("identity", "providers", number, "audiences"),
+                f'"{approvals.audience}" is the approvals audience; a data-path token must never approve',
+            )
+    metadata = settings.identity.trust.metadata
+    if metadata is not None and approvals.audience in metadata.audiences:
+        yield (
+            ("identity", "trust", "metadata", "audiences"),
+            f'"{approvals.audience}" is the approvals audience; a data-path token must never approve',
+        )
+
+
+def _exposure(where: Place, address: Address, *, has_tls: bool, insecure: bool) -> Iterator[Finding]:
+    """Unix socket, or TLS, or loopback that says `insecure`; nothing else."""
+    switch: Place = (where[0], "insecure")
+    if address.is_unix:
+        if insecure:
+            yield switch, "means nothing on a unix socket; remove it"
+        return
+    if has_tls:
+        if insecure:
+            yield switch, "contradicts tls; remove one of them"
+        return
+    if not address.is_loopback:
+        yield where, f"{address} can be reached from elsewhere: set {where[0]}.tls or use a unix socket"
+    elif not insecure:
+        yield (
+            where,
+            f"{address} is plain TCP: use a unix socket, or set {where[0]}.insecure: true and accept the risk",
+        )
+
+
+def _socket_path(where: Place, address: Address) -> Iterator[Finding]:
+    if address.path is not None and len(str(address.path).encode()) > LONGEST_SOCKET_PATH:
+        yield where, f"{address.path} is longer than the {LONGEST_SOCKET_PATH} bytes a socket path may have"
+
+
+def _listeners(settings: Settings) -> Iterator[Finding]:
+    yield from _twice(("listeners",), [listener.name for listener in settings.listeners])
+    yield from _twice(("listeners",), [str(listener.address) for listener in settings.listeners], "address")
+    targets = [target.name for target in settings.targets]
+    for number, listener in enumerate(settings.listeners):
+        where: Place = ("listeners", number)
+        yield from _socket_path((*where, "address"), listener.address)
+        if not listener.address.is_unix and not listener.address.is_ip:
+            yield (
+                (*where, "address"),
+                f"Envoy listens on IP addresses, not on names such as {listener.address.host}",
+            )
+        if listener.tls and listener.tls.require_client_certificate and listener.tls.client_ca is None:
+            yield (*where, "tls", "require_client_certificate"), "needs client_ca"
+        yield from _routes(where, listener, targets)
+
+
+def _routes(where: Place, listener: Listener, targets: Sequence[str]) -> Iterator[Finding]:
+    seen: dict[tuple[str, str, str], int] = {}
+    for number, route in enumerate(listener.routes):
+        at: Place = (*where, "routes", number)
+        if route.target not in targets:
+            yield (*at, "target"), f'unknown target "{route.target}"{did_you_mean(route.target, targets)}'
+        if (route.prefix is None) == (route.path is None):
+            yield at, "needs exactly one of prefix and path"
+        if route.prefix is not None and route.prefix != "/" and route.prefix.endswith("/"):
+            yield (
+                (*at, "prefix"),
+                f'drop the slash at the end: "{route.prefix.rstrip("/")}" covers all below it',
+            )
+        if not route.hosts:
+            yield (*at, "hosts"), 'is empty; write ["*"] for any'
+        for host in route.hosts:
+            key = (host.lower(), *_match(route))
+            if key in seen:
+                yield at, f"never matches: routes[{seen[key]}] takes the same requests"
+            seen.setdefault(key, number)
+
+
+def _match(route: Route) -> tuple[str, str]:
+    return ("path", route.path) if route.path is not None else ("prefix", route.prefix or "")
+
+
+def _targets(settings: Settings) -> Iterator[Finding]:
+    yield from _twice(("targets",), [target.name for target in settings.targets])
+    for number, target in enumerate(settings.targets):
+        where: Place = ("targets", number)
+        yield from _upstream((*where, "upstream"), target)
+        yield from _credential(settings, (*where, "credential"), target)
+        if target.record.mask is not None and target.record.mask not in settings.masks:
+            known = did_you_mean(target.record.mask, settings.masks) if settings.masks else ""
+            yield (*where, "record", "mask"), f'unknown mask "{target.record.mask}"{known}'
+        for name, size in (
+            ("request_body", target.limits.request_body),
+            ("response_body", target.limits.response_body),
+        ):
+            if size >= settings.envoy.buffer_bytes:
+                yield (
+                    (*where, "limits", name),
+                    f"must be below envoy.buffer_bytes ({format_size(settings.envoy.buffer_bytes)}), "
+                    "or Envoy refuses before we can say why",
+                )
+        for bound, header in enumerate(target.volatile_headers):
+            if header in ("authorization", "cookie", "host", "content-type"):
+                yield (*where, "volatile_headers", bound), f'"{header}" is part of what is approved'
+
+
+def _upstream(where: Place, target: Target) -> Iterator[Finding]:
+    upstream = target.upstream
+    yield from _socket_path((*where, "address"), upstream.address)
+    tls = upstream.transport
+    if tls is None:
+        return
+    if tls.server_name is None and (upstream.address.is_unix or upstream.address.is_ip):
+        yield where, f"tls to {upstream.address} needs tls.server_name to check its certificate, or tls: off"
+    if (tls.certificate is None) != (tls.key is None):
+        yield (*where, "tls"), "certificate and key belong together"
+
+
+def _credential(settings: Settings, where: Place, target: Target) -> Iterator[Finding]:
+    if target.credential is None:
+        return
+    header = target.credential.header
+    if header in _RESERVED_HEADERS or header.startswith(_RESERVED_PREFIXES):
+        yield (
+            (*where, "header"),
+            f'"{header}" belongs to the connection or to Envoy and cannot carry a credential',
+        )
+    if any(not 0x20 <= ord(letter) < 0x7F for letter in target.credential.prefix):
+        yield (*where, "prefix"), "may only have printable ASCII characters"
+    if header in target.volatile_headers:
+        yield (*where, "header"), f'"{header}" cannot be volatile as well'
+
+
+def _identity(settings: Settings) -> Iterator[Finding]:
+    identity = settings.identity
+    yield from _twice(("identity", "providers"), [provider.name for provider in identity.providers])
+    header = identity.header
+    if header in _RESERVED_HEADERS or header == "cookie" or header.startswith(_RESERVED_PREFIXES):
+        yield ("identity", "header"), f'"{header}" cannot carry a token'
+    if settings.targets and not identity.providers and identity.trust.metadata is None:
+        yield ("identity",), "names no provider, so every request would be refused"
+    for number, provider in enumerate(identity.providers):
+        yield from _provider(("identity", "providers", number), provider)
+    if identity.trust.metadata is not None and identity.trust.metadata.namespace == "extproc":
+        yield ("identity", "trust", "metadata", "namespace"), '"extproc" is where we write; it proves nothing'
+
+
+def _provider(where: Place, provider: Provider) -> Iterator[Finding]:
+    keys = provider.keys
+    if (keys.discovery, keys.jwks_url is not None, keys.jwks_file is not None).count(True) != 1:
+        yield (*where, "keys"), "needs exactly one of discovery, jwks_url and jwks_file"
+    if keys.discovery or provider.issuer.startswith("http:"):
+        yield from _https((*where, "issuer"), provider.issuer, provider.insecure_loopback)
+    if keys.jwks_url is not None:
+        yield from _https((*where, "keys", "jwks_url"), keys.jwks_url, provider.insecure_loopback)
+    if provider.skew > MAX_SKEW:
+        yield (*where, "skew"), f"must be at most {format_duration(MAX_SKEW)}"
+    if len(set(provider.audiences)) != len(provider.audiences):
+        yield (*where, "audiences"), "names an audience twice"
+
+
+def _https(where: Place, url: str, insecure_loopback: bool) -> Iterator[Finding]:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        yield where, "is not a URL"
+        return
+    if parts.scheme not in ("http", "https") or not host:
+        yield where, "must be an https URL"
+    elif parts.username or parts.password or parts.fragment:
+        yield where, "must not have a user, password or fragment"
+    elif parts.scheme == "http":
+        if not _is_loopback(host):
+            yield where, "must be https"
+        elif not insecure_loopback:
+            yield where, "must be https; for a demo on this machine set insecure_loopback: true"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _limits(settings: Settings) -> Iterator[Finding]:
+    limits = settings.limits
+    longest = limits.max_message_timeout
+    if not WAIT_MARGIN < longest <= ENVOY_LONGEST_TIMEOUT:
+        low, high = format_duration(WAIT_MARGIN), format_duration(ENVOY_LONGEST_TIMEOUT)
+        yield ("limits", "max_message_timeout"), f"must be more than {low} and at most {high} (Envoy's bound)"
+    if limits.stream_idle_timeout <= longest:
+        yield (
+            ("limits", "stream_idle_timeout"),
+            f"must be longer than limits.max_message_timeout ({format_duration(longest)}), or Envoy ends a hold early",
+        )
+    if not 1024 <= limits.header_bytes <= 8192 * 1024 or limits.header_bytes % 1024:
+        yield ("limits", "header_bytes"), "must be whole KiB, from 1KiB to 8192KiB"
+    if not 256 <= limits.token_bytes < limits.header_bytes:
+        yield ("limits", "token_bytes"), "must be at least 256B and below limits.header_bytes"
+    if not 0.5 <= settings.envoy.message_timeout <= longest:
+        yield ("envoy", "message_timeout"), "must be from 500ms to limits.max_message_timeout"
+    if not 1 << 16 <= settings.envoy.buffer_bytes <= 1 << 30:
+        yield ("envoy", "buffer_bytes"), "must be from 64KiB to 1GiB"
+    if not settings.envoy.admin.is_unix:
+        yield ("envoy", "admin"), "must be a unix socket; the admin interface can change and stop Envoy"
+    yield from _socket_path(("envoy", "admin"), settings.envoy.admin)
+
+
+def _rest(settings: Settings) -> Iterator[Finding]:
+    for name, mask in settings.masks.items():
+        if not (mask.paths or mask.entities or mask.columns):
+            yield ("masks", name), "finds nothing: name paths, entities or columns"
+    if settings.telemetry.otlp is not None:
+        yield from _endpoint(("telemetry", "otlp", "endpoint"), settings.telemetry.otlp.endpoint)
+    for place, reference in settings.secrets():
+        if (reference.env is None) == (reference.file is None) or reference.env == "":
+            yield _place(place), "needs exactly one of env and file"
+    for sized, low in (("segment_bytes", 1 << 20),):
+        if getattr(settings.ledger, sized) < low:
+            yield ("ledger", sized), f"must be at least {format_size(low)}"
+
+
+def _endpoint(where: Place, url: str) -> Iterator[Finding]:
+    try:
+        parts = urlsplit(url)
+        port, host = parts.port, parts.hostname
+    except ValueError:
+        port, host, parts = None, None, urlsplit("")
+    if (
+        parts.scheme not in ("http", "https")
+        or not host
+        or parts.path.strip("/")
+        or parts.query
+        or parts.username
+    ):
+        yield where, "must be a URL of scheme, host and port, such as http://127.0.0.1:4317"
+    elif port is None:
+        yield where, "needs a port, such as :4317 (grpc) or :4318 (http)"
+
+
+def _place(text: str) -> Place:
+    """`targets[0].credential.value` -> its place."""
+    keys: list[str | int] = []
+    for part in text.split("."):
+        name, bracket, number = part.partition("[")
+        keys.append(name)
+        if bracket:
+            keys.append(int(number.rstrip("]")))
+    return tuple(keys)
+
+
+def _twice(where: Place, names: Sequence[str], field: str = "name") -> Iterator[Finding]:
+    for number, name in enumerate(names):
+        first = names.index(name)
+        if first != number:
+            yield (*where, number, field), f'"{name}" is taken by {where[-1]}[{first}]'
+
+
+_PARTS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+    _processor,
+    _listeners,
+    _targets,
+    _identity,
+    _approvals,
+    _limits,
+    _rest,
+)

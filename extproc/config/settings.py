@@ -1,0 +1,503 @@
+"""Everything `extproc.yaml` can say, as one frozen tree; each part of the program is handed its own branch.
+
+Durations are seconds (float), sizes are bytes (int), paths are absolute once loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, field
+
+from extproc.config.secret import SecretRef
+from extproc.config.units import DURATION_PATTERN, SIZE_PATTERN, Address, StoreLocation
+from extproc.domain.mask import MaskSpec, OperatorName
+from extproc.domain.principal import PrincipalKind
+
+KIB, MIB = 1 << 10, 1 << 20
+
+Duration = Annotated[float, Meta(extra={"unit": "duration"}, extra_json_schema={"pattern": DURATION_PATTERN})]
+Size = Annotated[
+    int,
+    Meta(
+        ge=0,
+        extra={"unit": "size"},
+        extra_json_schema={"pattern": SIZE_PATTERN},
+    ),
+]
+Name = Annotated[
+    str,
+    Meta(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63, extra={"like": "lower-case-with-dashes"}),
+]
+HeaderName = Annotated[
+    str,
+    Meta(pattern=r"^[a-z0-9!#$%&'*+.^_`|~-]+$", max_length=128, extra={"like": "x-api-key, in lower case"}),
+]
+UrlPath = Annotated[str, Meta(pattern=r"^/[^?#\s]*$", extra={"like": "/v1/customers, without a query"})]
+Text = Annotated[str, Meta(min_length=1)]
+Count = Annotated[int, Meta(ge=1)]
+Uid = Annotated[int, Meta(ge=0, le=4294967294)]
+
+
+def about(text: str) -> Meta:
+    """What a setting is for: shown by editors and in docs/configuration.md."""
+    return Meta(description=text)
+
+
+# Where things are kept when neither the file nor `load_config` says. Factories keep paths out of the JSON Schema.
+def _state() -> Path:
+    return Path("state")
+
+
+def _ledger() -> Path:
+    return _state() / "ledger"
+
+
+def _hold_store() -> StoreLocation:
+    return StoreLocation(path=_state() / "holds.db")
+
+
+def _socket(name: str) -> Callable[[], Address]:
+    return lambda: Address(path=_state() / "run" / name)
+
+
+class Branch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the tree. Unknown settings are refused."""
+
+
+class ServerTls(Branch, frozen=True, kw_only=True):
+    """TLS where we listen and every client must prove itself."""
+
+    certificate: Annotated[Path, about("PEM certificate chain of this server.")]
+    key: Annotated[Path, about("PEM private key of this server.")]
+    client_ca: Annotated[Path, about("PEM authorities that may sign client certificates.")]
+    client_sans: Annotated[
+        tuple[Text, ...], about("Subject alternative names (URI or DNS) that may connect; nobody else may.")
+    ]
+
+
+class Peers(Branch, frozen=True, kw_only=True):
+    """Who may connect to a unix socket, as the kernel names them (SO_PEERCRED)."""
+
+    uids: Annotated[
+        tuple[Uid, ...], about("User ids that may connect; our own uid always may. Give Envoy's here.")
+    ] = ()
+    gid: Annotated[
+        Uid | None, about("Group the socket is given to, with mode 0660; without it the mode is 0600.")
+    ] = None
+
+
+class Processor(Branch, frozen=True, kw_only=True):
+    """Where Envoy calls us."""
+
+    listen: Annotated[
+        Address,
+        about("`unix:path` or `host:port`. Several workers listen at `name-0.sock`, `name-1.sock`, …"),
+    ] = field(default_factory=_socket("processor.sock"))
+    peers: Annotated[Peers, about("Who may connect to the unix socket.")] = Peers()
+    tls: Annotated[ServerTls | None, about("Mutual TLS; required off loopback.")] = None
+    insecure: Annotated[
+        bool,
+        about("Allow plain TCP on loopback. Whoever reaches it can forge identities; every record says so."),
+    ] = False
+    workers: Annotated[int, Meta(ge=1, le=64), about("Worker processes, each with a socket of its own.")] = 1
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """One address per worker: the plain one for a single worker, numbered ones for several."""
+        if self.workers == 1:
+            return (self.listen,)
+        return tuple(self.listen.worker(number) for number in range(self.workers))
+
+
+class Route(Branch, frozen=True, kw_only=True):
+    """Which requests of a listener go to which target. The first match wins."""
+
+    target: Annotated[Name, about("Name of the target.")]
+    prefix: Annotated[
+        UrlPath | None, about("Match this path and everything below it: `/v1` is not `/v10`.")
+    ] = None
+    path: Annotated[UrlPath | None, about("Match this path alone.")] = None
+    hosts: Annotated[tuple[Text, ...], about("Host names served; `*` is any, `*.example.com` a suffix.")] = (
+        "*",
+    )
+    timeout: Annotated[Duration, about("Longest wait for the upstream's whole answer; 0s is no bound.")] = 0.0
+
+
+class ListenerTls(Branch, frozen=True, kw_only=True):
+    """TLS for the callers of a listener."""
+
+    certificate: Annotated[Path, about("PEM certificate chain, as Envoy sees the path.")]
+    key: Annotated[Path, about("PEM private key, as Envoy sees the path.")]
+    client_ca: Annotated[Path | None, about("Verify client certificates against these authorities.")] = None
+    require_client_certificate: Annotated[bool, about("Refuse callers without a certificate.")] = False
+
+
+class Listener(Branch, frozen=True, kw_only=True):
+    """Where callers reach Envoy."""
+
+    name: Annotated[Name, about("Unique name.")]
+    address: Annotated[Address, about("IP address and port, or `unix:path`.")]
+    routes: Annotated[tuple[Route, ...], Meta(min_length=1), about("Where requests go.")]
+    protocol: Annotated[Literal["http"], about("What callers speak.")] = "http"
+    mode: Annotated[
+        Literal["ext_proc", "ext_authz"],
+        about("`ext_proc` sees requests and responses; `ext_authz` only allows, denies and holds."),
+    ] = "ext_proc"
+    tls: Annotated[ListenerTls | None, about("TLS for callers.")] = None
+    trusted_hops: Annotated[
+        int, Meta(ge=0, le=16), about("Proxies in front whose `x-forwarded-for` entries are believed.")
+    ] = 0
+    upgrades: Annotated[
+        tuple[Literal["websocket"], ...], about("Upgrades let through; they are recorded as `opaque`.")
+    ] = ("websocket",)
+
+
+class UpstreamTls(Branch, frozen=True, kw_only=True):
+    """How Envoy proves the upstream, and itself to it."""
+
+    server_name: Annotated[
+        str | None, about("SNI and the DNS name its certificate must carry; default is the host name.")
+    ] = None
+    ca: Annotated[Path | None, about("PEM authorities; default are the system's.")] = None
+    certificate: Annotated[Path | None, about("Client certificate chain.")] = None
+    key: Annotated[Path | None, about("Client private key.")] = None
+
+
+class Upstream(Branch, frozen=True, kw_only=True):
+    """The real service."""
+
+    address: Annotated[Address, about("`host:port` or `unix:path`.")]
+    tls: Annotated[
+        UpstreamTls | Literal["off"] | None,
+        about("On unless the address is a unix socket. `off` sends cleartext and is recorded."),
+    ] = None
+    host: Annotated[str | None, about("Host header sent upstream; default is what the caller sent.")] = None
+    protocol: Annotated[Literal["http1", "http2"], about("What the upstream speaks.")] = "http1"
+    connect_timeout: Annotated[Duration, about("Longest wait for a connection.")] = 5.0
+
+    @property
+    def transport(self) -> UpstreamTls | None:
+        """How the connection is protected; None is cleartext, by `tls: off` or because it is a unix socket."""
+        if self.tls == "off":
+            return None
+        if self.tls is None:
+            return None if self.address.is_unix else UpstreamTls()
+        return self.tls
+
+
+class Credential(Branch, frozen=True, kw_only=True):
+    """What the upstream wants to see instead of the caller's token."""
+
+    header: Annotated[HeaderName, about("Header that carries it.")]
+    value: Annotated[SecretRef, about("The secret.")]
+    prefix: Annotated[str, about("Text before the secret, such as `Bearer `.")] = ""
+
+
+class RecordPlan(Branch, frozen=True, kw_only=True):
+    """What is kept of an exchange; all of it masked."""
+
+    mask: Annotated[Name | None, about("Name of the mask everything recorded goes through.")] = None
+    request: Annotated[Literal["none", "masked"], about("Keep the request body?")] = "none"
+    response: Annotated[Literal["none", "masked"], about("Keep the response body?")] = "none"
+    max_bytes: Annotated[Size, about("Longest body kept.")] = 64 * KIB
+
+
+class TargetLimits(Branch, frozen=True, kw_only=True):
+    """Bodies above these are refused by an explicit verdict."""
+
+    request_body: Annotated[Size, about("Longest request body.")] = 1 * MIB
+    response_body: Annotated[Size, about("Longest response body that is inspected.")] = 4 * MIB
+
+
+class Prefer(Branch, frozen=True, kw_only=True):
+    """Which wishes of RFC 7240 are honoured; what is not honoured passes untouched."""
+
+    asynchronous: Annotated[bool, about("`Prefer: hold=async` answers at once instead of waiting.")] = field(
+        default=False, name="async"
+    )
+    wait: Annotated[bool, about("`Prefer: wait=N` bounds the wait in seconds.")] = False
+
+
+class Target(Branch, frozen=True, kw_only=True):
+    """A service under governance."""
+
+    name: Annotated[Name, about("Unique name; policies name it.")]
+    upstream: Annotated[Upstream, about("Where it is.")]
+    kind: Annotated[Literal["http"], about("What it is.")] = "http"
+    labels: Annotated[Mapping[str, str], about("For label selectors in policies.")] = {}
+    credential: Annotated[
+        Credential | None, about("Put in after the intent is recorded; masked in everything that comes back.")
+    ] = None
+    record: Annotated[RecordPlan, about("What is kept.")] = RecordPlan()
+    volatile_headers: Annotated[
+        tuple[HeaderName, ...], about("Headers that may differ between a held request and its repetition.")
+    ] = ()
+    limits: Annotated[TargetLimits, about("Body sizes.")] = TargetLimits()
+    unparsable_json: Annotated[
+        Literal["refuse", "allow"],
+        about("A body called JSON that cannot be parsed, where a rule or mask needs it."),
+    ] = "refuse"
+    prefer: Annotated[Prefer, about("Which `Prefer` wishes are honoured.")] = Prefer()
+
+
+class KeySource(Branch, frozen=True, kw_only=True):
+    """Where a provider's signing keys are; exactly one."""
+
+    discovery: Annotated[bool, about("Read `jwks_uri` from the issuer's OpenID configuration.")] = False
+    jwks_url: Annotated[str | None, about("URL of the key set.")] = None
+    jwks_file: Annotated[Path | None, about("File with the key set.")] = None
+
+
+class Claims(Branch, frozen=True, kw_only=True):
+    """Which claims say what; dots lead into objects (`realm_access.roles`)."""
+
+    groups: Annotated[Text, about("List of groups.")] = "groups"
+    kind: Annotated[Text, about("human, agent, service or machine; anything else is agent.")] = "kind"
+    person: Annotated[str, about("Names the human behind it; empty is issuer and subject.")] = ""
+
+
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+
+
+class Provider(Branch, frozen=True, kw_only=True):
+    """An issuer whose tokens are believed."""
+
+    name: Annotated[Name, about("Unique name.")]
+    issuer: Annotated[Text, about("The `iss` claim, exactly; https, and the base of discovery.")]
+    audiences: Annotated[tuple[Text, ...], Meta(min_length=1), about("One of these must be in `aud`.")]
+    keys: Annotated[KeySource, about("Where its keys are.")]
+    algorithms: Annotated[
+        tuple[Algorithm, ...],
+        Meta(min_length=1),
+        about("Signature algorithms accepted; never `none` or HS*."),
+    ] = ("RS256", "ES256", "EdDSA")
+    skew: Annotated[Duration, about("Clock difference forgiven, at most 5m.")] = 30.0
+    claims: Annotated[Claims, about("Where groups, kind and person are.")] = Claims()
+    default_kind: Annotated[
+        PrincipalKind, about("Kind of a principal whose token names none. Only humans may approve.")
+    ] = "agent"
+    insecure_loopback: Annotated[
+        bool, about("Allow http for an issuer or key set on loopback (demo and tests).")
+    ] = False
+
+
+class TrustedMetadata(Branch, frozen=True, kw_only=True):
+    """Envoy's own verified token, handed over as dynamic metadata."""
+
+    namespace: Annotated[Text, about("Metadata namespace, such as `envoy.filters.http.jwt_authn`.")]
+    key: Annotated[Text, about("Key of the payload in it.")]
+    issuer: Annotated[Text, about("The `iss` it must have.")]
+    audiences: Annotated[tuple[Text, ...], Meta(min_length=1), about("One of these must be in `aud`.")]
+
+
+class Trust(Branch, frozen=True, kw_only=True):
+    """What is believed beside tokens we verify ourselves."""
+
+    metadata: Annotated[TrustedMetadata | None, about("Envoy's verified token.")] = None
+
+
+class Identity(Branch, frozen=True, kw_only=True):
+    """How a caller proves who it is."""
+
+    header: Annotated[HeaderName, about("Header with the token; `authorization` expects `Bearer `.")] = (
+        "authorization"
+    )
+    providers: Annotated[tuple[Provider, ...], about("Issuers believed.")] = ()
+    trust: Annotated[Trust, about("What else is believed.")] = Trust()
+
+
+class Policies(Branch, frozen=True, kw_only=True):
+    """Where rules are."""
+
+    folders: Annotated[tuple[Path, ...], about("Folders with policy files.")] = ()
+    engine: Annotated[
+        Literal["cel-expr", "cel-python"] | None,
+        about("CEL engine; default is the fast one where it exists."),
+    ] = None
+
+
+class Mask(Branch, frozen=True, kw_only=True):
+    """What to find and what to do with it."""
+
+    paths: Annotated[tuple[Text, ...], about("JSON paths, such as `$..card`.")] = ()
+    entities: Annotated[tuple[Text, ...], about("Recognizers, such as EMAIL_ADDRESS.")] = ()
+    columns: Annotated[tuple[Text, ...], about("SQL columns, such as `users.email`.")] = ()
+    operator: Annotated[OperatorName, about("What happens to what is found.")] = "redact"
+    replacement: Annotated[str, about("Text that `replace` writes; empty is the recognizer's name.")] = ""
+    keep_last: Annotated[int, Meta(ge=0, le=64), about("Characters that `partial` leaves.")] = 4
+
+    def to_spec(self, name: str) -> MaskSpec:
+        """The noun that masking compiles."""
+        return MaskSpec(
+            name=name,
+            columns=self.columns,
+            paths=self.paths,
+            entities=self.entities,
+            operator=self.operator,
+            replacement=self.replacement,
+            keep_last=self.keep_last,
+        )
+
+
+class MaskingKeys(Branch, frozen=True, kw_only=True):
+    """Keys of the `hash` and `hmac` operators; made in `state` when absent."""
+
+    hash_salt: Annotated[SecretRef | None, about("Salt of `hash`, at least 16 bytes.")] = None
+    hmac_key: Annotated[SecretRef | None, about("Key of `hmac`, at least 32 bytes.")] = None
+
+
+class HoldLimits(Branch, frozen=True, kw_only=True):
+    """Bounds on open holds."""
+
+    per_principal: Annotated[Count, about("Open holds of one principal.")] = 20
+    total: Annotated[Count, about("Open holds altogether.")] = 10_000
+
+
+class Holds(Branch, frozen=True, kw_only=True):
+    """Where requests wait."""
+
+    store: Annotated[StoreLocation, about("`sqlite:path`.")] = field(default_factory=_hold_store)
+    limits: Annotated[HoldLimits, about("How many may be open.")] = HoldLimits()
+
+
+class ApprovalsTls(Branch, frozen=True, kw_only=True):
+    """TLS of the approvals API."""
+
+    certificate: Annotated[Path, about("PEM certificate chain.")]
+    key: Annotated[Path, about("PEM private key.")]
+
+
+class Approvals(Branch, frozen=True, kw_only=True):
+    """The API that lets held requests go."""
+
+    listen: Annotated[Address, about("`unix:path` or `host:port`.")] = field(
+        default_factory=_socket("approvals.sock")
+    )
+    audience: Annotated[Text, about("Tokens must carry it; no data-path audience may equal it.")] = (
+        "extproc-approvals"
+    )
+    clients: Annotated[
+        tuple[Text, ...], about("Clients (`azp` or `client_id`) whose tokens may approve; empty is nobody.")
+    ] = ()
+    tls: Annotated[ApprovalsTls | None, about("Required off loopback.")] = None
+    insecure: Annotated[bool, about("Allow plain TCP on loopback.")] = False
+
+
+class Ledger(Branch, frozen=True, kw_only=True):
+    """What happened, kept."""
+
+    directory: Annotated[Path, about("Folder of the segments.")] = field(default_factory=_ledger)
+    durability: Annotated[
+        Literal["process", "disk"], about("`process` survives kill -9, `disk` a power cut.")
+    ] = "process"
+    segment_bytes: Annotated[Size, about("A segment is closed at this size.")] = 64 * MIB
+
+
+class Otlp(Branch, frozen=True, kw_only=True):
+    """The collector."""
+
+    endpoint: Annotated[Text, about("URL of the collector, without a path.")]
+    protocol: Annotated[Literal["grpc", "http"], about("`grpc`, or `http` for http/protobuf.")] = "grpc"
+    headers: Annotated[Mapping[str, SecretRef], about("Headers sent with every export.")] = {}
+
+
+class Telemetry(Branch, frozen=True, kw_only=True):
+    """How the view of the ledger leaves."""
+
+    otlp: Annotated[Otlp | None, about("Where spans go; nothing is exported without it.")] = None
+    service_name: Annotated[Text, about("`service.name` of our spans.")] = "extproc"
+
+
+class Limits(Branch, frozen=True, kw_only=True):
+    """Bounds on everything callers can grow."""
+
+    token_bytes: Annotated[Size, about("Longest token.")] = 16 * KIB
+    header_bytes: Annotated[Size, about("All request headers together, whole KiB; Envoy refuses more.")] = (
+        96 * KIB
+    )
+    open_waits: Annotated[Count, about("Requests waiting at one time in one worker.")] = 2000
+    max_message_timeout: Annotated[
+        Duration,
+        about("The longest a request may wait in Envoy, at most 1h. Policies that wait longer are refused."),
+    ] = 900.0
+    stream_idle_timeout: Annotated[
+        Duration, about("Envoy ends a stream with no bytes for this long; longer than `max_message_timeout`.")
+    ] = 1200.0
+
+
+class ProcessorClientTls(Branch, frozen=True, kw_only=True):
+    """What Envoy shows our TLS listener; paths as Envoy sees them."""
+
+    certificate: Annotated[Path, about("Envoy's client certificate chain.")]
+    key: Annotated[Path, about("Its private key.")]
+    ca: Annotated[Path, about("Authorities that sign our certificate.")]
+    server_name: Annotated[Text, about("DNS name our certificate must carry.")]
+
+
+class Envoy(Branch, frozen=True, kw_only=True):
+    """What only `extproc render envoy` reads."""
+
+    node: Annotated[Name, about("Envoy's node id.")] = "extproc-edge"
+    admin: Annotated[Address, about("Unix socket of Envoy's admin interface, mode 0600.")] = field(
+        default_factory=_socket("envoy-admin.sock")
+    )
+    message_timeout: Annotated[Duration, about("How long Envoy waits for an ordinary answer of ours.")] = 10.0
+    buffer_bytes: Annotated[
+        Size, about("What Envoy buffers per direction of a request; larger than every body limit.")
+    ] = 8 * MIB
+    max_connections: Annotated[Count, about("Connections from callers at one time.")] = 20_000
+    max_heap: Annotated[Size, about("Envoy stops taking requests near this much memory.")] = 2048 * MIB
+    tracing: Annotated[bool, about("Envoy sends its own spans to `telemetry.otlp`.")] = True
+    client_tls: Annotated[ProcessorClientTls | None, about("Needed when `processor.tls` is set.")] = None
+
+    @property
+    def grpc_message_bytes(self) -> int:
+        """The largest gRPC message between Envoy and us: a full buffer with headers and framing."""
+        return self.buffer_bytes + 1 * MIB
+
+
+class Settings(Branch, frozen=True, kw_only=True):
+    """All of `extproc.yaml`."""
+
+    api_version: Annotated[Literal["extproc/v1"], about("Version of this format.")] = field(name="apiVersion")
+    kind: Annotated[Literal["Config"], about("What this file is.")]
+    state: Annotated[Path, about("Folder for everything kept, mode 0700.")] = field(default_factory=_state)
+    processor: Annotated[Processor, about("Where Envoy calls us.")] = field(default_factory=Processor)
+    listeners: Annotated[tuple[Listener, ...], about("Where callers reach Envoy.")] = ()
+    targets: Annotated[tuple[Target, ...], about("Services under governance.")] = ()
+    identity: Annotated[Identity, about("How callers prove who they are.")] = Identity()
+    policies: Annotated[Policies, about("Where rules are.")] = Policies()
+    masks: Annotated[Mapping[Name, Mask], about("Masks for `record.mask`.")] = {}
+    masking: Annotated[MaskingKeys, about("Keys of masking operators.")] = MaskingKeys()
+    holds: Annotated[Holds, about("Where requests wait.")] = field(default_factory=Holds)
+    approvals: Annotated[Approvals, about("The API that lets them go.")] = field(default_factory=Approvals)
+    ledger: Annotated[Ledger, about("What happened, kept.")] = field(default_factory=Ledger)
+    telemetry: Annotated[Telemetry, about("How it leaves.")] = Telemetry()
+    limits: Annotated[Limits, about("Bounds.")] = Limits()
+    envoy: Annotated[Envoy, about("What only `render` reads.")] = field(default_factory=Envoy)
+
+    def target(self, name: str) -> Target:
+        """Raises KeyError for a name that is no target."""
+        for target in self.targets:
+            if target.name == name:
+                return target
+        raise KeyError(name)
+
+    def secrets(self) -> Iterator[tuple[str, SecretRef]]:
+        """Every secret reference with its place in the tree."""
+        for number, target in enumerate(self.targets):
+            if target.credential is not None:
+                yield f"targets[{number}].credential.value", target.credential.value
+        for place, reference in (
+            ("masking.hash_salt", self.masking.hash_salt),
+            ("masking.hmac_key", self.masking.hmac_key),
+        ):
+            if reference is not None:
+                yield place, reference
+        if self.telemetry.otlp is not None:
+            for name, reference in self.telemetry.otlp.headers.items():
+                yield f"telemetry.otlp.headers.{name}", reference
