@@ -8,18 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 from extproc.domain.decision import HeaderChange
 from extproc.domain.hold import HoldAsk
 from extproc.domain.record import Record
 
 
+class BodyMode(IntEnum):
+    """How Envoy sends a body. The order is strength: an override may only lower."""
+
+    NONE = 0
+    STREAMED = 1
+    BUFFERED = 2
+
+
 @dataclass(frozen=True, slots=True)
 class BodyModes:
-    """Lower what Envoy sends from now on. Both are always named (Envoy zeroes what is left out)."""
+    """What Envoy shall send from now on. Both are always named (Envoy zeroes what is left out)."""
 
-    request: bool
-    response: bool
+    request: BodyMode
+    response: BodyMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +56,8 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class NeedBody:
-    """Nothing can be decided before the body is here; `modes` says what Envoy must still send."""
+    """Nothing can be decided before the request body is here."""
 
-    modes: BodyModes
-    headers: HeaderChange = HeaderChange()
     records: tuple[Record, ...] = ()
 
 

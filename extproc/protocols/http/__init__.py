@@ -1,0 +1,1 @@
+"""What an HTTP request and its body say, read strictly: what two readers could read differently is refused."""

@@ -1,0 +1,63 @@
+"""What an approval is bound to: one principal, one target, one exact request, the rules that asked for it."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+from operator import itemgetter
+
+from extproc.domain.principal import Principal
+from extproc.domain.request import Headers
+
+UNBOUND = frozenset(
+    {
+        # hop-by-hop (RFC 9110 §7.6.1)
+        "connection", "keep-alive", "proxy-connection", "proxy-authorization", "proxy-authenticate",
+        "te", "trailer", "transfer-encoding",
+        # forwarding
+        "forwarded", "via", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port",
+        "x-forwarded-client-cert", "x-real-ip", "x-request-id",
+        # tracing
+        "traceparent", "tracestate", "baggage", "b3", "x-ot-span-context",
+        # changes with every try and says nothing about what is asked
+        "authorization", "date", "user-agent", "content-length", "host",
+    }
+)  # fmt: skip
+"""The only headers that may differ between the approved request and its repetition."""
+UNBOUND_PREFIXES = ("x-envoy-", "x-b3-")
+PSEUDO = (":method", ":scheme", ":authority", ":path")
+
+
+def binding(
+    key: bytes,
+    principal: Principal,
+    target: str,
+    headers: Headers,
+    body: bytes,
+    rules_digest: str,
+    unbound: Iterable[frozenset[str]],
+) -> str:
+    """A keyed digest (HMAC-SHA256, hex) over everything that must not change. Parts are length-prefixed."""
+    mac = hmac.new(key, digestmod="sha256")
+
+    def add(part: bytes) -> None:
+        mac.update(len(part).to_bytes(8, "big"))
+        mac.update(part)
+
+    for text in (principal.issuer, principal.subject, target, rules_digest):
+        add(text.encode())
+    for name in PSEUDO:
+        add(headers.get(name).encode("latin-1", "surrogateescape"))
+    skip = UNBOUND.union(*unbound)
+    for name, value in sorted(headers.items, key=itemgetter(0)):  # stable: equal names keep their order
+        if name[0] == ":" or name in skip or name.startswith(UNBOUND_PREFIXES):
+            continue
+        if name == "prefer":
+            value = ",".join(p for p in value.split(",") if not p.strip().lower().startswith("hold="))
+            if not value.strip():
+                continue
+        add(name.encode("latin-1"))
+        add(value.encode("latin-1", "surrogateescape"))
+    add(b"")  # ends the header list: no header has an empty name
+    add(body)
+    return mac.hexdigest()

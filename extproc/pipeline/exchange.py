@@ -1,0 +1,480 @@
+"""One HTTP request and its response, from the first message to the last.
+
+Read top to bottom: identify, decide, hold, forward; then the response: judge, mask, record.
+Every method takes one event and returns one `Step`; the server carries it out and brings the next event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from enum import Enum, auto
+
+from extproc.domain.decision import Allow, Deny, HeaderChange, Hold, Obligations, Phase, Ruling
+from extproc.domain.errors import ProtocolError, TokenError
+from extproc.domain.hold import HeldRequest, HoldAsk
+from extproc.domain.principal import Principal
+from extproc.domain.record import Record
+from extproc.domain.request import Headers, RequestHead
+from extproc.domain.steps import BodyMode, BodyModes, Forward, NeedBody, NeedKeys, Refuse, Step, Wait
+from extproc.pipeline.binding import binding
+from extproc.pipeline.facts import HttpFacts
+from extproc.pipeline.governance import Governance, TargetPlan
+from extproc.pipeline.problems import problem
+from extproc.pipeline.response import ResponseSide
+from extproc.pipeline.scribe import Scribe
+from extproc.pipeline.settled import HoldSettled
+from extproc.pipeline.view import hold_view
+from extproc.protocols.http.head import RequestLine, check_override_param, read_request_line
+from extproc.protocols.http.prefer import wait_asked
+
+NOTHING = Obligations()
+PASS = Forward()
+ALL_BUFFERED = BodyModes(BodyMode.BUFFERED, BodyMode.BUFFERED)
+
+
+class Stage(Enum):
+    """Where the exchange stands."""
+
+    START = auto()
+    KEYS = auto()
+    BODY = auto()
+    WAITING = auto()
+    FORWARDED = auto()
+    RESPONDING = auto()
+    DONE = auto()
+
+
+class HttpExchange:
+    """The state of one exchange. Not thread-safe; one stream owns it."""
+
+    __slots__ = (
+        "_current", "_facts", "_gov", "_head", "_held", "_in_force", "_line", "_obligations", "_plan",
+        "_principal", "_response", "_ruling", "scribe", "stage",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        current: Callable[[], Governance],
+        new_hex: Callable[[int], str],
+        in_force: BodyModes,
+        now: float,
+    ) -> None:
+        self._current = current
+        self._gov = current()
+        self._in_force = in_force
+        self._head: RequestHead | None = None
+        self._plan: TargetPlan | None = None
+        self._principal: Principal | None = None
+        self._line: RequestLine | None = None
+        self._facts: HttpFacts | None = None
+        self._ruling: Ruling | None = None
+        self._obligations = NOTHING
+        self._held: HeldRequest | None = None
+        self._response: ResponseSide | None = None
+        self.stage = Stage.START
+        self.scribe = Scribe(
+            target="", masker=None, key=self._gov.record_key, session_id="ses_" + new_hex(16),
+            decision_id="dec_" + new_hex(16), trace_id=new_hex(16), parent_span_id="", span_id=new_hex(8),
+            started=now, degraded=self._gov.degraded,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ the request
+
+    def request_headers(self, head: RequestHead, now: float) -> Step:
+        """The first message of an ordinary exchange."""
+        if self.stage is not Stage.START:
+            raise ProtocolError("out-of-order", "Request headers came twice.")
+        self._enter(head)
+        if self._plan is None:
+            return self._refuse(now, 403, "no-target", "This route names no target that extproc governs.")
+        return self._identify(now)
+
+    def keys_ready(self, now: float) -> Step:
+        """The keys asked for were fetched, or could not be."""
+        step = self._identify(now)
+        if type(step) is NeedKeys:
+            return self._refuse(
+                now, 503, "keys-unavailable", "The issuer's keys cannot be had now.", extra={"resend": True}
+            )
+        return step
+
+    def request_body(self, body: bytes, now: float) -> Step:
+        """The whole request body (BUFFERED)."""
+        if self.stage is not Stage.BODY or self._facts is None or self._plan is None:
+            return PASS  # an override that Envoy did not take: the decision is already made
+        if len(body) > self._plan.request_limit:
+            return self._refuse(now, 413, "body-too-large", "The request body is over the target's limit.")
+        self._facts.body = body
+        return self._judge_body(now)
+
+    def recheck(self, held: HeldRequest, now: float) -> str:
+        """Whether an approval may be used now, under the policy in force now: "" or why not."""
+        facts, principal = self._facts, self._principal
+        assert facts is not None and principal is not None  # noqa: S101  (only a decided request waits)
+        if principal.expires_at and principal.expires_at <= now:
+            return "token-expired"
+        gov = self._current()
+        plan = gov.targets.get(self.scribe.target)
+        if plan is None:
+            return "target-gone"
+        again = facts.judged_anew(plan, now)
+        try:
+            ruling = plan.rules.judge(Phase.HEADERS, again, None)
+            if not isinstance(ruling.decision, Deny) and plan.rules.has_phase(Phase.BODY):
+                ruling = plan.rules.judge(Phase.BODY, again, ruling)
+        except ProtocolError as error:
+            return error.code
+        decision = ruling.decision
+        if isinstance(decision, Hold):
+            if decision.demand.digest != held.ask.demand.digest:
+                return "rules-changed"
+        elif not isinstance(decision, Allow):
+            return "denied-now"
+        self._gov, self._plan, self._facts, self._ruling = gov, plan, again, ruling
+        self._obligations = decision.obligations
+        return ""
+
+    def hold_settled(self, settled: HoldSettled, now: float) -> Step:
+        """The wait is over, one way or another."""
+        self._held = held = settled.held
+        if settled.outcome == "released" and held is not None:
+            return self._forward(now)
+        detail, code, status = WAIT_ENDS[settled.outcome]
+        headers: list[tuple[str, str]] = []
+        extra: dict[str, object] = {"resend": settled.outcome in ("waiting", "closed", "void")}
+        if held is not None:
+            extra["hold"] = {"id": held.id, "state": str(held.state)}
+            headers.append(("location", f"/v1/holds/{held.id}"))
+            if held.votes and settled.outcome == "rejected":
+                extra["reason"] = held.votes[-1].reason
+        if settled.outcome in ("waiting", "too_many", "unavailable"):
+            headers.append(("retry-after", "5"))
+        verdict = "error" if settled.outcome == "unavailable" else "hold"
+        return self._refuse(now, status, code, detail, extra=extra, headers=headers, verdict=verdict)
+
+    # ------------------------------------------------------------------ the response
+
+    def response_headers(self, headers: Headers, end_of_stream: bool, now: float) -> Step:
+        """Response headers: from the upstream, or a local reply of Envoy if the request never went on."""
+        if self.stage in (Stage.DONE, Stage.RESPONDING):
+            return PASS
+        local = self.stage is not Stage.FORWARDED
+        records: tuple[Record, ...] = ()
+        if local:
+            if self._plan is None:
+                return self._refuse(now, 403, "no-target", "This route names no target that extproc governs.")
+            records = (self._intent(now, "unseen", "local-reply"),)
+            self._obligations = self._plan.rules.all_obligations
+        assert self._plan is not None  # noqa: S101  (a forwarded request has a plan)
+        side = ResponseSide(
+            plan=self._plan, scribe=self.scribe, facts=self._facts if not local else None, ruling=self._ruling,
+            obligations=self._obligations, method=self._line.method if self._line else "",
+            opaque=self._line.upgrade if self._line else False, local=local, in_force=self._in_force.response,
+        )  # fmt: skip
+        self._response = side
+        step = side.headers(headers, end_of_stream, now)
+        self.stage = Stage.DONE if side.finished else Stage.RESPONDING
+        return replace(step, records=records + step.records) if records else step
+
+    def response_body(self, body: bytes, end_of_stream: bool, now: float) -> Step:
+        """The whole response body (BUFFERED) or its next piece (STREAMED)."""
+        if self.stage is not Stage.RESPONDING or self._response is None:
+            return PASS
+        step = self._response.body(body, end_of_stream, now)
+        if self._response.finished:
+            self.stage = Stage.DONE
+        return step
+
+    def expect_response(self, head: RequestHead) -> None:
+        """The stream began with a response: an earlier filter answered. Nothing of the request was seen."""
+        self._enter(head)
+
+    def without_response(self, step: Forward, now: float) -> Forward | Refuse:
+        """For ext_authz, which never shows us the response: nothing that is owed on it may be owed."""
+        plan = self._plan
+        assert plan is not None  # noqa: S101  (only a decided request is forwarded)
+        if self._obligations.masks or plan.rules.needs_response_body or plan.rules.has_phase(Phase.RESPONSE):
+            self.stage = Stage.START
+            return self._refuse(
+                now, 500, "response-not-seen", "Policy needs the response, which ext_authz does not show."
+            )
+        self.stage = Stage.DONE
+        outcome = self.scribe.outcome(now, executed=None, end="unseen", inspected="unseen")
+        return replace(step, records=(*step.records, outcome))
+
+    def aborted(self, now: float, reason: str) -> tuple[Record, ...]:
+        """The stream ended before the exchange did: the client left, Envoy or we failed."""
+        stage, self.stage = self.stage, Stage.DONE
+        if stage in (Stage.START, Stage.DONE):
+            return ()
+        records: list[Record] = []
+        executed: bool | None = None
+        if stage in (Stage.KEYS, Stage.BODY, Stage.WAITING):
+            verdict = "hold" if stage is Stage.WAITING else "error"
+            records.append(self._intent(now, verdict, "abandoned"))
+            executed = False
+        code = self._response.code if self._response is not None else 0
+        records.append(self.scribe.outcome(now, executed=executed, end="aborted", code=code, reason=reason))
+        return tuple(records)
+
+    def misconfigured(self, now: float) -> Refuse:
+        """Envoy's configuration shows us too little to govern this exchange."""
+        return self._refuse(
+            now, 500, "envoy-misconfigured", "Envoy is not configured as extproc needs it.", verdict="error"
+        )
+
+    def failed(self, now: float) -> Refuse:
+        """Something unexpected broke in us: refuse, and write down what is known."""
+        return self._refuse(
+            now, 500, "internal-error", "extproc could not process this request.", verdict="error"
+        )
+
+    # ------------------------------------------------------------------ identify
+
+    def _enter(self, head: RequestHead) -> None:
+        self._head = head
+        scribe = self.scribe
+        scribe.target = head.target
+        if head.trace.trace_id:
+            scribe.trace_id = head.trace.trace_id
+            scribe.parent_span_id = head.trace.parent_span_id
+        self._plan = plan = self._gov.targets.get(head.target)
+        if plan is not None:
+            scribe.masker = plan.record_masker
+
+    def _identify(self, now: float) -> Step:
+        head = self._head
+        assert head is not None  # noqa: S101  (set by request_headers)
+        try:
+            principal = self._gov.identifier.identify(head.headers, head.metadata, now)
+        except TokenError as error:
+            challenge = self._gov.identifier.challenge(error)
+            return self._refuse(
+                now, 401, f"token-{error.code}".replace("_", "-"), error.message,
+                headers=[("www-authenticate", challenge)],
+            )  # fmt: skip
+        if isinstance(principal, NeedKeys):
+            self.stage = Stage.KEYS
+            return principal
+        self._principal = principal
+        return self._judge_headers(now)
+
+    # ------------------------------------------------------------------ decide
+
+    def _judge_headers(self, now: float) -> Step:
+        head, plan, principal = self._head, self._plan, self._principal
+        assert head is not None and plan is not None and principal is not None  # noqa: S101
+        try:
+            self._line = line = read_request_line(head.headers)
+            if line.query:
+                check_override_param(line.query)
+            self._facts = facts = HttpFacts(
+                head, line, principal, plan, self._gov.strip_headers, self.scribe.session_id, now
+            )
+            self._ruling = ruling = plan.rules.judge(Phase.HEADERS, facts, None)
+        except ProtocolError as error:
+            return self._refuse(now, error.status, error.code, error.message)
+        decision = ruling.decision
+        if isinstance(decision, Deny):
+            return self._denied(decision, now)
+        if head.end_of_stream or line.upgrade:
+            return self._judge_body(now)
+        if isinstance(decision, Allow) and not self._body_is_owed(decision):
+            self._obligations = decision.obligations
+            return self._forward(now, lower=True)
+        if self._in_force.request is not BodyMode.BUFFERED:
+            return self._refuse(
+                now, 500, "body-not-sent", "Envoy is not configured to send the body that policy needs."
+            )
+        self.stage = Stage.BODY
+        return NeedBody()
+
+    def _body_is_owed(self, decision: Allow) -> bool:
+        plan = self._plan
+        assert plan is not None  # noqa: S101
+        return "masked" in (plan.record_request, decision.obligations.record_request)
+
+    def _judge_body(self, now: float) -> Step:
+        plan, facts, ruling = self._plan, self._facts, self._ruling
+        assert plan is not None and facts is not None and ruling is not None  # noqa: S101
+        try:
+            if plan.rules.has_phase(Phase.BODY):
+                self._ruling = ruling = plan.rules.judge(Phase.BODY, facts, ruling)
+            decision = ruling.decision
+            if isinstance(decision, Hold):
+                return self._hold(decision, now)
+        except ProtocolError as error:
+            return self._refuse(now, error.status, error.code, error.message)
+        if isinstance(decision, Allow):
+            self._obligations = decision.obligations
+            return self._forward(now)
+        if decision is None:
+            decision = Deny("no-rule-matched", "No rule allows this request.")
+        return self._denied(decision, now)
+
+    def _denied(self, decision: Deny, now: float) -> Refuse:
+        extra: dict[str, object] | None = {"rule": decision.rule} if decision.rule else None
+        return self._refuse(
+            now, decision.status, decision.code, decision.message, extra=extra, verdict="deny"
+        )
+
+    # ------------------------------------------------------------------ hold
+
+    def _hold(self, decision: Hold, now: float) -> Step:
+        plan, facts, principal, head = self._plan, self._facts, self._principal, self._head
+        assert plan is not None and facts is not None and principal is not None and head is not None  # noqa: S101
+        demand = decision.demand
+        self._obligations = decision.obligations
+        ruling = self._ruling
+        assert ruling is not None  # noqa: S101
+        risk = tuple((match.rule, match.risk) for match in ruling.matched if match.risk and not match.shadow)
+        wait = min(demand.wait, self._gov.max_wait)
+        asked = wait_asked(head.headers.all("prefer"), honour_wait=plan.prefer_wait)
+        if asked is not None:
+            wait = min(wait, asked)
+        if principal.expires_at:
+            wait = min(wait, max(0.0, principal.expires_at - now))
+        ask = HoldAsk(
+            binding=binding(
+                self._gov.binding_key, principal, plan.name, head.headers, facts.body or b"", demand.digest,
+                (plan.volatile_headers, self._gov.strip_headers),
+            ),
+            target=plan.name,
+            requester=principal,
+            demand=demand,
+            rules=decision.rules,
+            risk=risk,
+            view=hold_view(facts, risk, demand.reason),
+            decision_id=self.scribe.decision_id,
+            session_id=self.scribe.session_id,
+            policy_digest=ruling.policy_digest or self._gov.policy_digest,
+            trace_id=self.scribe.trace_id,
+        )  # fmt: skip
+        self.stage = Stage.WAITING
+        return Wait(ask, wait)
+
+    # ------------------------------------------------------------------ forward or refuse
+
+    def _forward(self, now: float, *, lower: bool = False) -> Step:
+        plan, head, line = self._plan, self._head, self._line
+        assert plan is not None and head is not None and line is not None  # noqa: S101
+        owed = self._obligations
+        if line.upgrade and owed.masks:
+            return self._refuse(
+                now, 403, "opaque-response", "An upgraded connection cannot be masked, so it is refused."
+            )
+        self.stage = Stage.FORWARDED
+        modes = None
+        if line.upgrade:
+            modes = BodyModes(BodyMode.NONE, BodyMode.NONE)
+        elif lower:
+            modes = BodyModes(BodyMode.NONE, self._in_force.response)
+        return Forward(
+            headers=self._upstream_headers(head.headers, plan, owed),
+            modes=modes,
+            metadata=self._metadata("allow"),
+            records=(self._intent(now, "allow", "released" if self._held else "allowed"),),
+        )
+
+    def _upstream_headers(self, headers: Headers, plan: TargetPlan, owed: Obligations) -> HeaderChange:
+        """The caller's proof goes, the target's credential comes; codings we cannot read are negotiated off."""
+        change = owed.request_headers
+        remove = [*change.remove, *(name for name in self._gov.strip_headers if name in headers)]
+        put = list(change.set)
+        inspected = bool(
+            owed.masks or plan.credential or plan.rules.needs_response_body
+            or "masked" in (plan.record_response, owed.record_response)
+        )  # fmt: skip
+        if inspected and "accept-encoding" in headers:
+            accepted = headers.get("accept-encoding").lower()
+            readable = [coding for coding in ("gzip", "deflate") if coding in accepted]
+            put.append(("accept-encoding", ", ".join(readable) or "identity"))
+        if owed.masks:
+            # a part of a body cannot be parsed, so it cannot be masked
+            remove.extend(name for name in ("range", "if-range") if name in headers)
+        if plan.credential is not None:
+            remove = [name for name in remove if name != plan.credential.header]
+            put = [pair for pair in put if pair[0] != plan.credential.header]
+            put.append((plan.credential.header, plan.credential.value))
+        return HeaderChange(tuple(put), tuple(remove))
+
+    def _refuse(
+        self,
+        now: float,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        extra: dict[str, object] | None = None,
+        headers: list[tuple[str, str]] | None = None,
+        verdict: str = "deny",
+    ) -> Refuse:
+        """Answer the client ourselves; both records are written before the answer goes out."""
+        forwarded = self.stage in (Stage.FORWARDED, Stage.RESPONDING)
+        scribe = self.scribe
+        shown: dict[str, object] = {"decision_id": scribe.decision_id, "trace_id": scribe.trace_id}
+        if forwarded:
+            shown["executed"] = True  # it went on; only its answer is withheld
+        records: list[Record] = []
+        if self.stage is not Stage.DONE:
+            if not forwarded:
+                records.append(self._intent(now, verdict, code))
+            records.append(scribe.outcome(now, executed=forwarded, end="refused", code=status, reason=code))
+        self.stage = Stage.DONE
+        return Refuse(
+            status=status,
+            headers=(
+                ("content-type", "application/problem+json"),
+                ("cache-control", "no-store"),
+                *(headers or ()),
+            ),
+            body=problem(status, code, detail, extra=shown | (extra or {})),
+            details=f"extproc_{code.replace('-', '_')}",
+            metadata=self._metadata(verdict),
+            records=tuple(records),
+        )
+
+    # ------------------------------------------------------------------ record
+
+    def _metadata(self, verdict: str) -> dict[str, str]:
+        return {
+            "session_id": self.scribe.session_id,
+            "decision_id": self.scribe.decision_id,
+            "verdict": verdict,
+        }
+
+    def _intent(self, now: float, verdict: str, code: str) -> Record:
+        ruling, plan, facts = self._ruling, self._plan, self._facts
+        owed = self._obligations
+        keep = plan is not None and "masked" in (plan.record_request, owed.record_request)
+        return self.scribe.intent(
+            now,
+            verdict=verdict,
+            code=code,
+            principal=self._principal,
+            head=self._head if self._head is not None and len(self._head.headers) else None,
+            body=facts.body if facts is not None else None,
+            matched=ruling.matched if ruling is not None else (),
+            errors=ruling.errors if ruling is not None else (),
+            risk=ruling.risk if ruling is not None else 0,
+            policy=(ruling.policy_digest if ruling is not None else "") or self._gov.policy_digest,
+            masks=owed.masks,
+            held=self._held,
+            keep_payload=keep,
+            limit=plan.record_max if plan is not None else 0,
+            strip=self._gov.strip_headers,
+        )
+
+
+WAIT_ENDS: dict[str, tuple[str, str, int]] = {
+    "waiting": ("This request waits for a person's approval.", "held", 403),
+    "rejected": ("A person decided against this request.", "hold-rejected", 403),
+    "closed": ("The hold ended without a decision.", "hold-closed", 403),
+    "void": ("The approval no longer fits the policy in force.", "hold-void", 403),
+    "released": ("The approval was already used.", "hold-closed", 403),
+    "too_many": ("Too many requests are already waiting for approval.", "too-many-holds", 429),
+    "unavailable": ("Holds cannot be kept right now.", "holds-unavailable", 503),
+    "token_expired": ("The token expired while the request waited.", "token-expired", 401),
+}
+"""What a client reads when a wait did not end in release."""

@@ -1,0 +1,197 @@
+"""Facts for policy, built only when a rule reads them and at most once.
+
+A fact that cannot be had raises `FactUnavailableError`: the rules that read it then count as not evaluated.
+A fact that two readers could see differently raises ProtocolError, and the request is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from extproc.domain.errors import ProtocolError
+from extproc.domain.principal import Principal
+from extproc.domain.request import Headers, RequestHead
+from extproc.pipeline.governance import TargetPlan
+from extproc.protocols.http.body import UTF8, charset, decode, is_json, read_json
+from extproc.protocols.http.head import RequestLine, query_params
+
+SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
+
+
+class FactUnavailableError(Exception):
+    """This fact does not exist for this exchange now."""
+
+
+class HttpFacts(Mapping[str, object]):
+    """The facts of one exchange. Request parts are fixed; body and response arrive later."""
+
+    __slots__ = (
+        "_cache",
+        "_secret_headers",
+        "body",
+        "head",
+        "line",
+        "now",
+        "plan",
+        "principal",
+        "response_body",
+        "response_code",
+        "response_findings",
+        "response_headers",
+        "session_id",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        head: RequestHead,
+        line: RequestLine,
+        principal: Principal,
+        plan: TargetPlan,
+        strip_headers: frozenset[str],
+        session_id: str,
+        now: float,
+    ) -> None:
+        self.head = head
+        self.line = line
+        self.principal = principal
+        self.plan = plan
+        self.session_id = session_id
+        self.now = now
+        self.body: bytes | None = b"" if head.end_of_stream else None
+        self.response_headers: Headers | None = None
+        self.response_code = 0
+        self.response_body: bytes | None = None
+        self.response_findings: Callable[[], dict[str, int]] | None = None
+        self._secret_headers = SECRET_HEADERS | strip_headers
+        self._cache: dict[str, object] = {}
+
+    def __getitem__(self, name: str) -> object:
+        cached = self._cache.get(name)
+        if cached is not None:
+            return cached
+        made = BUILDERS[name](self)
+        self._cache[name] = made
+        return made
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(BUILDERS)
+
+    def __len__(self) -> int:
+        return len(BUILDERS)
+
+    def judged_anew(self, plan: TargetPlan, now: float) -> HttpFacts:
+        """The same request at another time, under another plan."""
+        again = HttpFacts(
+            self.head, self.line, self.principal, plan, self._secret_headers, self.session_id, now
+        )
+        again.body = self.body
+        return again
+
+    def plain_body(self) -> bytes:
+        """The request body with its content coding undone, within the target's limit."""
+        plain = self._cache.get("plain")
+        if plain is None:
+            if self.body is None:
+                raise FactUnavailableError("the request body is not here yet")
+            codings = ",".join(self.head.headers.all("content-encoding"))
+            plain = decode(self.body, codings, self.plan.request_limit)
+            self._cache["plain"] = plain
+        assert isinstance(plain, bytes)  # noqa: S101  (only ever stored here)
+        return plain
+
+    def header_map(self, headers: Headers) -> dict[str, str]:
+        """Header fields for rules: joined with a comma (RFC 9110 §5.3), never one that carries a secret."""
+        made: dict[str, str] = {}
+        for name, value in headers:
+            if name[0] == ":" or name in self._secret_headers:
+                continue
+            made[name] = f"{made[name]},{value}" if name in made else value
+        return made
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise FactUnavailableError("the body is not UTF-8") from None
+
+
+def _request_json(facts: HttpFacts) -> Any:
+    body = facts.plain_body()
+    if not body:
+        raise FactUnavailableError("there is no body")
+    content_type = facts.head.headers.get("content-type")
+    if not is_json(content_type) or charset(content_type) not in UTF8:
+        # not declared as JSON: rules that read it count as not evaluated, others are not disturbed
+        raise FactUnavailableError("the request is not declared as JSON in UTF-8")
+    return read_json(body, content_type)
+
+
+def _response_headers(facts: HttpFacts) -> Headers:
+    if facts.response_headers is None:
+        raise FactUnavailableError("there is no response yet")
+    return facts.response_headers
+
+
+def _response_body(facts: HttpFacts) -> bytes:
+    if facts.response_body is None:
+        raise FactUnavailableError("the response body was not read")
+    return facts.response_body
+
+
+def _response_json(facts: HttpFacts) -> Any:
+    body = _response_body(facts)
+    content_type = _response_headers(facts).get("content-type")
+    if not body or not is_json(content_type):
+        raise FactUnavailableError("the response is not JSON")
+    try:
+        return read_json(body, content_type)
+    except ProtocolError as error:
+        # the response is the upstream's: the rules that read it count as not evaluated
+        raise FactUnavailableError(error.code) from None
+
+
+def _findings(facts: HttpFacts) -> dict[str, int]:
+    _response_body(facts)
+    if facts.response_findings is None:
+        raise FactUnavailableError("the response was not searched")
+    return facts.response_findings()
+
+
+BUILDERS: dict[str, Callable[[HttpFacts], object]] = {
+    "request.method": lambda f: f.line.method,
+    "request.scheme": lambda f: f.line.scheme,
+    "request.host": lambda f: f.line.host,
+    "request.path": lambda f: f.line.path,
+    "request.url_path": lambda f: f.line.url_path,
+    "request.query": lambda f: f.line.query,
+    "request.query_params": lambda f: query_params(f.line.query),
+    "request.headers": lambda f: f.header_map(f.head.headers),
+    "request.size": lambda f: len(f.plain_body()),
+    "request.body": lambda f: _text(f.plain_body()),
+    "request.json": _request_json,
+    "source.address": lambda f: f.head.source.address,
+    "connection.mtls": lambda f: f.head.source.mtls,
+    "connection.peer_san": lambda f: f.head.source.peer_uri_san,
+    "principal.issuer": lambda f: f.principal.issuer,
+    "principal.subject": lambda f: f.principal.subject,
+    "principal.kind": lambda f: f.principal.kind,
+    "principal.person": lambda f: f.principal.person,
+    "principal.client_id": lambda f: f.principal.client_id,
+    "principal.groups": lambda f: list(f.principal.groups),
+    "principal.claims": lambda f: dict(f.principal.claims),
+    "target.name": lambda f: f.plan.name,
+    "target.kind": lambda f: f.plan.kind,
+    "target.labels": lambda f: dict(f.plan.labels),
+    "session.id": lambda f: f.session_id,
+    "now": lambda f: datetime.fromtimestamp(f.now, UTC),
+    "response.code": lambda f: f.response_code,
+    "response.headers": lambda f: f.header_map(_response_headers(f)),
+    "response.bytes": lambda f: len(_response_body(f)),
+    "response.body": lambda f: _text(_response_body(f)),
+    "response.json": _response_json,
+    "response.findings": _findings,
+}
+"""How each fact of `docs/policies.md` is had for HTTP. One row a fact."""

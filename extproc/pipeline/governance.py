@@ -1,0 +1,83 @@
+"""Everything an exchange is governed by at one moment: targets with their rules and masks, identity, keys.
+
+A reload builds a new `Governance` and swaps it whole; a running exchange keeps the one it started with,
+and asks for the current one only when an approval is about to be used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from extproc.domain.mask import MaskSpec
+from extproc.domain.principal import Principal
+from extproc.domain.request import Headers
+from extproc.domain.steps import NeedKeys
+from extproc.masking import Masker
+from extproc.policy import RuleSet
+
+RecordDetail = Literal["none", "masked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What the target wants to see instead of the caller's token. `repr` never shows it."""
+
+    header: str
+    value: str = field(repr=False)
+    forms: tuple[bytes, ...] = field(repr=False, default=())
+    """The spellings of the secret that an echo may use."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetPlan:
+    """One target, ready to govern. Limits in bytes."""
+
+    name: str
+    kind: str
+    labels: Mapping[str, str]
+    rules: RuleSet
+    record_masker: Masker
+    """What everything kept of this target goes through, whatever the verdict."""
+    masker_for: Callable[[tuple[str, ...]], Masker]
+    """The masker for a combination of named masks; it always includes the credential's literal."""
+    credential: Credential | None = None
+    volatile_headers: frozenset[str] = frozenset()
+    request_limit: int = 1 << 20
+    response_limit: int = 4 << 20
+    record_request: RecordDetail = "masked"
+    record_response: RecordDetail = "masked"
+    record_max: int = 64 << 10
+    unparsable_json: Literal["refuse", "allow"] = "refuse"
+    prefer_wait: bool = False
+
+
+class Identifier(Protocol):
+    """Who asks, from what Envoy passed on. Raises TokenError."""
+
+    def identify(self, headers: Headers, metadata: Mapping[str, Any], now: float) -> Principal | NeedKeys: ...
+
+    def challenge(self, error: Exception | None) -> str:
+        """The WWW-Authenticate value for a 401 (RFC 6750)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Governance:
+    """One consistent set of targets, rules and identity settings."""
+
+    targets: Mapping[str, TargetPlan]
+    identifier: Identifier
+    policy_digest: str
+    binding_key: bytes = field(repr=False)
+    record_key: bytes = field(repr=False)
+    strip_headers: frozenset[str] = frozenset({"authorization"})
+    """Headers that carry the caller's proof: never a fact, never recorded, removed before the upstream."""
+    max_wait: float = 3600.0
+    degraded: tuple[str, ...] = ()
+    """Opt-outs in force (`insecure-listener`, …); every record carries them."""
+
+
+def mask_names(specs: Mapping[str, MaskSpec], names: tuple[str, ...]) -> list[MaskSpec]:
+    """The specs of a combination, in the order named."""
+    return [specs[name] for name in names]

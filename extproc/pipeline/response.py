@@ -1,0 +1,335 @@
+"""The response side of an exchange: judge it, mask it, keep what was seen, and only then let it go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from extproc.domain.decision import Deny, HeaderChange, Obligations, Phase, Ruling
+from extproc.domain.errors import MaskingError, ProtocolError
+from extproc.domain.record import Record
+from extproc.domain.request import Headers
+from extproc.domain.steps import BodyMode, BodyModes, Forward, Refuse, Step
+from extproc.masking import Masker
+from extproc.masking.literal_stream import LiteralStream
+from extproc.pipeline.facts import HttpFacts
+from extproc.pipeline.governance import TargetPlan
+from extproc.pipeline.problems import problem
+from extproc.pipeline.scribe import Scribe
+from extproc.protocols.http.body import decode, is_json
+
+STREAMED_TYPES = ("text/event-stream", "application/grpc", "multipart/x-mixed-replace")
+"""Media types whose body has no useful end: never buffered."""
+VALIDATORS = ("etag", "content-md5", "digest", "content-digest", "repr-digest", "accept-ranges")
+"""Fields that describe the bytes the upstream sent, so they go when we change them."""
+
+
+class ResponseSide:
+    """One response. `finished` once its outcome is written and nothing more is to be seen."""
+
+    __slots__ = (
+        "_facts", "_headers", "_in_force", "_known", "_local", "_masker", "_mode", "_opaque", "_plan", "_ruling",
+        "_scribe", "_seen", "_size", "_stream", "code", "finished", "method", "owed",
+    )  # fmt: skip
+
+    def __init__(
+        self, *, plan: TargetPlan, scribe: Scribe, facts: HttpFacts | None, ruling: Ruling | None,
+        obligations: Obligations, method: str, opaque: bool, local: bool, in_force: BodyMode,
+    ) -> None:  # fmt: skip
+        self._plan = plan
+        self._scribe = scribe
+        self._facts = facts
+        self._ruling = ruling
+        self._known = len(ruling.matched) if ruling is not None else 0
+        self.owed = obligations
+        self.method = method
+        self._opaque = opaque
+        self._local = local
+        self._in_force = in_force
+        self._mode = BodyMode.NONE
+        self._headers = Headers(())
+        self._masker: Masker | None = None
+        self._stream: LiteralStream | None = None
+        self._seen = bytearray()
+        self._size = 0
+        self.code = 0
+        self.finished = False
+
+    # ------------------------------------------------------------------ headers
+
+    def headers(self, headers: Headers, end_of_stream: bool, now: float) -> Step:
+        """Decide how much of the body must be seen, and let the headers go or wait for it."""
+        status = headers.get(":status")
+        self.code = int(status) if status.isascii() and status.isdigit() else 0
+        if 100 <= self.code < 200 and self.code != 101:
+            return Forward()  # interim responses (RFC 9110 §15.2) are not the answer
+        self._headers = headers
+        plan = self._plan
+        if self.owed.masks or plan.credential is not None:
+            self._masker = plan.masker_for(self.owed.masks)
+        if self._facts is not None:
+            self._facts.response_headers = headers
+            self._facts.response_code = self.code
+        bodyless = end_of_stream or self.method == "HEAD" or self.code in (204, 205, 304)
+        if bodyless:
+            return self._whole(b"", b"", now, at_headers=True)
+        if self._opaque:
+            return self._unseen("opaque", now)
+        self._mode, refusal = self._needed_mode(headers)
+        if refusal:
+            return self._withhold(502, refusal, WITHHELD[refusal], now)
+        if self._mode > self._in_force:
+            return self._withhold(502, "response-not-sent", WITHHELD["response-not-sent"], now)
+        if self._mode is BodyMode.NONE:
+            return self._unseen("uninspected" if self._wants_any() else "none", now)
+        modes = BodyModes(BodyMode.NONE, self._mode) if self._mode is not self._in_force else None
+        if self._mode is BodyMode.STREAMED:
+            if plan.credential is not None:
+                self._stream = LiteralStream(plan.credential.forms)
+            verdict = self._judge_now(now)
+            if isinstance(verdict, Refuse):
+                return verdict
+            return Forward(headers=self._header_change(), modes=modes)
+        return Forward(modes=modes)
+
+    def _wants_any(self) -> bool:
+        plan = self._plan
+        return bool(
+            self.owed.masks or plan.credential or plan.rules.needs_response_body
+            or "masked" in (plan.record_response, self.owed.record_response)
+        )  # fmt: skip
+
+    def _needed_mode(self, headers: Headers) -> tuple[BodyMode, str]:
+        """How the body must come, or the code of the refusal when it cannot come that way."""
+        plan = self._plan
+        must_buffer = bool(self.owed.masks) or (plan.rules.needs_response_body and not self._local)
+        if not must_buffer and not self._wants_any():
+            return BodyMode.NONE, ""
+        media = headers.get("content-type").partition(";")[0].strip().lower()
+        length = headers.get("content-length")
+        known = int(length) if length.isascii() and length.isdigit() and len(length) < 16 else None
+        streamed = media.startswith(STREAMED_TYPES)
+        if self.code == 206 and self.owed.masks:
+            return BodyMode.BUFFERED, "partial-not-maskable"
+        if must_buffer:
+            if streamed and self.owed.masks:
+                return BodyMode.BUFFERED, "stream-not-maskable"
+            if known is not None and known > plan.response_limit:
+                return BodyMode.BUFFERED, "response-too-large"
+            if streamed:
+                return BodyMode.STREAMED, ""  # rules that read the body count as not evaluated
+            return BodyMode.BUFFERED, ""
+        if streamed or known is None or known > plan.response_limit:
+            return BodyMode.STREAMED, ""
+        return BodyMode.BUFFERED, ""
+
+    # ------------------------------------------------------------------ body
+
+    def body(self, body: bytes, end_of_stream: bool, now: float) -> Step:
+        """The whole body, or the next piece of a streamed one."""
+        if self._mode is BodyMode.STREAMED:
+            return self._piece(body, end_of_stream, now)
+        plan = self._plan
+        limit = plan.response_limit
+        if len(body) > limit and (self.owed.masks or plan.rules.needs_response_body):
+            return self._withhold(502, "response-too-large", WITHHELD["response-too-large"], now)
+        try:
+            plain = decode(body, ",".join(self._headers.all("content-encoding")), limit)
+        except ProtocolError as error:
+            # nothing can be said of bytes that cannot be read: not that the credential is absent either
+            return self._withhold(
+                502, "response-unreadable", f"The response cannot be read: {error.code}.", now
+            )
+        return self._whole(body, plain, now, at_headers=False)
+
+    def _piece(self, piece: bytes, last: bool, now: float) -> Step:
+        self._size += len(piece)
+        sent = self._stream.feed(piece, last=last) if self._stream is not None else piece
+        room = self._plan.record_max - len(self._seen)
+        if room > 0:
+            self._seen += sent[:room]
+        records: tuple[Record, ...] = ()
+        if last:
+            masked = (
+                {"LITERAL": self._stream.count} if self._stream is not None and self._stream.count else {}
+            )
+            coded = self._headers.get("content-encoding") not in ("", "identity")
+            records = (
+                self._outcome(now, "uninspected" if coded else "streamed", size=self._size, masked=masked),
+            )
+            self.finished = True
+        return Forward(body=sent if sent is not piece else None, records=records)
+
+    def _whole(self, raw: bytes, plain: bytes, now: float, *, at_headers: bool) -> Step:
+        """The body is complete: judge, mask, record, forward."""
+        if self._facts is not None:
+            self._facts.response_body = plain
+            if self._masker is not None:
+                self._facts.response_findings = self._find(plain)
+        refusal = self._judge_now(now)
+        if isinstance(refusal, Refuse):
+            return refusal
+        out, counts, residual = plain, dict[str, int](), None
+        inspected = "none"
+        if plain:
+            inspected = "full"
+            try:
+                masked = self._masked(plain)
+            except MaskingError as error:
+                return self._withhold(
+                    502, "response-not-maskable", f"The response cannot be masked: {error.code}.", now
+                )
+            if masked is not None:
+                out, counts, residual = masked
+        changed = out is not plain and out != plain
+        headers = self._header_change(counts, changed=changed, length=len(out))
+        payload = None
+        if "masked" in (self._plan.record_response, self.owed.record_response):
+            payload = self._scribe.response_payload(self._kept_headers(), out, "", self._plan.record_max)
+        record = self._outcome(
+            now, inspected, size=len(plain), raw=plain, masked=counts, residual=residual, payload=payload
+        )
+        self.finished = True
+        return Forward(headers=headers, body=out if changed else None, records=(record,))
+
+    def _find(self, plain: bytes) -> Callable[[], dict[str, int]]:
+        masker, content_type = self._masker, self._headers.get("content-type")
+        assert masker is not None  # noqa: S101
+        return lambda: masker.findings(plain, content_type)
+
+    def _masked(self, plain: bytes) -> tuple[bytes, dict[str, int], dict[str, int] | None] | None:
+        """Masked body, counts and what a second look still finds; None when nothing is owed."""
+        masker = self._masker
+        if masker is None:
+            return None
+        content_type = self._headers.get("content-type")
+        if self.owed.masks:
+            try:
+                result = masker.body(plain, content_type)
+            except MaskingError as error:
+                allowed = self._plan.unparsable_json == "allow" and error.code == "unparsable-body"
+                if not (allowed and is_json(content_type)):
+                    raise
+                self._scribe.degraded.append("unparsable-json-allowed")
+                result = masker.body(plain, "text/plain")
+            residual = masker.residual(result.data, content_type) if result.changed else {}
+            return result.data, dict(result.counts), residual
+        assert self._plan.credential is not None  # noqa: S101  (a masker without masks exists for its literal)
+        stream = LiteralStream(self._plan.credential.forms)
+        out = stream.feed(plain, last=True)
+        return (out, {"LITERAL": stream.count}, {}) if stream.count else None
+
+    # ------------------------------------------------------------------ judge
+
+    def _judge_now(self, now: float) -> Refuse | None:
+        """Response rules, once all that can be known is known."""
+        rules = self._plan.rules
+        if self._facts is None or not rules.has_phase(Phase.RESPONSE):
+            return None
+        before = self.owed
+        try:
+            self._ruling = ruling = rules.judge(Phase.RESPONSE, self._facts, self._ruling)
+        except ProtocolError as error:
+            return self._withhold(502, error.code, error.message, now)
+        decision = ruling.decision
+        if isinstance(decision, Deny):
+            return self._withhold(decision.status, decision.code, decision.message, now, rule=decision.rule)
+        if decision is not None:
+            self.owed = decision.obligations
+        if self.owed.masks != before.masks:
+            if self._mode is not BodyMode.BUFFERED and self._facts.response_body is None:
+                return self._withhold(502, "stream-not-maskable", WITHHELD["stream-not-maskable"], now)
+            self._masker = self._plan.masker_for(self.owed.masks)
+        return None
+
+    # ------------------------------------------------------------------ endings
+
+    def _unseen(self, inspected: str, now: float) -> Step:
+        """The body goes by without us; the record says so."""
+        refusal = self._judge_now(now)
+        if isinstance(refusal, Refuse):
+            return refusal
+        modes = BodyModes(BodyMode.NONE, BodyMode.NONE) if self._in_force is not BodyMode.NONE else None
+        record = self._outcome(now, inspected)
+        self.finished = True
+        return Forward(headers=self._header_change(), modes=modes, records=(record,))
+
+    def _withhold(self, status: int, code: str, detail: str, now: float, *, rule: str = "") -> Refuse:
+        """The request ran, its answer does not go out."""
+        scribe = self._scribe
+        extra: dict[str, object] = {
+            "decision_id": scribe.decision_id, "trace_id": scribe.trace_id, "executed": not self._local,
+        }  # fmt: skip
+        if rule:
+            extra["rule"] = rule
+        record = scribe.outcome(
+            now, executed=not self._local, end="refused", code=self.code, inspected="withheld", reason=code,
+            matched=self._ruling.matched[self._known :] if self._ruling is not None else (),
+        )  # fmt: skip
+        self.finished = True
+        return Refuse(
+            status=status,
+            headers=(("content-type", "application/problem+json"), ("cache-control", "no-store")),
+            body=problem(status, code, detail, extra=extra),
+            details=f"extproc_{code.replace('-', '_')}",
+            metadata={"session_id": scribe.session_id, "decision_id": scribe.decision_id, "verdict": "deny"},
+            records=(record,),
+        )
+
+    def _outcome(
+        self, now: float, inspected: str, *, size: int | None = None, raw: bytes | None = None,
+        masked: Mapping[str, int] | None = None, residual: Mapping[str, int] | None = None,
+        payload: bytes | None = None,
+    ) -> Record:  # fmt: skip
+        if self._mode is BodyMode.STREAMED and "masked" in (
+            self._plan.record_response, self.owed.record_response,
+        ):  # fmt: skip
+            payload = self._scribe.response_payload(
+                Headers((*self._kept_headers(), ("content-type", "text/plain"))), bytes(self._seen), "",
+                self._plan.record_max,
+            )  # fmt: skip
+        return self._scribe.outcome(
+            now,
+            executed=not self._local,
+            end="local_reply" if self._local else "complete",
+            code=self.code,
+            inspected=inspected,
+            size=size,
+            raw=raw or None,
+            masked=masked,
+            residual=residual if masked else None,
+            mask_digest=self._masker.digest if self._masker is not None and self.owed.masks else "",
+            payload=payload,
+            matched=self._ruling.matched[self._known :] if self._ruling is not None else (),
+        )
+
+    def _kept_headers(self) -> Headers:
+        """Response headers as they may be kept; the content coding was undone."""
+        return Headers(tuple(pair for pair in self._headers if pair[0] != "content-encoding"))
+
+    def _header_change(
+        self, counts: dict[str, int] | None = None, *, changed: bool = False, length: int = 0
+    ) -> HeaderChange:
+        """Obligations, masked header values, and framing that fits a changed body."""
+        owed = self.owed.response_headers
+        put, remove = list(owed.set), list(owed.remove)
+        if self._masker is not None:
+            pairs = [pair for pair in self._headers if pair[0][0] != ":"]
+            masked, found = self._masker.headers(pairs)
+            for name, number in found.items():
+                if counts is not None:
+                    counts[name] = counts.get(name, 0) + number
+            if found:
+                touched = {new[0] for old, new in zip(pairs, masked, strict=True) if old != new}
+                put.extend(pair for pair in masked if pair[0] in touched)
+        if changed:
+            put.append(("content-length", str(length)))
+            remove.extend(n for n in ("content-encoding", *VALIDATORS) if n in self._headers)
+        return HeaderChange(tuple(put), tuple(remove))
+
+
+WITHHELD: dict[str, str] = {
+    "partial-not-maskable": "A partial response cannot be masked, so it is withheld.",
+    "stream-not-maskable": "A streamed response cannot be masked, so it is withheld.",
+    "response-too-large": "The response is over the target's limit, so it cannot be inspected.",
+    "response-not-sent": "Envoy is not configured to send the response body that policy needs.",
+}

@@ -1,0 +1,231 @@
+"""Writes an exchange down: the intent before it goes on, the outcome before the client has the last byte.
+
+Everything passes the target's record plan first, whatever the verdict. Payloads are never part of the line.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from extproc.domain.decision import Matched
+from extproc.domain.errors import MaskingError, ProtocolError
+from extproc.domain.hold import HeldRequest
+from extproc.domain.principal import Principal
+from extproc.domain.record import INTENT, OUTCOME, Record
+from extproc.domain.request import Headers, RequestHead
+from extproc.masking import Masker
+from extproc.pipeline.facts import SECRET_HEADERS
+from extproc.protocols.http.body import decode
+
+MAX_TEXT = 2048
+"""Characters of a URL or name that a line keeps."""
+
+
+def rfc3339(at: float) -> str:
+    """UTC with microseconds, as the ledger writes time."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def keyed_digest(key: bytes, data: bytes) -> str:
+    """A digest of unmasked bytes that nobody without the key can test guesses against."""
+    return "hmac-sha256:" + hmac.new(key, data, "sha256").hexdigest()
+
+
+class Scribe:
+    """Builds the records of one exchange. `ids` are its session, decision, trace and span."""
+
+    __slots__ = ("decision_id", "degraded", "key", "masker", "parent_span_id", "session_id", "span_id", "started",
+                 "target", "trace_id")  # fmt: skip
+
+    def __init__(
+        self, *, target: str, masker: Masker | None, key: bytes, session_id: str, decision_id: str,
+        trace_id: str, parent_span_id: str, span_id: str, started: float, degraded: Iterable[str],
+    ) -> None:  # fmt: skip
+        self.target = target
+        self.masker = masker
+        self.key = key
+        self.session_id = session_id
+        self.decision_id = decision_id
+        self.trace_id = trace_id
+        self.parent_span_id = parent_span_id
+        self.span_id = span_id
+        self.started = started
+        self.degraded = list(degraded)
+
+    def intent(
+        self,
+        at: float,
+        *,
+        verdict: str,
+        code: str,
+        principal: Principal | None,
+        head: RequestHead | None,
+        body: bytes | None,
+        matched: tuple[Matched, ...] = (),
+        errors: tuple[str, ...] = (),
+        risk: int = 0,
+        policy: str = "",
+        masks: tuple[str, ...] = (),
+        held: HeldRequest | None = None,
+        keep_payload: bool = False,
+        limit: int = 0,
+        strip: frozenset[str] = frozenset(),
+    ) -> Record:
+        """What was asked, by whom, and what was decided; written before anything goes on."""
+        fields = self._common("http")
+        fields |= {"verdict": verdict, "code": code, "policy": policy, "risk": risk}
+        fields["rules"] = [match.to_record() for match in matched]
+        if errors:
+            fields["errors"] = [error[:MAX_TEXT] for error in errors]
+        if principal is not None:
+            fields["principal"] = principal.to_record()
+        if masks:
+            fields["masks"] = list(masks)
+        if held is not None:
+            fields["hold"] = hold_summary(held)
+        payloads: dict[str, bytes] = {}
+        if head is not None:
+            fields["request"] = self._request(head, body)
+            if keep_payload:
+                payloads["request"] = self._payload(
+                    head.headers, body, head.headers.get("content-encoding"), limit, strip
+                )
+        return Record(INTENT, at, fields, payloads)
+
+    def outcome(
+        self,
+        at: float,
+        *,
+        executed: bool | None,
+        end: str,
+        code: int = 0,
+        inspected: str = "none",
+        size: int | None = None,
+        raw: bytes | None = None,
+        masked: Mapping[str, int] | None = None,
+        residual: Mapping[str, int] | None = None,
+        mask_digest: str = "",
+        reason: str = "",
+        payload: bytes | None = None,
+        matched: tuple[Matched, ...] = (),
+    ) -> Record:
+        """How it ended. `executed` None means nobody here can know."""
+        fields = self._common("http")
+        fields["executed"] = executed
+        fields["end"] = end
+        fields["duration_us"] = max(0, int((at - self.started) * 1_000_000))
+        response: dict[str, Any] = {"code": code, "inspected": inspected}
+        if size is not None:
+            response["size"] = size
+        if raw is not None:
+            response["digest"] = keyed_digest(self.key, raw)
+        if masked:
+            response["masked"] = dict(masked)
+        if residual is not None:
+            response["residual"] = dict(residual)
+        if mask_digest:
+            response["mask_digest"] = mask_digest
+        fields["response"] = response
+        if matched:
+            fields["rules"] = [match.to_record() for match in matched]
+        if reason:
+            fields["reason"] = reason
+        return Record(OUTCOME, at, fields, {"response": payload} if payload is not None else {})
+
+    def response_payload(self, headers: Headers, body: bytes | None, coding: str, limit: int) -> bytes:
+        """A response as it is kept: headers and body through the record plan, cut at `limit` bytes."""
+        return self._payload(headers, body, coding, limit, frozenset())
+
+    def _common(self, protocol: str) -> dict[str, Any]:
+        fields: dict[str, Any] = {
+            "decision_id": self.decision_id,
+            "session_id": self.session_id,
+            "target": self.target,
+            "protocol": protocol,
+            "span_id": self.span_id,
+            "trace": {"trace_id": self.trace_id, "parent_span_id": self.parent_span_id},
+        }
+        if self.degraded:
+            fields["degraded"] = list(self.degraded)
+        return fields
+
+    def _request(self, head: RequestHead, body: bytes | None) -> dict[str, Any]:
+        headers = head.headers
+        request: dict[str, Any] = {
+            "method": headers.get(":method")[:64],
+            "scheme": headers.get(":scheme")[:16],
+            "host": self._masked_text(headers.get(":authority")),
+            "path": self._masked_url(headers.get(":path")),
+        }
+        if head.route:
+            request["route"] = head.route[:MAX_TEXT]
+        if head.source.address:
+            request["source"] = head.source.address[:MAX_TEXT]
+        if "content-type" in headers:
+            request["content_type"] = self._masked_text(headers.get("content-type"))
+        if body:
+            request["size"] = len(body)
+            request["digest"] = keyed_digest(self.key, body)
+        return request
+
+    def _masked_text(self, text: str) -> str:
+        if self.masker is None:
+            return "[not recorded: no target]"
+        return self.masker.text(text[:MAX_TEXT])[0]
+
+    def _masked_url(self, path: str) -> str:
+        if self.masker is None:
+            return "[not recorded: no target]"
+        try:
+            return self.masker.url(path[:MAX_TEXT])[0]
+        except MaskingError as error:
+            return f"[not recorded: {error.code}]"
+
+    def _payload(
+        self, headers: Headers, body: bytes | None, coding: str, limit: int, strip: frozenset[str]
+    ) -> bytes:
+        kept: dict[str, Any] = {}
+        if self.masker is None:
+            return orjson.dumps({"omitted": "no target"})
+        shown = [
+            (name, value)
+            for name, value in headers
+            if name not in SECRET_HEADERS and name not in strip and name != ":path"
+        ]
+        kept["headers"] = [list(pair) for pair in self.masker.headers(shown)[0]]
+        if body:
+            try:
+                plain = decode(body, coding, max(len(body) * 64, 1 << 20))
+                text = self.masker.body(plain, headers.get("content-type", "text/plain"))
+                kept["body"] = text.data[:limit].decode("utf-8", "replace")
+                if len(text.data) > limit:
+                    kept["cut_at"] = limit
+                    kept["size"] = len(text.data)
+            except (MaskingError, ProtocolError) as error:
+                kept["body_omitted"] = error.code
+        return orjson.dumps(kept)
+
+
+def hold_summary(held: HeldRequest) -> dict[str, Any]:
+    """Which hold let it go or stopped it, and who decided."""
+    return {
+        "id": held.id,
+        "state": str(held.state),
+        "binding": held.ask.binding,
+        "rules_digest": held.ask.demand.digest,
+        "votes": [
+            {
+                "person": vote.person,
+                "subject": vote.approver.subject,
+                "issuer": vote.approver.issuer,
+                "approve": vote.approve,
+                "at": rfc3339(vote.at),
+            }
+            for vote in held.votes
+        ],
+    }

@@ -1,0 +1,59 @@
+"""What an approver sees: our facts first, then the normalised request, then the raw one; all of it masked.
+
+Nothing is cut silently: `complete` is False when something is not shown, and then it cannot be approved.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from extproc.domain.errors import MaskingError, ProtocolError
+from extproc.pipeline.facts import SECRET_HEADERS, HttpFacts
+from extproc.protocols.http.head import query_params
+
+MAX_SHOWN = 64 << 10
+"""Characters of a body that an approver is shown."""
+
+
+def hold_view(facts: HttpFacts, risk: tuple[tuple[str, int], ...], reason: str) -> dict[str, Any]:
+    """The view of one held HTTP request, through the target's record plan."""
+    masker = facts.plan.record_masker
+    line = facts.line
+    complete = True
+    view: dict[str, Any] = {
+        "facts": {
+            "protocol": "http",
+            "target": facts.plan.name,
+            "method": line.method,
+            "host": line.host,
+            "path": masker.text(line.url_path)[0],
+            "risk": [{"rule": rule, "risk": points} for rule, points in risk],
+            "reason": reason,
+        },
+        "normalised": {
+            "url_path": masker.text(line.url_path)[0],
+            "query": {
+                masker.text(name)[0]: [masker.text(value)[0] for value in values]
+                for name, values in query_params(line.query).items()
+            },
+        },
+    }
+    shown = [(n, v) for n, v in facts.head.headers if n[0] != ":" and n not in SECRET_HEADERS]
+    raw: dict[str, Any] = {
+        "path": masker.url(line.path)[0],
+        "headers": [list(pair) for pair in masker.headers(shown)[0]],
+    }
+    if facts.body:
+        try:
+            content_type = facts.head.headers.get("content-type", "text/plain")
+            text = masker.body(facts.plain_body(), content_type).data.decode("utf-8")
+            raw["body"] = text[:MAX_SHOWN]
+            if len(text) > MAX_SHOWN:
+                raw["body_cut_at"] = MAX_SHOWN
+                complete = False
+        except (MaskingError, ProtocolError, UnicodeDecodeError) as error:
+            raw["body_omitted"] = getattr(error, "code", "not-text")
+            complete = False
+    view["raw"] = raw
+    view["complete"] = complete
+    return view

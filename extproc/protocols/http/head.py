@@ -1,0 +1,140 @@
+"""The request head, read so that policy and upstream cannot disagree about it.
+
+A path, method or header that a lenient server might read in a second way is refused (`ProtocolError`), because
+a rule would otherwise judge one request while another one runs.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from extproc.domain.errors import ProtocolError
+from extproc.domain.request import Headers
+
+_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}\Z")  # RFC 9110 token
+_PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_~!$&'()*+,=:@-][A-Za-z0-9._~!$&'()*+,=:@-]*)*/?\Z")
+"""The common case: no escapes, no dot first in a segment, no empty segment, so nothing to look at twice."""
+_PATH = re.compile(r"/[\x21\x24-\x3a\x3c-\x3e\x40-\x5b\x5d\x5f\x61-\x7a\x7c\x7e]*\Z")
+"""Visible ASCII without `"#;?\\^`{}` (RFC 3986 path characters plus a few that are harmless)."""
+_ESCAPE = re.compile(r"%(..)?", re.DOTALL)
+_QUERY = re.compile(r"[\x21\x24-\x7e]*\Z")
+
+SINGLE = (
+    ":method",
+    ":path",
+    ":authority",
+    ":scheme",
+    "host",
+    "content-type",
+    "content-length",
+    "content-encoding",
+)
+"""Fields that may appear once: a second one is read by some servers and not by others."""
+
+OVERRIDES = (
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-original-url",
+    "x-original-uri",
+    "x-rewrite-url",
+    "x-forwarded-uri",
+)
+"""Fields that make some frameworks run another method or path than the one that was judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLine:
+    """Method, authority and path as policy sees them. `path` is raw; `url_path` is percent-decoded once."""
+
+    method: str
+    scheme: str
+    host: str
+    path: str
+    url_path: str
+    query: str
+    upgrade: bool
+
+
+def read_request_line(headers: Headers) -> RequestLine:
+    """The request line of one request. Raises ProtocolError with a stable code (RFC 9110, RFC 9112, RFC 3986)."""
+    for name in SINGLE:
+        if name in headers and len(headers.all(name)) > 1:
+            raise ProtocolError("duplicate-header", f"The header {name} appears more than once.")
+    for name in OVERRIDES:
+        if name in headers:
+            raise ProtocolError("override-header", f"The header {name} is not accepted here.")
+    method = headers.get(":method")
+    if not _METHOD.match(method):
+        raise ProtocolError("invalid-method", "The request method is not a token.")
+    host = headers.get(":authority")
+    if not host or any(c <= " " or c > "~" or c in "/\\@?#" for c in host):
+        raise ProtocolError("invalid-authority", "The request has no usable authority.")
+    if "host" in headers and headers.get("host") != host:
+        raise ProtocolError("authority-mismatch", "Host and authority name different hosts.")
+    upgrade = method == "CONNECT" or "upgrade" in headers
+    if method == "CONNECT" and ":path" not in headers:
+        return RequestLine(method, headers.get(":scheme"), host, "", "", "", upgrade)
+    raw = headers.get(":path")
+    path, mark, query = raw.partition("?")
+    url_path = path if _PLAIN_PATH.match(path) else _decode_path(path, method)
+    if mark and not _QUERY.match(query):
+        raise ProtocolError("invalid-query", "The query has characters that must be percent-encoded.")
+    return RequestLine(method, headers.get(":scheme"), host, raw, url_path, query, upgrade)
+
+
+def _decode_path(path: str, method: str) -> str:
+    """Percent-decode once, refusing what a second reader could see as another path."""
+    if path == "*" and method == "OPTIONS":
+        return path
+    if not _PATH.match(path):
+        raise ProtocolError("ambiguous-path", "The path has characters that must be percent-encoded.")
+    for escape in _ESCAPE.finditer(path):
+        pair = escape.group(1)
+        try:
+            byte = int(pair, 16) if pair and pair.isascii() and pair.isalnum() else -1
+        except ValueError:
+            byte = -1
+        if byte < 0:
+            raise ProtocolError("ambiguous-path", "The path has a broken percent escape.")
+        if byte in b"/\\%;?#" or byte < 0x20 or byte == 0x7F:
+            raise ProtocolError(
+                "ambiguous-path", "The path hides a separator or control character in an escape."
+            )
+    try:
+        decoded = unquote_to_bytes(path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ProtocolError("ambiguous-path", "The path is not UTF-8 once decoded.") from None
+    segments = decoded.split("/")[1:]
+    if any(segment in (".", "..") for segment in segments) or "" in segments[:-1]:
+        raise ProtocolError("ambiguous-path", "The path has empty or dot segments.")
+    return decoded
+
+
+def query_params(query: str) -> dict[str, list[str]]:
+    """Decoded query parameters by name, every value in order (application/x-www-form-urlencoded)."""
+    params: dict[str, list[str]] = {}
+    for pair in query.split("&"):
+        if not pair:
+            continue
+        name, _, value = pair.partition("=")
+        params.setdefault(_unquote(name), []).append(_unquote(value))
+    return params
+
+
+def _unquote(text: str) -> str:
+    raw = unquote_to_bytes(text.replace("+", " "))
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ProtocolError("invalid-query", "The query is not UTF-8 once decoded.") from None
+
+
+def check_override_param(query: str) -> None:
+    """Refuse `_method` as a query parameter: some frameworks run it instead of the method that was judged."""
+    if "method" in query.lower() or "%" in query:
+        for name in query_params(query):
+            if name.strip().lower() == "_method":
+                raise ProtocolError("override-parameter", "The parameter _method is not accepted here.")

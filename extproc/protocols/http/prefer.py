@@ -1,0 +1,26 @@
+"""The Prefer header (RFC 7240): whether the caller wants to wait for an approval, and how long."""
+
+from __future__ import annotations
+
+
+def preferences(values: list[str]) -> dict[str, str]:
+    """Preference name to value, first occurrence wins (RFC 7240 §2); parameters are dropped."""
+    found: dict[str, str] = {}
+    for value in values:
+        for part in value.split(","):
+            name, _, rest = part.partition(";")[0].partition("=")
+            name = name.strip().lower()
+            if name and name not in found:
+                found[name] = rest.strip().strip('"').lower()
+    return found
+
+
+def wait_asked(values: list[str], *, honour_wait: bool) -> float | None:
+    """Seconds the caller wants to wait at most; None when it does not say. `hold=async` means 0."""
+    asked = preferences(values)
+    if asked.get("hold") == "async":
+        return 0.0
+    seconds = asked.get("wait", "")
+    if honour_wait and seconds.isascii() and seconds.isdigit() and len(seconds) < 7:
+        return float(seconds)
+    return None

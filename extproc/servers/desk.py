@@ -1,0 +1,107 @@
+"""Where a held request waits: open or join the hold, wait, check policy again, spend the approval once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from extproc.domain.errors import StoreUnavailableError
+from extproc.domain.hold import HeldRequest, HoldError, HoldState, HoldStore, Verdict
+from extproc.domain.steps import Wait
+from extproc.pipeline import HoldSettled
+
+ENDED = {
+    HoldState.REJECTED: "rejected",
+    HoldState.EXPIRED: "closed",
+    HoldState.WITHDRAWN: "closed",
+    HoldState.ABANDONED: "closed",
+    HoldState.REVOKED: "closed",
+    HoldState.VOID: "void",
+}
+
+
+class HoldDesk:
+    """One for all requests of a worker. `open_waits` bounds how many wait here at once."""
+
+    def __init__(
+        self, store: HoldStore, *, now: Callable[[], float], open_waits: int, moved: Callable[[], None]
+    ) -> None:
+        self._store = store
+        self._now = now
+        self._room = open_waits
+        self._moved = moved
+
+    async def settle(self, wait: Wait, recheck: Callable[[HeldRequest, float], str]) -> HoldSettled:
+        """Wait until released, decided otherwise, or out of time.
+
+        `recheck` judges the request again under the policy in force and returns why it may not go on, or "".
+        A cancelled wait leaves the hold as it is: the client may come back and join it.
+        """
+        if self._room <= 0:
+            return HoldSettled("too_many")
+        self._room -= 1
+        try:
+            return await self._settle(wait, recheck)
+        except HoldError as error:
+            return HoldSettled("too_many" if error.code == "too_many" else "unavailable")
+        except StoreUnavailableError:
+            return HoldSettled("unavailable")
+        finally:
+            self._room += 1
+            self._moved()
+
+    async def _settle(self, wait: Wait, recheck: Callable[[HeldRequest, float], str]) -> HoldSettled:
+        deadline = self._now() + wait.wait
+        while True:
+            held = await self._store.open(wait.ask, self._now())
+            self._moved()
+            try:
+                settled = await self._until_decided(held, wait, recheck, deadline)
+            finally:
+                # shielded: a client that leaves cancels us, and the count must still go down
+                await asyncio.shield(self._store.leave(held.id, self._now()))
+            if settled is not None:
+                return settled
+            # another equal request used the approval: this one asks anew, in the time that is left
+
+    async def _until_decided(
+        self, held: HeldRequest, wait: Wait, recheck: Callable[[HeldRequest, float], str], deadline: float
+    ) -> HoldSettled | None:
+        while True:
+            now = self._now()
+            if held.state is HoldState.APPROVED:
+                why = recheck(held, now)
+                if why == "token-expired":
+                    return HoldSettled("token_expired", held)
+                if why:
+                    closed = await self._store.close(held.id, Verdict.VOID, now, reason=why)
+                    return HoldSettled("void", closed)
+                try:
+                    released = await self._store.release(held.id, wait.ask.decision_id, now)
+                except HoldError:
+                    current = await self._store.get(held.id, now)
+                    if current is None:
+                        return HoldSettled("closed", held)
+                    held = current
+                    continue
+                return HoldSettled("released", released)
+            if held.state is HoldState.RELEASED:
+                if held.released_to == wait.ask.decision_id:
+                    return HoldSettled("released", held)
+                return None
+            if held.state is not HoldState.PENDING:
+                ended = ENDED[held.state]
+                return HoldSettled(
+                    "rejected" if ended == "rejected" else "void" if ended == "void" else "closed", held
+                )
+            left = deadline - now
+            if left <= 0:
+                return HoldSettled("waiting", held)
+            changed = await self._store.changed(held.id, held.version, left)
+            if changed is not None:
+                held = changed
+                continue
+            current = await self._store.get(held.id, self._now())
+            if current is None:
+                return HoldSettled("closed", held)
+            held = current

@@ -1,0 +1,293 @@
+"""Envoy's messages to our nouns and back. Protobuf is known here and in the transports, nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf import struct_pb2
+
+from extproc.domain.decision import HeaderChange
+from extproc.domain.request import Headers, RequestHead, Source, Trace
+from extproc.domain.steps import BodyMode, BodyModes, Forward, Refuse
+from extproc.servers.wire import ext_authz_pb2 as az
+from extproc.servers.wire import ext_proc_pb2 as pb
+
+PROCESS_METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+CHECK_METHOD = "/envoy.service.auth.v3.Authorization/Check"
+TARGET_KEY = "x-extproc-target"
+"""The gRPC metadata key, written by Envoy's own configuration, that names the target."""
+METADATA_NAMESPACE = "extproc"
+ATTRIBUTES_KEY = "envoy.filters.http.ext_proc"
+
+Mode = pb.ProcessingMode
+_TO_MODE = {
+    Mode.NONE: BodyMode.NONE,
+    Mode.STREAMED: BodyMode.STREAMED,
+    Mode.BUFFERED: BodyMode.BUFFERED,
+}
+_FROM_MODE = {mode: number for number, mode in _TO_MODE.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class CallMetadata:
+    """What came with the RPC itself, from Envoy's configuration and tracer; never from the client."""
+
+    target: str = ""
+    trace: Trace = Trace()
+    raw: Mapping[str, str] = field(default_factory=dict)
+
+
+def call_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> CallMetadata:
+    """Read RPC metadata. Two targets are as bad as none: both leave `target` empty."""
+    targets: list[str] = []
+    traceparent = ""
+    for key, value in pairs:
+        if key == TARGET_KEY and isinstance(value, str):
+            targets.append(value)
+        elif key == "traceparent" and isinstance(value, str):
+            traceparent = value
+    return CallMetadata(targets[0] if len(targets) == 1 else "", parse_traceparent(traceparent))
+
+
+def parse_traceparent(value: str) -> Trace:
+    """W3C trace context, level 1: version-traceid-parentid-flags, lower-case hex, not all zero."""
+    parts = value.split("-")
+    if len(parts) < 4 or [len(part) for part in parts[:4]] != [2, 32, 16, 2]:
+        return Trace()
+    version, trace_id, parent_id, flags = parts[:4]
+    if any(c not in "0123456789abcdef" for part in parts[:4] for c in part):
+        return Trace()
+    if version == "ff" or not trace_id.strip("0") or not parent_id.strip("0"):
+        return Trace()
+    return Trace(trace_id, parent_id, bool(int(flags, 16) & 1))
+
+
+def headers_of(header_map: pb.HeaderMap) -> Headers:
+    """Header fields; Envoy fills `raw_value`, older ones `value`. Latin-1 keeps every byte."""
+    return Headers(
+        tuple(
+            (h.key.decode("latin-1").lower(), (h.raw_value or h.value).decode("latin-1"))
+            for h in header_map.headers
+        )
+    )
+
+
+def request_head(message: pb.ProcessingRequest, call: CallMetadata) -> RequestHead:
+    """The head of an exchange from its first message, whatever kind that message is."""
+    attributes = struct_values(message.attributes[ATTRIBUTES_KEY]) if message.attributes else {}
+    metadata: dict[str, Any] = {}
+    if message.HasField("metadata_context"):
+        metadata = {
+            name: struct_values(value) for name, value in message.metadata_context.filter_metadata.items()
+        }
+    headers, end = Headers(()), False
+    if message.WhichOneof("request") == "request_headers":
+        headers = headers_of(message.request_headers.headers)
+        end = message.request_headers.end_of_stream
+    return RequestHead(
+        target=call.target,
+        headers=headers,
+        end_of_stream=end,
+        source=Source(
+            address=_text(attributes.get("source.address")),
+            mtls=attributes.get("connection.mtls") is True,
+            peer_uri_san=_text(attributes.get("connection.uri_san_peer_certificate")),
+        ),
+        trace=call.trace,
+        route=_text(attributes.get("xds.route_name")),
+        metadata=metadata,
+    )
+
+
+def modes_in_force(message: pb.ProcessingRequest) -> BodyModes | None:
+    """The body modes Envoy says it uses (first message only); None when it uses one we do not serve."""
+    if not message.HasField("protocol_config"):
+        return None
+    config = message.protocol_config
+    if config.send_body_without_waiting_for_header_response:
+        return None
+    request = _TO_MODE.get(config.request_body_mode)
+    response = _TO_MODE.get(config.response_body_mode)
+    if request is None or response is None:
+        return None
+    return BodyModes(request, response)
+
+
+def struct_values(struct: struct_pb2.Struct) -> dict[str, Any]:
+    """A protobuf Struct as plain Python; numbers stay floats."""
+    return {name: _value(value) for name, value in struct.fields.items()}
+
+
+def _value(value: struct_pb2.Value) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return struct_values(value.struct_value)
+    if kind == "list_value":
+        return [_value(item) for item in value.list_value.values]
+    if kind is None or kind == "null_value":
+        return None
+    return getattr(value, kind)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+# ---------------------------------------------------------------------- replies
+
+
+def forward_reply(kind: str, step: Forward) -> pb.ProcessingResponse:
+    """The reply to a message of `kind` that lets it go on, changed or not."""
+    if (
+        not step.headers.set
+        and not step.headers.remove
+        and step.body is None
+        and not step.metadata
+        and not step.modes
+    ):
+        return UNCHANGED[kind]
+    reply = pb.ProcessingResponse()
+    if kind.endswith("trailers"):
+        getattr(reply, kind).SetInParent()
+        return reply
+    common = getattr(reply, kind).response
+    common.SetInParent()
+    if step.headers.set or step.headers.remove:
+        mutate(common.header_mutation, step.headers)
+    if step.body is not None:
+        common.body_mutation.body = step.body
+    if step.metadata:
+        _put_metadata(reply.dynamic_metadata, step.metadata)
+    if step.modes is not None and kind.endswith("_headers"):
+        override = reply.mode_override
+        override.request_header_mode = Mode.SEND
+        override.response_header_mode = Mode.SEND
+        override.request_body_mode = _FROM_MODE[step.modes.request]
+        override.response_body_mode = _FROM_MODE[step.modes.response]
+        override.request_trailer_mode = Mode.SKIP
+        override.response_trailer_mode = Mode.SKIP
+    return reply
+
+
+def refuse_reply(step: Refuse) -> pb.ProcessingResponse:
+    """An immediate response."""
+    reply = pb.ProcessingResponse()
+    immediate = reply.immediate_response
+    immediate.status.code = step.status
+    mutate(immediate.headers, HeaderChange(set=step.headers))
+    immediate.body = step.body
+    immediate.details = step.details
+    if step.metadata:
+        _put_metadata(reply.dynamic_metadata, step.metadata)
+    return reply
+
+
+def timeout_reply(seconds: float) -> pb.ProcessingResponse:
+    """Ask for more time. Envoy honours one per message, and only when it comes alone."""
+    reply = pb.ProcessingResponse()
+    reply.override_message_timeout.FromMilliseconds(max(1, int(seconds * 1000)))
+    return reply
+
+
+def mutate(mutation: pb.HeaderMutation, change: HeaderChange) -> None:
+    """Removals, then sets; a repeated name replaces once and then appends. Values travel as `raw_value`."""
+    mutation.remove_headers.extend(name.encode("latin-1") for name in change.remove)
+    seen: set[str] = set()
+    for name, value in change.set:
+        option = mutation.set_headers.add()
+        option.header.key = name.encode("latin-1")
+        option.header.raw_value = value.encode("latin-1", "replace")
+        if name in seen:
+            option.append = True
+        seen.add(name)
+
+
+def _put_metadata(struct: struct_pb2.Struct, values: Mapping[str, str]) -> None:
+    inner = struct.fields[METADATA_NAMESPACE].struct_value
+    for name, value in values.items():
+        inner.fields[name].string_value = value
+
+
+def _unchanged() -> dict[str, pb.ProcessingResponse]:
+    made: dict[str, pb.ProcessingResponse] = {}
+    for kind in (
+        "request_headers", "response_headers", "request_body", "response_body", "request_trailers", "response_trailers",
+    ):  # fmt: skip
+        reply = pb.ProcessingResponse()
+        getattr(reply, kind).SetInParent()
+        made[kind] = reply
+    return made
+
+
+UNCHANGED = _unchanged()
+"""Replies that change nothing, shared: never mutate one."""
+
+
+# ---------------------------------------------------------------------- ext_authz
+
+
+def authz_head(message: az.CheckRequest, call: CallMetadata) -> tuple[RequestHead, bytes]:
+    """The request of a Check call and its body. The target is in the route's context extensions."""
+    context = message.attributes
+    http = context.request.http
+    pairs = [
+        (":method", http.method), (":path", http.path), (":authority", http.host), (":scheme", http.scheme),
+    ]  # fmt: skip
+    items = [(name, value.decode("latin-1")) for name, value in pairs]
+    if http.HasField("header_map"):
+        items += [pair for pair in headers_of(http.header_map) if pair[0][0] != ":"]
+    else:
+        items += [
+            (name.lower(), value.encode().decode("latin-1"))
+            for name, value in http.headers.items()
+            if name[:1] != ":"
+        ]
+    targets = [t for t in (context.context_extensions.get("extproc.target", ""), call.target) if t]
+    head = RequestHead(
+        target=targets[0] if len(set(targets)) == 1 else "",
+        headers=Headers(tuple(items)),
+        end_of_stream=False,
+        source=Source(
+            address=f"{context.source.address.socket_address.address}:"
+            f"{context.source.address.socket_address.port_value}",
+            mtls=bool(context.source.principal),
+            peer_uri_san=context.source.principal,
+        ),
+        trace=call.trace,
+        metadata={
+            name: struct_values(value) for name, value in context.metadata_context.filter_metadata.items()
+        },
+    )
+    return head, http.raw_body or http.body
+
+
+def check_reply(step: Forward | Refuse) -> az.CheckResponse:
+    """A Check verdict: OK with header changes, or a denial with its body (RFC 9457)."""
+    reply = az.CheckResponse()
+    if isinstance(step, Refuse):
+        reply.status.code = 7 if step.status < 500 else 14  # PERMISSION_DENIED, UNAVAILABLE
+        denied = reply.denied_response
+        denied.status.code = step.status
+        denied.body = step.body
+        _options(denied.headers, step.headers)
+    else:
+        ok = reply.ok_response
+        ok.SetInParent()
+        _options(ok.headers, step.headers.set)
+        ok.headers_to_remove.extend(name.encode("latin-1") for name in step.headers.remove)
+        reply.status.code = 0
+    if step.metadata:
+        for name, value in step.metadata.items():
+            reply.dynamic_metadata.fields[name].string_value = value
+    return reply
+
+
+def _options(container: Any, pairs: Iterable[tuple[str, str]]) -> None:
+    for name, value in pairs:
+        option = container.add()
+        option.header.key = name.encode("latin-1")
+        # ext_authz reads `value`, unlike ext_proc
+        option.header.value = value.encode("latin-1", "replace")
+        option.append = False

@@ -1,0 +1,259 @@
+"""Envoy's HTTP external processing: one `ProcessStream` per RPC, the same for every transport.
+
+`receive` is synchronous. It handles a message, appends records and posts the reply; the transport then flushes.
+Only a hold or a key fetch starts a task, so the reader is never blocked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import structlog
+from google.protobuf.message import DecodeError
+
+from extproc.domain.errors import ProtocolError
+from extproc.domain.record import Record
+from extproc.domain.steps import BodyMode, BodyModes, Forward, NeedBody, NeedKeys, Refuse, Step, Wait
+from extproc.pipeline import HttpExchange
+from extproc.pipeline.problems import problem
+from extproc.servers.envoy_proto import (
+    UNCHANGED,
+    CallMetadata,
+    forward_reply,
+    headers_of,
+    modes_in_force,
+    refuse_reply,
+    request_head,
+    timeout_reply,
+)
+from extproc.servers.service import Service
+from extproc.servers.wire import ext_proc_pb2 as pb
+
+log = structlog.get_logger()
+
+TIMEOUT_MARGIN = 10.0
+"""Seconds Envoy is asked to wait beyond our own deadline, so that ours ends the wait."""
+KEYS_WAIT = 8.0
+BUFFERED = BodyModes(BodyMode.BUFFERED, BodyMode.BUFFERED)
+
+
+class Channel(Protocol):
+    """The way back to Envoy. Messages keep their order; `abort` ends the RPC with a non-OK status."""
+
+    def send(self, reply: pb.ProcessingResponse) -> None: ...
+
+    def abort(self, reason: str) -> None: ...
+
+
+class PostedReply:
+    """A reply in the outbox: the real one, or the refusal if its records cannot be written."""
+
+    __slots__ = ("_channel", "_message", "_stream")
+
+    def __init__(self, stream: ProcessStream, channel: Channel, message: pb.ProcessingResponse) -> None:
+        self._stream = stream
+        self._channel = channel
+        self._message = message
+
+    def send(self) -> None:
+        self._channel.send(self._message)
+
+    def refuse(self) -> None:
+        self._stream.unrecorded()
+
+
+class ProcessStream:
+    """One `Process` RPC: one HTTP exchange."""
+
+    __slots__ = ("_body_sent", "_call", "_channel", "_exchange", "_service", "_task", "ended")
+
+    def __init__(self, service: Service, call: CallMetadata, channel: Channel) -> None:
+        self._service = service
+        self._call = call
+        self._channel = channel
+        self._exchange: HttpExchange | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._body_sent = False
+        self.ended = False
+
+    def receive(self, data: bytes) -> None:
+        """One message from Envoy. Never raises: what goes wrong becomes a refusal or an abort."""
+        if self.ended:
+            return
+        try:
+            message = pb.ProcessingRequest.FromString(data)
+        except DecodeError:
+            self._abort("the message does not parse")
+            return
+        kind = message.WhichOneof("request")
+        if kind is None:
+            self._abort("the message has no request part")
+            return
+        try:
+            self._handle(kind, message)
+        except Exception:
+            log.exception("exchange.failed", kind=kind)
+            self._fail(kind)
+
+    def closed(self, reason: str) -> None:
+        """Envoy ended the stream, in whatever way: nothing can be answered any more."""
+        if self.ended and self._task is None:
+            return
+        self.ended = True
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if self._exchange is not None:
+            self._service.note(self._exchange.aborted(self._service.now(), reason))
+
+    # ------------------------------------------------------------------
+
+    def _handle(self, kind: str, message: pb.ProcessingRequest) -> None:
+        service = self._service
+        exchange = self._exchange
+        now = service.now()
+        if exchange is None:
+            in_force = modes_in_force(message)
+            self._exchange = exchange = HttpExchange(
+                service.current, service.new_hex, in_force or BUFFERED, now
+            )
+            head = request_head(message, self._call)
+            if in_force is None or message.observability_mode:
+                exchange.expect_response(head)
+                self._reply(kind, exchange.misconfigured(now))
+                return
+            if kind != "request_headers":
+                exchange.expect_response(head)
+                if kind.startswith("request"):
+                    self._reply(kind, exchange.misconfigured(now))
+                    return
+            else:
+                self._reply(kind, exchange.request_headers(head, now))
+                return
+        match kind:
+            case "request_headers":
+                raise ProtocolError("out-of-order", "Request headers came twice.")
+            case "request_body":
+                self._reply(kind, exchange.request_body(message.request_body.body, now))
+            case "response_headers":
+                if self._task is not None:
+                    # a local reply of Envoy while the request still waits: the wait is over
+                    self._task.cancel()
+                    self._task = None
+                headers = headers_of(message.response_headers.headers)
+                self._reply(
+                    kind, exchange.response_headers(headers, message.response_headers.end_of_stream, now)
+                )
+            case "response_body":
+                part = message.response_body
+                step = exchange.response_body(part.body, part.end_of_stream, now)
+                self._reply(kind, step)
+                self._body_sent = True
+            case _:
+                self._reply(kind, Forward())
+
+    def _reply(self, kind: str, step: Step) -> None:
+        match step:
+            case Forward():
+                self._post(step.records, forward_reply(kind, step))
+            case Refuse():
+                if self._body_sent:
+                    for record in step.records:
+                        self._service.ledger.append(record)
+                    self._abort("the response must stop here")
+                    return
+                self._post(step.records, refuse_reply(step))
+            case NeedBody():
+                self._post(step.records, UNCHANGED[kind])
+            case Wait():
+                wait = step
+                if wait.wait > 0:
+                    self._post(wait.records, timeout_reply(wait.wait + TIMEOUT_MARGIN))
+                self._task = self._service.spawn(self._wait(kind, wait))
+            case NeedKeys():
+                self._post(step.records, timeout_reply(KEYS_WAIT + TIMEOUT_MARGIN))
+                self._task = self._service.spawn(self._fetch(kind, step))
+
+    def _post(self, records: tuple[Record, ...], message: pb.ProcessingResponse) -> None:
+        append = self._service.ledger.append
+        for record in records:
+            append(record)
+        self._service.post(PostedReply(self, self._channel, message))
+
+    async def _wait(self, kind: str, wait: Wait) -> None:
+        exchange = self._exchange
+        assert exchange is not None  # noqa: S101  (a stream waits only for its exchange)
+        try:
+            settled = await self._service.desk.settle(wait, exchange.recheck)
+            self._task = None
+            self._reply(kind, exchange.hold_settled(settled, self._service.now()))
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("hold.failed")
+            self._task = None
+            self._fail(kind)
+        self._service.flush()
+
+    async def _fetch(self, kind: str, need: NeedKeys) -> None:
+        exchange = self._exchange
+        assert exchange is not None  # noqa: S101
+        try:
+            await asyncio.wait_for(self._service.keys.refresh(need.provider, self._service.now()), KEYS_WAIT)
+        except TimeoutError:
+            pass  # the exchange sees for itself that the keys are not there
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("keys.failed", provider=need.provider)
+        self._task = None
+        try:
+            self._reply(kind, exchange.keys_ready(self._service.now()))
+        except Exception:
+            log.exception("exchange.failed", kind=kind)
+            self._fail(kind)
+        self._service.flush()
+
+    # ------------------------------------------------------------------
+
+    def _fail(self, kind: str) -> None:
+        """An unexpected fault of ours: refuse in-band while that is possible, otherwise cut."""
+        exchange = self._exchange
+        if exchange is None or self._body_sent:
+            self._abort("internal error")
+            return
+        try:
+            step = exchange.failed(self._service.now())
+        except Exception:
+            log.exception("exchange.failed_twice", kind=kind)
+            self._abort("internal error")
+            return
+        self._post(step.records, refuse_reply(step))
+
+    def unrecorded(self) -> None:
+        """What this stream decided could not be written down, so none of it may happen."""
+        if self._body_sent:
+            self._abort("nothing can be recorded")
+            return
+        self.ended = True
+        body = problem(503, "ledger-unavailable", "The audit ledger cannot be written.")
+        self._channel.send(
+            refuse_reply(
+                Refuse(
+                    503,
+                    (("content-type", "application/problem+json"), ("retry-after", "5")),
+                    body,
+                    "extproc_ledger_unavailable",
+                )
+            )
+        )
+
+    def _abort(self, reason: str) -> None:
+        self.ended = True
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if self._exchange is not None:
+            self._service.note(self._exchange.aborted(self._service.now(), reason))
+        self._channel.abort(reason)

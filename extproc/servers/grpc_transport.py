@@ -1,0 +1,150 @@
+"""gRPC by grpcio: portable, with TLS. The exchange code is the same for every transport."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from extproc.servers.envoy_proto import CHECK_METHOD, PROCESS_METHOD, call_metadata
+from extproc.servers.ext_authz import check
+from extproc.servers.ext_proc import ProcessStream
+from extproc.servers.half_close import CutError, run_until_half_closed
+from extproc.servers.service import Service
+from extproc.servers.wire import ext_proc_pb2 as pb
+
+log = structlog.get_logger()
+
+SERVICES = ("", "envoy.service.ext_proc.v3.ExternalProcessor", "envoy.service.auth.v3.Authorization")
+
+
+class GrpcChannel:
+    """The way back of one RPC: an ordered queue and one writer at a time."""
+
+    __slots__ = ("_context", "_lock", "_queue", "cut", "writing")
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._queue: deque[pb.ProcessingResponse] = deque()
+        self._lock = asyncio.Lock()
+        self.cut = asyncio.Event()
+        self.writing: asyncio.Task[None] | None = None
+
+    def send(self, reply: pb.ProcessingResponse) -> None:
+        self._queue.append(reply)
+        if self.writing is None or self.writing.done():
+            self.writing = asyncio.get_running_loop().create_task(self._drain())
+
+    def abort(self, reason: str) -> None:
+        self.cut.set()
+
+    async def _drain(self) -> None:
+        try:
+            while self._queue:
+                await self._context.write(self._queue.popleft().SerializeToString())
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            # the peer is gone; the reader learns it too and closes the stream
+            self._queue.clear()
+
+
+class GrpcServer:
+    """Serves ExternalProcessor, Authorization and health on one address."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        limit = service.max_message
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", limit),
+                ("grpc.so_reuseport", 0),
+                ("grpc.http2.max_ping_strikes", 0),
+            ]
+        )
+        self._health = health.aio.HealthServicer()
+        self._server.add_generic_rpc_handlers((_Methods(service),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+
+    def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
+        """Bind; returns the port (1 for a unix socket). Raises RuntimeError when it cannot."""
+        if credentials is not None:
+            return self._server.add_secure_port(address, credentials)
+        return self._server.add_insecure_port(address)
+
+    async def start(self) -> None:
+        """Accept calls and report healthy."""
+        await self._server.start()
+        await self.set_healthy(True)
+
+    async def set_healthy(self, healthy: bool) -> None:
+        """What Envoy's health check sees."""
+        status = health_pb2.HealthCheckResponse
+        for name in SERVICES:
+            await self._health.set(name, status.SERVING if healthy else status.NOT_SERVING)
+
+    async def stop(self, grace: float) -> None:
+        """Refuse new calls, give running ones `grace` seconds, then cut them with a status that is not OK."""
+        await self._server.stop(grace)
+
+
+class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._process_handler = grpc.stream_stream_rpc_method_handler(self._process)
+        self._check_handler = grpc.unary_unary_rpc_method_handler(self._check)
+
+    def service(self, handler_call_details: Any) -> Any:
+        if handler_call_details.method == PROCESS_METHOD:
+            return self._process_handler
+        if handler_call_details.method == CHECK_METHOD:
+            return self._check_handler
+        return None
+
+    async def _process(self, _: Any, context: Any) -> None:
+        channel = GrpcChannel(context)
+        stream = ProcessStream(self._service, call_metadata(context.invocation_metadata() or ()), channel)
+        how = "cancelled"
+
+        async def serve() -> bool:
+            nonlocal how
+            cut = asyncio.ensure_future(channel.cut.wait())
+            try:
+                while True:
+                    read = asyncio.ensure_future(context.read())
+                    await asyncio.wait((read, cut), return_when=asyncio.FIRST_COMPLETED)
+                    if cut.done():
+                        read.cancel()
+                        how = "cut"
+                        raise CutError("extproc ended this stream")
+                    data = read.result()
+                    if data is grpc.aio.EOF:
+                        how = "half-closed"
+                        stream.closed(how)
+                        if channel.writing is not None:
+                            await channel.writing
+                        return True
+                    stream.receive(data)
+                    self._service.flush()
+            finally:
+                cut.cancel()
+                stream.closed(how)
+
+        async def abort(reason: str) -> NoReturn:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
+            raise AssertionError("abort returned")
+
+        await run_until_half_closed(serve, abort)
+
+    async def _check(self, data: bytes, context: Any) -> bytes:
+        metadata = call_metadata(context.invocation_metadata() or ())
+        reply = await check(self._service, data, metadata)
+        if reply is None:
+            await context.abort(grpc.StatusCode.INTERNAL, "the check could not be made")
+        return reply.SerializeToString() if reply is not None else b""

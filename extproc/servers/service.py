@@ -1,0 +1,111 @@
+"""What every front end shares: the governance in force, the ledger, the hold desk, and the order of writes.
+
+Replies are collected in an outbox; `flush` commits the ledger once and only then lets them go. If the commit
+fails, every reply of that batch becomes a refusal (DESIGN: order of writes).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+import structlog
+
+from extproc.domain.errors import LedgerUnavailableError
+from extproc.domain.record import Record
+from extproc.pipeline import Governance
+from extproc.servers.desk import HoldDesk
+
+log = structlog.get_logger()
+
+
+class Ledger(Protocol):
+    """Where records go. `append` buffers; `commit` writes all that is buffered or raises."""
+
+    def append(self, record: Record) -> object: ...
+
+    def commit(self) -> None:
+        """Raises LedgerUnavailableError; then the buffered records are gone."""
+
+
+class KeyFetcher(Protocol):
+    """Fetches an issuer's keys; a failure is remembered by the key store, not raised."""
+
+    async def refresh(self, provider: str, now: float) -> None: ...
+
+
+class Reply(Protocol):
+    """One reply waiting for its records to be written."""
+
+    def send(self) -> None: ...
+
+    def refuse(self) -> None:
+        """Its records could not be written: answer with a refusal instead."""
+
+
+class Service:
+    """Shared by all streams of one worker. Single-threaded: the event loop owns it."""
+
+    def __init__(
+        self,
+        *,
+        governance: Governance,
+        ledger: Ledger,
+        desk: HoldDesk,
+        keys: KeyFetcher,
+        now: Callable[[], float],
+        new_hex: Callable[[int], str],
+        max_message: int = 64 << 20,
+    ) -> None:
+        self.governance = governance
+        self.ledger = ledger
+        self.desk = desk
+        self.keys = keys
+        self.now = now
+        self.new_hex = new_hex
+        self.max_message = max_message
+        self.draining = False
+        self._outbox: list[Reply] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def current(self) -> Governance:
+        """The governance in force now."""
+        return self.governance
+
+    def post(self, reply: Reply) -> None:
+        """Queue a reply whose records were appended; `flush` sends it."""
+        self._outbox.append(reply)
+
+    def flush(self) -> None:
+        """Commit once, then send everything; or refuse everything."""
+        if not self._outbox:
+            return
+        batch, self._outbox = self._outbox, []
+        try:
+            self.ledger.commit()
+        except LedgerUnavailableError:
+            log.error("ledger.unavailable", refused=len(batch))
+            for reply in batch:
+                reply.refuse()
+            return
+        for reply in batch:
+            reply.send()
+
+    def note(self, records: tuple[Record, ...]) -> None:
+        """Records that no reply waits for (a client left). Losing them is logged, never hidden."""
+        if not records:
+            return
+        for record in records:
+            self.ledger.append(record)
+        try:
+            self.ledger.commit()
+        except LedgerUnavailableError:
+            log.error("ledger.unavailable", lost=[record.kind for record in records])
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that this service owns until it ends."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
