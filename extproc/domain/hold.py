@@ -58,7 +58,7 @@ OPEN_STATES = frozenset({HoldState.PENDING, HoldState.APPROVED})
 
 class HoldError(ExtprocError):
     """A move that may not happen. `code` is stable: not_found, not_open, self_approval, not_human,
-    not_a_member, already_voted, reason_required, too_many, conflict."""
+    not_a_member, already_voted, reason_required, too_many, not_shown_in_full, conflict."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -66,13 +66,28 @@ class HoldError(ExtprocError):
         self.message = message
 
 
+VIEW_SECTIONS = ("facts", "normalised", "raw")
+"""The order in which a view is shown: what we found out, what it means, what was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldLimits:
+    """How much may wait at once: open holds of one (issuer, subject), of everybody, waiters on one hold."""
+
+    per_principal: int = 20
+    total: int = 10_000
+    waiters: int = 100
+
+
 @dataclass(frozen=True, slots=True)
 class HoldAsk:
     """What the pipeline asks the store to hold.
 
     `binding` is a keyed digest over principal, target, the exact request and the deciding rules:
-    equal asks have equal bindings and share one open hold. `view` is what an approver sees, already masked;
-    `facts` come first, then the request. `session_id` and `decision_id` tie it to the ledger.
+    equal asks have equal bindings and share one open hold. `view` is what an approver sees, already masked:
+    JSON values under `VIEW_SECTIONS`. Whoever cuts something says so with a truthy `truncated` (best: the list
+    of what was cut) in the view itself or in the section; such a hold cannot be approved.
+    `session_id` and `decision_id` tie it to the ledger.
     """
 
     binding: str
@@ -122,6 +137,18 @@ class HeldRequest:
         """Still pending, or approved and not yet used."""
         return self.state in OPEN_STATES
 
+    @property
+    def deadline(self) -> float | None:
+        """When time alone ends it: `expires_at` while pending, `use_before` while approved."""
+        if self.state is HoldState.PENDING:
+            return self.expires_at
+        return self.use_before if self.state is HoldState.APPROVED else None
+
+    def is_overdue(self, now: float) -> bool:
+        """Open by the books although its time is up."""
+        deadline = self.deadline
+        return deadline is not None and now >= deadline
+
 
 @dataclass(frozen=True, slots=True)
 class HoldMove:
@@ -157,10 +184,11 @@ class HoldStore(Protocol):
         *,
         states: Sequence[HoldState] = (),
         requester: tuple[str, str] | None = None,
+        seen_by: Principal | None = None,
         limit: int = 100,
         now: float,
     ) -> list[HeldRequest]:
-        """Newest first; `requester` is (issuer, subject)."""
+        """Newest first; `requester` is (issuer, subject), `seen_by` keeps what `quorum.may_see` allows."""
 
     async def vote(self, hold_id: str, vote: Vote, now: float) -> HeldRequest:
         """Count a vote; enough of them approve, one rejection rejects. Raises HoldError."""
@@ -174,7 +202,16 @@ class HoldStore(Protocol):
         """Expire, withdraw, abandon, void or revoke, as the table allows. Raises HoldError."""
 
     async def changed(self, hold_id: str, version: int, timeout: float) -> HeldRequest | None:
-        """Wait until the hold's version differs from `version`, at most `timeout` seconds; None if it did not."""
+        """Wait until the hold's version differs from `version`, at most `timeout` seconds; None if it did not.
+
+        Raises StoreUnavailableError when the store is lost meanwhile, and HoldError("not_found").
+        """
+
+    async def news(self, since: int, timeout: float) -> int:
+        """The number of the newest move of any hold; waits at most `timeout` seconds until it exceeds `since`."""
+
+    async def sweep(self, now: float) -> int:
+        """Expire what is overdue at `now`; how many that were."""
 
     async def unrecorded(self, limit: int = 100) -> list[HoldMove]:
         """Moves not yet told to the ledger, oldest first."""

@@ -1,0 +1,233 @@
+"""The hold store's tables, and holds as rows. Known to `hold_sqlite.py` alone.
+
+holds     one row a hold; `ask` is JSON, already masked; `deadline` is when time alone ends it, null once final
+votes     one row a vote, in order
+moves     the outbox: one row a change, `recorded` once the ledger has it
+waiters   how many requests of which process wait on a hold
+asked     the groups a hold asks, for listing
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from extproc.domain.hold import HeldRequest, HoldAsk, HoldMove, HoldState, Vote
+from extproc.domain.lifecycle import Change
+from extproc.domain.principal import Principal
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x65787468  # "exth"
+
+_OPEN = "state IN ('pending', 'approved')"
+_STATES = ", ".join(f"'{state.value}'" for state in HoldState)
+
+SCHEMA = f"""
+CREATE TABLE holds (
+    id TEXT PRIMARY KEY,
+    binding TEXT NOT NULL,
+    issuer TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    person TEXT NOT NULL,
+    allow_agents INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ({_STATES})),
+    version INTEGER NOT NULL,
+    created_at REAL NOT NULL,
+    expires_at REAL NOT NULL,
+    decided_at REAL NOT NULL,
+    use_before REAL NOT NULL,
+    deadline REAL CHECK ((deadline IS NOT NULL) = ({_OPEN})),
+    released_to TEXT NOT NULL CHECK ((released_to != '') = (state = 'released')),
+    closed_reason TEXT NOT NULL,
+    ask TEXT NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX one_open_hold_per_binding ON holds (binding) WHERE {_OPEN};
+CREATE INDEX holds_by_deadline ON holds (deadline) WHERE deadline IS NOT NULL;
+CREATE INDEX holds_by_requester ON holds (issuer, subject, created_at);
+CREATE INDEX holds_by_time ON holds (created_at);
+CREATE TABLE votes (
+    hold_id TEXT NOT NULL REFERENCES holds (id) ON DELETE CASCADE,
+    n INTEGER NOT NULL,
+    person TEXT NOT NULL,
+    approve INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    at REAL NOT NULL,
+    approver TEXT NOT NULL,
+    PRIMARY KEY (hold_id, n)
+) STRICT;
+CREATE UNIQUE INDEX one_vote_per_person ON votes (hold_id, person, approve);
+CREATE TABLE moves (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    hold_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    at REAL NOT NULL,
+    fields TEXT NOT NULL,
+    recorded INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX moves_unrecorded ON moves (seq) WHERE recorded = 0;
+CREATE TABLE waiters (
+    hold_id TEXT NOT NULL REFERENCES holds (id) ON DELETE CASCADE,
+    process TEXT NOT NULL,
+    count INTEGER NOT NULL CHECK (count > 0),
+    PRIMARY KEY (hold_id, process)
+) STRICT;
+CREATE TABLE asked (
+    hold_id TEXT NOT NULL REFERENCES holds (id) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    PRIMARY KEY (name, hold_id)
+) STRICT;
+"""
+
+COLUMNS = """h.id, h.state, h.version, h.created_at, h.expires_at, h.decided_at, h.use_before, h.released_to,
+    h.closed_reason, h.ask, (SELECT coalesce(sum(count), 0) FROM waiters WHERE hold_id = h.id)"""
+
+
+def load(db: sqlite3.Connection, hold_id: str) -> HeldRequest | None:
+    """The hold as it is stored."""
+    row = db.execute(f"SELECT {COLUMNS} FROM holds h WHERE h.id = ?", (hold_id,)).fetchone()  # noqa: S608
+    return _read(db, row) if row else None
+
+
+def load_open(db: sqlite3.Connection, binding: str) -> HeldRequest | None:
+    """The one open hold of a binding."""
+    row = db.execute(
+        f"SELECT {COLUMNS} FROM holds h WHERE h.binding = ? AND h.{_OPEN}",  # noqa: S608
+        (binding,),
+    ).fetchone()
+    return _read(db, row) if row else None
+
+
+def overdue(db: sqlite3.Connection, now: float) -> list[str]:
+    """Ids of open holds whose time is up, at most a thousand."""
+    return [row[0] for row in db.execute("SELECT id FROM holds WHERE deadline <= ? LIMIT 1000", (now,))]
+
+
+def select(
+    db: sqlite3.Connection,
+    *,
+    states: Sequence[HoldState],
+    requester: tuple[str, str] | None,
+    seen_by: Principal | None,
+    limit: int,
+) -> list[HeldRequest]:
+    """Newest first. The `seen_by` condition is `quorum.may_see` in SQL; the contract test compares them."""
+    where, values = ["1"], list[Any]()
+    if states:
+        where.append("h.state IN (SELECT value FROM json_each(?))")
+        values.append(json.dumps([state.value for state in states]))
+    if requester is not None:
+        where.append("h.issuer = ? AND h.subject = ?")
+        values += requester
+    if seen_by is not None:
+        human = seen_by.kind == "human"
+        where.append(
+            """((h.issuer = ? AND h.subject = ?) OR (? AND h.person = ?) OR ((? OR h.allow_agents) AND EXISTS
+            (SELECT 1 FROM asked a WHERE a.hold_id = h.id AND a.name IN (SELECT value FROM json_each(?)))))"""
+        )
+        values += [seen_by.issuer, seen_by.subject, human, seen_by.person, human, json.dumps(seen_by.groups)]
+    rows = db.execute(
+        f"SELECT {COLUMNS} FROM holds h WHERE {' AND '.join(where)}"  # noqa: S608  (constants only)
+        " ORDER BY h.created_at DESC, h.rowid DESC LIMIT ?",
+        (*values, limit),
+    ).fetchall()
+    return [_read(db, row) for row in rows]
+
+
+def insert(db: sqlite3.Connection, change: Change) -> None:
+    """A new hold and its first move."""
+    held = change.held
+    ask = held.ask
+    db.execute(
+        "INSERT INTO holds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            held.id,
+            ask.binding,
+            ask.requester.issuer,
+            ask.requester.subject,
+            ask.requester.person,
+            ask.demand.allow_agents,
+            held.state.value,
+            held.version,
+            held.created_at,
+            held.expires_at,
+            held.decided_at,
+            held.use_before,
+            held.deadline,
+            held.released_to,
+            held.closed_reason,
+            json.dumps(msgspec.to_builtins(ask)),
+        ),
+    )
+    db.executemany(
+        "INSERT OR IGNORE INTO asked VALUES (?, ?)",
+        [(held.id, quorum.group) for quorum in ask.demand.quorums],
+    )
+    _insert_moves(db, change.moves)
+
+
+def update(db: sqlite3.Connection, before: HeldRequest, change: Change) -> None:
+    """A changed hold, its new votes and its moves."""
+    held = change.held
+    db.execute(
+        """UPDATE holds SET state = ?, version = ?, decided_at = ?, use_before = ?, deadline = ?, released_to = ?,
+        closed_reason = ? WHERE id = ?""",
+        (
+            held.state.value,
+            held.version,
+            held.decided_at,
+            held.use_before,
+            held.deadline,
+            held.released_to,
+            held.closed_reason,
+            held.id,
+        ),
+    )
+    for n in range(len(before.votes), len(held.votes)):
+        vote = held.votes[n]
+        approver = json.dumps(msgspec.to_builtins(vote.approver))
+        db.execute(
+            "INSERT INTO votes VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (held.id, n, vote.person, vote.approve, vote.reason, vote.at, approver),
+        )
+    _insert_moves(db, change.moves)
+
+
+def read_move(row: Iterable[Any]) -> HoldMove:
+    """A row of id, hold_id, kind, at, fields."""
+    move_id, hold_id, kind, at, fields = row
+    return HoldMove(move_id, hold_id, kind, at, json.loads(fields))
+
+
+def _insert_moves(db: sqlite3.Connection, moves: Iterable[HoldMove]) -> None:
+    db.executemany(
+        "INSERT INTO moves (id, hold_id, kind, at, fields) VALUES (?, ?, ?, ?, ?)",
+        [(move.id, move.hold_id, move.kind, move.at, json.dumps(move.fields)) for move in moves],
+    )
+
+
+def _read(db: sqlite3.Connection, row: Sequence[Any]) -> HeldRequest:
+    votes = db.execute(
+        "SELECT person, approve, reason, at, approver FROM votes WHERE hold_id = ? ORDER BY n", (row[0],)
+    ).fetchall()
+    return HeldRequest(
+        id=row[0],
+        ask=msgspec.convert(json.loads(row[9]), HoldAsk),
+        state=HoldState(row[1]),
+        version=row[2],
+        created_at=row[3],
+        expires_at=row[4],
+        decided_at=row[5],
+        use_before=row[6],
+        votes=tuple(
+            Vote(person, msgspec.convert(json.loads(approver), Principal), bool(approve), reason, at)
+            for person, approve, reason, at, approver in votes
+        ),
+        waiters=row[10],
+        released_to=row[7],
+        closed_reason=row[8],
+    )

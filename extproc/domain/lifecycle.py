@@ -1,0 +1,191 @@
+"""The life of a hold: each function takes it as it stands and returns what becomes of it, with its moves.
+
+Stores load, call one of these and save the result, all in one transaction; so every store obeys the same table.
+A hold's version is the number of its moves: nothing changes unrecorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from extproc.domain.hold import (
+    MOVES,
+    HeldRequest,
+    HoldAsk,
+    HoldError,
+    HoldMove,
+    HoldState,
+    Verdict,
+    Vote,
+)
+from extproc.domain.principal import Principal
+from extproc.domain.quorum import check_shown, check_voter, earlier_vote, is_satisfied
+from extproc.domain.times import rfc3339
+
+REASON_LIMIT = 2000
+"""Characters of a reason."""
+
+KINDS: dict[HoldState, str] = {state: f"hold.{state.value}" for state in HoldState} | {
+    HoldState.PENDING: "hold.opened"
+}
+"""The record kind that tells of entering a state; a vote that decides nothing yet is `hold.vote`."""
+
+KEPT_CLAIMS = ("acr", "amr", "auth_time", "act")
+"""Claims that say how somebody proved who they are, and for whom they act. The rest is not kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A hold after something happened to it, and the moves that tell of it, oldest first."""
+
+    held: HeldRequest
+    moves: tuple[HoldMove, ...] = ()
+
+
+def opened(hold_id: str, ask: HoldAsk, now: float) -> Change:
+    """A new pending hold with one waiter."""
+    kept = replace(ask, requester=_kept(ask.requester), view=dict(ask.view))
+    held = HeldRequest(
+        id=hold_id,
+        ask=kept,
+        state=HoldState.PENDING,
+        version=0,
+        created_at=now,
+        expires_at=now + ask.demand.expires,
+        waiters=1,
+    )
+    demand = ask.demand
+    fields: dict[str, Any] = {
+        "target": ask.target,
+        "requester": kept.requester.to_record(),
+        "rules": list(ask.rules),
+        "risk": [{"rule": rule, "risk": risk} for rule, risk in ask.risk],
+        "approvers": [{"group": quorum.group, "count": quorum.count} for quorum in demand.quorums],
+        "allow_agents": demand.allow_agents,
+        "demand_digest": demand.digest,
+        "policy": ask.policy_digest,
+        "binding": ask.binding,
+        "view_digest": view_digest(ask.view),
+        "expires_at": rfc3339(held.expires_at),
+        "decision_id": ask.decision_id,
+        "session_id": ask.session_id,
+    }
+    if ask.trace_id:
+        fields["trace_id"] = ask.trace_id
+    return _told(held, KINDS[HoldState.PENDING], now, fields)
+
+
+def voted(held: HeldRequest, vote: Vote, now: float) -> Change:
+    """One more word on it. The same word again changes nothing, whatever became of the hold meanwhile.
+
+    Raises HoldError: reason_required, not_open, self_approval, not_human, not_a_member, not_shown_in_full.
+    """
+    if vote.person != vote.approver.person:
+        raise HoldError("conflict", "the vote names another person than its token")
+    if not vote.reason.strip():
+        raise HoldError("reason_required", "say why")
+    check_voter(held.ask, vote.approver)
+    before = earlier_vote(held.votes, vote.approver)
+    if before is not None and before.approve == vote.approve:
+        return Change(held)
+    _check_state(held, now, HoldState.PENDING)
+    if vote.approve:
+        check_shown(held.ask.view)
+    kept = replace(vote, approver=_kept(vote.approver), reason=vote.reason[:REASON_LIMIT], at=now)
+    held = replace(held, votes=(*held.votes, kept))
+    cast = _told(
+        held,
+        "hold.vote",
+        now,
+        {
+            "approver": kept.approver.to_record(),
+            "vote": "approve" if vote.approve else "reject",
+            "reason": kept.reason,
+        },
+    )
+    if not vote.approve:
+        return _then(cast, _moved(cast.held, Verdict.REJECT, now, by=vote.person, reason=kept.reason))
+    if is_satisfied(held.ask, held.votes):
+        return _then(cast, _moved(cast.held, Verdict.APPROVE, now))
+    return cast
+
+
+def released(held: HeldRequest, decision_id: str, now: float) -> Change:
+    """The approval is spent on the request that `decision_id` names. Raises HoldError("not_open")."""
+    if not decision_id:
+        raise HoldError("conflict", "a release names the decision it lets go")
+    _check_state(held, now, HoldState.APPROVED)
+    if not is_satisfied(held.ask, held.votes):
+        # cannot happen through `voted`; a store that was tampered with must not let anything go
+        raise HoldError("not_open", "its votes do not satisfy its demand")
+    return _moved(held, Verdict.RELEASE, now, decision_id=decision_id)
+
+
+def closed(held: HeldRequest, verdict: Verdict, now: float, *, by: str = "", reason: str = "") -> Change:
+    """Expire, withdraw, abandon, void or revoke. Raises HoldError("not_open") where the table has no such move."""
+    if verdict in (Verdict.APPROVE, Verdict.REJECT, Verdict.RELEASE):
+        raise HoldError("conflict", f"{verdict.value} is not a way to close a hold")
+    if verdict is not Verdict.EXPIRE and held.is_overdue(now):
+        raise HoldError("not_open", "it has expired")
+    return _moved(held, verdict, now, by=by, reason=reason[:REASON_LIMIT])
+
+
+def expired(held: HeldRequest, now: float) -> Change:
+    """The hold at `now`: expired if its time is up, else as it was."""
+    if not held.is_overdue(now):
+        return Change(held)
+    return _moved(held, Verdict.EXPIRE, now)
+
+
+def view_digest(view: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) over the view as canonical JSON: proves later what an approver was shown. It is masked."""
+    text = json.dumps(view, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_state(held: HeldRequest, now: float, needed: HoldState) -> None:
+    if held.state is not needed:
+        raise HoldError("not_open", f"it is {held.state.value}, not {needed.value}")
+    if held.is_overdue(now):
+        raise HoldError("not_open", "it has expired")
+
+
+def _moved(
+    held: HeldRequest, verdict: Verdict, now: float, *, by: str = "", reason: str = "", decision_id: str = ""
+) -> Change:
+    state = MOVES.get((held.state, verdict))
+    if state is None:
+        raise HoldError("not_open", f"it is {held.state.value}: {verdict.value} is not possible")
+    fields: dict[str, Any] = {"from": held.state.value, "to": state.value}
+    if state is HoldState.APPROVED:
+        held = replace(held, state=state, decided_at=now, use_before=now + held.ask.demand.use_within)
+        fields["use_before"] = rfc3339(held.use_before)
+    elif state is HoldState.RELEASED:
+        held = replace(held, state=state, released_to=decision_id)
+        fields["decision_id"] = decision_id
+    else:
+        held = replace(held, state=state, decided_at=held.decided_at or now, closed_reason=reason)
+    if by:
+        fields["by"] = by
+    if reason:
+        fields["reason"] = reason
+    return _told(held, KINDS[state], now, fields)
+
+
+def _told(held: HeldRequest, kind: str, now: float, fields: Mapping[str, Any]) -> Change:
+    """Count the change and say it; the move's id is the hold's id and version, so a repeat is recognised."""
+    held = replace(held, version=held.version + 1)
+    return Change(held, (HoldMove(f"{held.id}.{held.version}", held.id, kind, now, fields),))
+
+
+def _then(first: Change, second: Change) -> Change:
+    return Change(second.held, first.moves + second.moves)
+
+
+def _kept(principal: Principal) -> Principal:
+    claims = {name: principal.claims[name] for name in KEPT_CLAIMS if name in principal.claims}
+    return replace(principal, claims=claims)

@@ -1,0 +1,151 @@
+"""Who may decide on a hold, and when enough different people have agreed.
+
+A person is known by `person`, and by (issuer, subject): two votes that share either are one person's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from extproc.domain.decision import HoldDemand, Quorum
+from extproc.domain.hold import VIEW_SECTIONS, HoldAsk, HoldError, Vote
+from extproc.domain.principal import Principal
+
+
+def is_requester(ask: HoldAsk, principal: Principal) -> bool:
+    """The same caller, or the same person behind another account."""
+    mine = ask.requester
+    return principal.person == mine.person or (principal.issuer, principal.subject) == (
+        mine.issuer,
+        mine.subject,
+    )
+
+
+def owns(ask: HoldAsk, principal: Principal) -> bool:
+    """May read and withdraw it as its requester: people over all their accounts, software only as itself."""
+    if principal.kind == "human":
+        return is_requester(ask, principal)
+    return (principal.issuer, principal.subject) == (ask.requester.issuer, ask.requester.subject)
+
+
+def may_see(ask: HoldAsk, principal: Principal) -> bool:
+    """Its requester, and whoever belongs to those asked to decide."""
+    return owns(ask, principal) or is_approver(ask.demand, principal)
+
+
+def is_approver(demand: HoldDemand, principal: Principal) -> bool:
+    """Human (unless the rule admits software) and a member of a demanded group, by the token at hand."""
+    if principal.kind != "human" and not demand.allow_agents:
+        return False
+    return any(quorum.group in principal.groups for quorum in demand.quorums)
+
+
+def check_voter(ask: HoldAsk, approver: Principal) -> None:
+    """Raises HoldError: self_approval, not_human, not_a_member. There is no exception for anybody."""
+    if not approver.person:
+        raise HoldError("not_human", "the token names no person")
+    if is_requester(ask, approver):
+        raise HoldError("self_approval", "whoever asked for it may not decide on it")
+    if approver.kind != "human" and not ask.demand.allow_agents:
+        raise HoldError("not_human", f"a principal of kind {approver.kind} may not decide; people do")
+    if not is_approver(ask.demand, approver):
+        raise HoldError("not_a_member", "not a member of any group that is asked to decide")
+
+
+def objection(ask: HoldAsk, principal: Principal) -> str:
+    """Why `principal` may not decide on it: the code `check_voter` would raise, or empty."""
+    try:
+        check_voter(ask, principal)
+    except HoldError as error:
+        return error.code
+    return ""
+
+
+def check_shown(view: Mapping[str, object]) -> None:
+    """Raises HoldError("not_shown_in_full") when the view says that something was cut."""
+    parts = [view, *(view.get(section) for section in VIEW_SECTIONS)]
+    if any(isinstance(part, Mapping) and part.get("truncated") for part in parts):
+        raise HoldError("not_shown_in_full", "what is not shown in full cannot be approved")
+
+
+def earlier_vote(votes: Iterable[Vote], approver: Principal) -> Vote | None:
+    """The latest vote of the same person."""
+    found = None
+    for vote in votes:
+        if vote.person == approver.person or (vote.approver.issuer, vote.approver.subject) == (
+            approver.issuer,
+            approver.subject,
+        ):
+            found = vote
+    return found
+
+
+def is_satisfied(ask: HoldAsk, votes: Sequence[Vote]) -> bool:
+    """Every place of every quorum is taken by somebody else. A demand without places is never satisfied."""
+    return bool(ask.demand.quorums) and not missing(ask, votes)
+
+
+def missing(ask: HoldAsk, votes: Sequence[Vote]) -> tuple[Quorum, ...]:
+    """The places still free, by group in the demand's order. The order of the votes makes no difference.
+
+    A place of a quorum meets a person who is in its group: the most that can be taken at once is a
+    maximum bipartite matching (augmenting paths; both sides are small).
+    """
+    places = [quorum.group for quorum in ask.demand.quorums for _ in range(max(quorum.count, 1))]
+    people = _people(ask, votes)
+    taken: dict[int, int] = {}  # person -> place
+
+    def seat(place: int, asked: set[int]) -> bool:
+        for person, groups in enumerate(people):
+            if places[place] not in groups or person in asked:
+                continue
+            asked.add(person)
+            if person not in taken or seat(taken[person], asked):
+                taken[person] = place
+                return True
+        return False
+
+    free: dict[str, int] = {}
+    for place, group in enumerate(places):
+        if not seat(place, set()):
+            free[group] = free.get(group, 0) + 1
+    return tuple(Quorum(group, count) for group, count in free.items())
+
+
+def _people(ask: HoldAsk, votes: Sequence[Vote]) -> list[frozenset[str]]:
+    """The groups of each different person whose approval counts.
+
+    Votes that share a person or an account are joined until nothing joins any more; whoever turns out to be
+    the requester that way counts for nothing, nor does anybody who also rejected.
+    """
+    requester = ask.requester
+    joined: list[tuple[set[object], list[Vote]]] = [
+        ({requester.person, (requester.issuer, requester.subject)}, [])
+    ]
+    for vote in votes:
+        names: set[object] = {
+            vote.person,
+            vote.approver.person,
+            (vote.approver.issuer, vote.approver.subject),
+        }
+        same, other = [vote], []
+        for known in joined:
+            if known[0].isdisjoint(names):
+                other.append(known)
+            else:
+                names |= known[0]
+                same += known[1]
+        joined = [*other, (names, same)]
+    own = {requester.person, (requester.issuer, requester.subject)}
+    people = [
+        frozenset(group for vote in same for group in vote.approver.groups)
+        for names, same in joined
+        if names.isdisjoint(own) and all(_counts(ask, vote) for vote in same)
+    ]
+    return sorted(people, key=sorted)
+
+
+def _counts(ask: HoldAsk, vote: Vote) -> bool:
+    if not vote.approve or not vote.person:
+        return False
+    return vote.approver.kind == "human" or ask.demand.allow_agents
