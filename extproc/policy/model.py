@@ -1,0 +1,134 @@
+"""What a policy file says, once its structure is right and before its conditions are compiled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from extproc.domain.decision import GrantLimit, HeaderChange, Obligations, Quorum, RecordDetail
+from extproc.domain.mask import MaskSpec
+from extproc.policy.documents import Mark, PolicySource, Scalar
+
+Mode = Literal["enforce", "shadow"]
+
+
+@dataclass(frozen=True, slots=True)
+class DenySpec:
+    """`code` empty means: the general code of a rule's denial."""
+
+    message: str = ""
+    status: int = 403
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldSpec:
+    """As written in the file. Durations in seconds."""
+
+    quorums: tuple[Quorum, ...]
+    wait: float
+    expires: float
+    use_within: float
+    grant: GrantLimit
+    reason: str = ""
+    resumable: bool = False
+    allow_agents: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSpec:
+    """One rule as written; `masks` are names within the file."""
+
+    name: str
+    when: Scalar
+    mode: Mode
+    mark: Mark
+    allows: bool = False
+    deny: DenySpec | None = None
+    hold: HoldSpec | None = None
+    masks: tuple[str, ...] = ()
+    record_request: RecordDetail = "none"
+    record_response: RecordDetail = "none"
+    request_headers: HeaderChange = HeaderChange()
+    response_headers: HeaderChange = HeaderChange()
+    risk: int = 0
+    place: Mapping[str, Mark] = field(default_factory=dict)
+    """Where the parts of `then` stand."""
+
+    def obligations(self, policy: str) -> Obligations:
+        """What the rule adds to an allow, with qualified mask names."""
+        return Obligations(
+            masks=tuple(sorted(qualified(policy, mask) for mask in self.masks)),
+            record_request=self.record_request,
+            record_response=self.record_response,
+            request_headers=self.request_headers,
+            response_headers=self.response_headers,
+        )
+
+    def canonical(self) -> dict[str, object]:
+        """Everything that makes the rule what it is, in one form however it was written."""
+        then: dict[str, object] = {"risk": self.risk}
+        if self.allows:
+            then["allow"] = {}
+        if self.deny:
+            then["deny"] = {"message": self.deny.message, "status": self.deny.status, "code": self.deny.code}
+        if self.hold:
+            then["hold"] = _hold(self.hold)
+        then["mask"] = sorted(self.masks)
+        then["record"] = {"request": self.record_request, "response": self.record_response}
+        then["headers"] = {
+            "request": _headers(self.request_headers),
+            "response": _headers(self.response_headers),
+        }
+        return {"name": self.name, "when": self.when.text.strip(), "mode": self.mode, "then": then}
+
+
+@dataclass(frozen=True, slots=True)
+class FileSpec:
+    """One policy file. Exactly one of `target` and `labels` is set."""
+
+    source: PolicySource
+    name: str
+    name_mark: Mark
+    target: str
+    labels: Mapping[str, str]
+    target_mark: Mark
+    default_allow: bool
+    rules: tuple[RuleSpec, ...]
+    masks: Mapping[str, MaskSpec]
+
+    @property
+    def digest(self) -> str:
+        """Over the file's text: `sha256sum` of the file gives the same."""
+        return "sha256:" + hashlib.sha256(self.source.text.encode()).hexdigest()
+
+
+def qualified(policy: str, name: str) -> str:
+    """A rule's or a mask's name across files."""
+    return f"{policy}/{name}"
+
+
+def digest_of(value: object) -> str:
+    """Over canonical JSON: sorted keys, no spaces, UTF-8."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _hold(hold: HoldSpec) -> dict[str, object]:
+    return {
+        "approvers": [{"group": quorum.group, "count": quorum.count} for quorum in hold.quorums],
+        "wait": hold.wait,
+        "expires": hold.expires,
+        "use_within": hold.use_within,
+        "grant": {"for": hold.grant.duration, "uses": hold.grant.uses, "scope": hold.grant.scope},
+        "reason": hold.reason,
+        "resumable": hold.resumable,
+        "allow_agents": hold.allow_agents,
+    }
+
+
+def _headers(change: HeaderChange) -> dict[str, object]:
+    return {"set": sorted(map(list, change.set)), "remove": sorted(change.remove)}
