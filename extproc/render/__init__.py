@@ -1,0 +1,1 @@
+"""Envoy's configuration, written from `extproc.yaml`. Never on the request path."""

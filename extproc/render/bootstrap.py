@@ -1,0 +1,125 @@
+"""A whole Envoy configuration from settings, as the JSON that Envoy reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import betterproto2
+from envoy_data_plane.envoy.config.bootstrap.v3 import (
+    Admin,
+    Bootstrap,
+    BootstrapStaticResources,
+    LayeredRuntime,
+    RuntimeLayer,
+)
+from envoy_data_plane.envoy.config.core.v3 import Node
+from envoy_data_plane.envoy.config.overload.v3 import (
+    OverloadAction,
+    OverloadManager,
+    ResourceMonitor,
+    ThresholdTrigger,
+    Trigger,
+)
+from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import (
+    DownstreamConnectionsConfig,
+)
+from envoy_data_plane.envoy.extensions.resource_monitors.fixed_heap.v3 import FixedHeapConfig
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.google.protobuf import Struct
+
+from extproc.config import Address, Settings
+from extproc.render.clusters import collector_cluster, processor_cluster, target_cluster
+from extproc.render.listeners import listeners
+from extproc.render.pieces import address, pack, seconds
+
+RUNTIME = {
+    # A clean end of stream instead of a reset, so that the end of an exchange is not taken for a failure.
+    "envoy.reloadable_features.ext_proc_graceful_grpc_close": True,
+}
+ADMIN_PATHS = (
+    "/stats",
+    "/ready",
+    "/server_info",
+    "/clusters",
+    "/listeners",
+    "/config_dump",
+    "/drain_listeners",
+)
+HEAP = "envoy.resource_monitors.fixed_heap"
+
+
+def envoy_config(settings: Settings, *, sockets: Sequence[str] | None = None) -> dict[str, Any]:
+    """The configuration of one Envoy for all listeners and targets.
+
+    `sockets` are the workers' addresses (`unix:/path` or `host:port`), one endpoint each; by default those that
+    settings give. Raises ConfigError when settings lack what Envoy needs, ValueError for an odd socket.
+    """
+    from pathlib import Path
+
+    workers = (
+        settings.processor.addresses
+        if sockets is None
+        else tuple(Address.parse(socket, Path.cwd()) for socket in sockets)
+    )
+    clusters = [
+        processor_cluster(settings, workers),
+        *(target_cluster(target) for target in settings.targets),
+    ]
+    if settings.telemetry.otlp is not None and settings.envoy.tracing:
+        clusters.append(collector_cluster(settings.telemetry.otlp))
+    bootstrap = Bootstrap(
+        node=Node(id=settings.envoy.node, cluster="extproc"),
+        admin=_admin(settings),
+        layered_runtime=LayeredRuntime(
+            layers=[RuntimeLayer(name="extproc", static_layer=Struct.from_dict(RUNTIME))]
+        ),
+        overload_manager=_overload(settings),
+        static_resources=BootstrapStaticResources(listeners=list(listeners(settings)), clusters=clusters),
+    )
+    found = bootstrap.to_dict(casing=betterproto2.Casing.SNAKE)
+    return _complete(found)
+
+
+def _complete(config: dict[str, Any]) -> dict[str, Any]:
+    """The one place for fields of Envoy 1.40 that `envoy-data-plane` does not know yet. None is needed now."""
+    return config
+
+
+def _admin(settings: Settings) -> Admin:
+    """Reading and draining only, on a socket for its owner alone."""
+    return Admin(
+        address=address(settings.envoy.admin, mode=0o600),
+        allow_paths=[StringMatcher(prefix=path) for path in ADMIN_PATHS],
+    )
+
+
+def _overload(settings: Settings) -> OverloadManager:
+    """Envoy buffers whole bodies for us; this bounds what that can cost."""
+    return OverloadManager(
+        refresh_interval=seconds(0.25),
+        resource_monitors=[
+            ResourceMonitor(
+                name="envoy.resource_monitors.global_downstream_max_connections",
+                typed_config=pack(
+                    DownstreamConnectionsConfig(
+                        max_active_downstream_connections=settings.envoy.max_connections
+                    )
+                ),
+            ),
+            ResourceMonitor(
+                name=HEAP, typed_config=pack(FixedHeapConfig(max_heap_size_bytes=settings.envoy.max_heap))
+            ),
+        ],
+        actions=[
+            _action("stop_accepting_connections", 0.92),
+            _action("stop_accepting_requests", 0.95),
+        ],
+    )
+
+
+def _action(name: str, threshold: float) -> OverloadAction:
+    return OverloadAction(
+        name=f"envoy.overload_actions.{name}",
+        triggers=[Trigger(name=HEAP, threshold=ThresholdTrigger(value=threshold))],
+    )

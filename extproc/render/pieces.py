@@ -1,0 +1,115 @@
+"""Small shapes of Envoy's configuration that several parts need."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from envoy_data_plane.envoy.config.cluster.v3 import (
+    Cluster,
+    ClusterDiscoveryType,
+    ClusterDnsLookupFamily,
+)
+from envoy_data_plane.envoy.config.core.v3 import (
+    Address,
+    DataSource,
+    Pipe,
+    SocketAddress,
+    TransportSocket,
+)
+from envoy_data_plane.envoy.config.endpoint.v3 import (
+    ClusterLoadAssignment,
+    Endpoint,
+    LbEndpoint,
+    LocalityLbEndpoints,
+)
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
+    CertificateValidationContext,
+    CertificateValidationContextSystemRootCerts,
+    CommonTlsContext,
+    SubjectAltNameMatcher,
+    SubjectAltNameMatcherSanType,
+    TlsCertificate,
+    UpstreamTlsContext,
+)
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptions
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.google.protobuf import Any as Packed
+
+from extproc.config.units import Address as Place
+
+TLS_SOCKET = "envoy.transport_sockets.tls"
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+def pack(message: Any) -> Any:
+    """A message as `google.protobuf.Any`: its JSON carries `@type`."""
+    return Packed.pack(message)
+
+
+def seconds(value: float) -> timedelta:
+    """Envoy's durations."""
+    return timedelta(seconds=value)
+
+
+def address(place: Place, *, mode: int | None = None) -> Address:
+    """A pipe or a socket address; `mode` is the file mode of a pipe that Envoy makes."""
+    if place.path is not None:
+        return Address(pipe=Pipe(path=str(place.path), mode=mode or 0))
+    return Address(socket_address=SocketAddress(address=place.host, port_value=place.port))
+
+
+def certificate(chain: Path, key: Path) -> TlsCertificate:
+    """A certificate that Envoy reads from files it can see."""
+    return TlsCertificate(
+        certificate_chain=DataSource(filename=str(chain)), private_key=DataSource(filename=str(key))
+    )
+
+
+def upstream_tls(
+    server_name: str, *, ca: Path | None, certificates: list[TlsCertificate], alpn: str
+) -> TransportSocket:
+    """TLS to a server that must carry `server_name`: both SNI and the name checked come from settings, never from
+    the request, or a caller could choose which certificate is good enough."""
+    validation = CertificateValidationContext(
+        match_typed_subject_alt_names=[
+            SubjectAltNameMatcher(
+                san_type=SubjectAltNameMatcherSanType.DNS, matcher=StringMatcher(exact=server_name)
+            )
+        ]
+    )
+    if ca is None:
+        validation.system_root_certs = CertificateValidationContextSystemRootCerts()
+    else:
+        validation.trusted_ca = DataSource(filename=str(ca))
+    context = UpstreamTlsContext(
+        sni=server_name,
+        common_tls_context=CommonTlsContext(
+            tls_certificates=certificates, validation_context=validation, alpn_protocols=[alpn]
+        ),
+    )
+    return TransportSocket(name=TLS_SOCKET, typed_config=pack(context))
+
+
+def cluster(
+    name: str, places: list[Place], options: HttpProtocolOptions, *, connect_timeout: float, **more: Any
+) -> Cluster:
+    """A cluster of fixed endpoints; host names are looked up, addresses and pipes are not."""
+    named = any(not place.is_unix and not place.is_ip for place in places)
+    return Cluster(
+        name=name,
+        type=ClusterDiscoveryType.STRICT_DNS if named else ClusterDiscoveryType.STATIC,
+        dns_lookup_family=ClusterDnsLookupFamily.V4_PREFERRED if named else ClusterDnsLookupFamily.AUTO,
+        connect_timeout=seconds(connect_timeout),
+        typed_extension_protocol_options={HTTP_OPTIONS: pack(options)},
+        load_assignment=ClusterLoadAssignment(
+            cluster_name=name,
+            endpoints=[
+                LocalityLbEndpoints(
+                    lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=address(place))) for place in places]
+                )
+            ],
+        ),
+        **more,
+    )
