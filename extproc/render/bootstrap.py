@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import betterproto2
@@ -30,6 +31,7 @@ from envoy_data_plane.google.protobuf import Struct
 
 from extproc.config import Address, Settings
 from extproc.render.clusters import collector_cluster, processor_cluster, target_cluster
+from extproc.render.filters import EXT_AUTHZ, EXT_PROC
 from extproc.render.listeners import listeners
 from extproc.render.pieces import address, pack, seconds
 
@@ -55,8 +57,6 @@ def envoy_config(settings: Settings, *, sockets: Sequence[str] | None = None) ->
     `sockets` are the workers' addresses (`unix:/path` or `host:port`), one endpoint each; by default those that
     settings give. Raises ConfigError when settings lack what Envoy needs, ValueError for an odd socket.
     """
-    from pathlib import Path
-
     workers = (
         settings.processor.addresses
         if sockets is None
@@ -82,8 +82,26 @@ def envoy_config(settings: Settings, *, sockets: Sequence[str] | None = None) ->
 
 
 def _complete(config: dict[str, Any]) -> dict[str, Any]:
-    """The one place for fields of Envoy 1.40 that `envoy-data-plane` does not know yet. None is needed now."""
+    """The one place that adds to what `envoy-data-plane` writes.
+
+    It leaves out fields that have their default; those an auditor looks for are spelled out. Fields of Envoy 1.40
+    that its classes lack would be added here as well; none is needed now.
+    """
+    for listener in config["static_resources"].get("listeners", []):
+        for http_filter in _http_filters(listener):
+            filter_config = http_filter["typed_config"]
+            if http_filter["name"] in (EXT_PROC, EXT_AUTHZ):
+                filter_config["failure_mode_allow"] = False
+            for mode in filter_config.get("allowed_override_modes", []):
+                mode.setdefault("request_body_mode", "NONE")
+                mode.setdefault("response_body_mode", "NONE")
     return config
+
+
+def _http_filters(listener: dict[str, Any]) -> list[dict[str, Any]]:
+    chain = listener["filter_chains"][0]["filters"][0]
+    filters: list[dict[str, Any]] = chain["typed_config"]["http_filters"]
+    return filters
 
 
 def _admin(settings: Settings) -> Admin:

@@ -117,7 +117,9 @@ def _ext_proc(settings: Settings, listener: Listener) -> ExternalProcessor:
         allowed_override_modes=[
             _mode(request, response)
             for request in (ProcessingModeBodySendMode.NONE, ProcessingModeBodySendMode.BUFFERED)
-            for response in (ProcessingModeBodySendMode.NONE, ProcessingModeBodySendMode.BUFFERED)
+            # Event streams come piece by piece; whole or not at all are the other two.
+            for response in ProcessingModeBodySendMode
+            if response.name in ("NONE", "STREAMED", "BUFFERED")
         ],
         request_attributes=list(REQUEST_ATTRIBUTES),
         mutation_rules=_mutations(),
@@ -151,6 +153,8 @@ def _ext_authz(settings: Settings, listener: Listener) -> ExtAuthz:
         clear_route_cache=False,
         validate_mutations=True,
         include_peer_certificate=True,
+        # Raw headers keep their order, repetitions and bytes; the plain map joins and cleans them.
+        encode_raw_headers=True,
         metadata_context_namespaces=[trusted.namespace] if trusted is not None else [],
         decoder_header_mutation_rules=_mutations(),
     )
