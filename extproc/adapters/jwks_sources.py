@@ -53,7 +53,8 @@ class KeySource:
         if sum((self.discovery, bool(self.jwks_url), bool(self.jwks_file))) != 1:
             raise ConfigError(f"{where}: exactly one of discovery, jwks_url and jwks_file is required")
         url = self.issuer if self.discovery else self.jwks_url
-        if url and (problem := url_problem(url, insecure_loopback=self.insecure_loopback)):
+        problem = "" if self.is_file else url_problem(url, insecure_loopback=self.insecure_loopback)
+        if problem:
             raise ConfigError(f"{where}: {problem}")
 
     @property

@@ -38,6 +38,7 @@ MIN_RSA_BITS: Final = 2048
 MAX_RSA_BITS: Final = 8192
 """A modulus without a ceiling would let one published key cost seconds per signature."""
 
+_MAX_MEMBER = 8_192  # characters of one number in base64url, well above the ceiling for a modulus
 _PUBLIC_MEMBERS = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
 _KEY_TYPES: dict[str, type[RSAKey] | type[ECKey] | type[OKPKey]] = {"RSA": RSAKey, "EC": ECKey, "OKP": OKPKey}
 
@@ -196,7 +197,7 @@ def _import_public(kty: str, entry: Mapping[str, Any]) -> RSAKey | ECKey | OKPKe
     public = {"kty": kty}
     for member in _PUBLIC_MEMBERS[kty]:
         value = entry.get(member)
-        if not isinstance(value, str) or len(value) > MAX_RSA_BITS:
+        if not isinstance(value, str) or len(value) > _MAX_MEMBER:
             return None
         public[member] = value
     try:
