@@ -45,16 +45,22 @@ class PolicySet:
         masks: Mapping[str, MaskSpec],
         rule_sets: Mapping[str, RuleSet],
         engine: str,
+        targets: Mapping[str, TargetInfo],
     ) -> None:
         self.files = files
         self.masks = masks
         self.engine = engine
         self.digest = digest_of(sorted([file.name, file.digest] for file in files))
         self._rule_sets = dict(rule_sets)
+        self._targets = dict(targets)
 
     @property
     def targets(self) -> tuple[str, ...]:
-        return tuple(sorted(self._rule_sets))
+        return tuple(sorted(self._targets))
+
+    def target_info(self, name: str) -> TargetInfo:
+        """What the set was told of a target. Raises KeyError."""
+        return self._targets[name]
 
     def for_target(self, name: str) -> RuleSet:
         """The target's rules; a target that no file names denies everything."""
@@ -104,6 +110,7 @@ def load_policies(
         masks={mask.name: mask for spec in specs for mask in spec.masks.values()},
         rule_sets=rule_sets,
         engine=engine_name,
+        targets=targets,
     )
 
 

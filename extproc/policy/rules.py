@@ -155,6 +155,10 @@ class RuleSet:
         """Whether any rule, shadow rules included, is judged in this phase."""
         return bool(self._stages.get(phase))
 
+    def stages(self, phase: Phase) -> tuple[Stage, ...]:
+        """What is judged in this phase, in order."""
+        return self._stages.get(phase, ())
+
     def judge(self, phase: Phase, facts: Mapping[str, object], before: Ruling | None) -> Ruling:
         """The ruling up to and including `phase`; phases that `before` has not seen are judged as well.
 
