@@ -1,0 +1,376 @@
+"""Mask a JSON document in place: only the strings and numbers that must change are rewritten.
+
+Spelling of numbers, order and repetition of keys, white space and escapes elsewhere stay byte for byte.
+The document is checked by `msgspec` first (strict RFC 8259), so what follows may trust its structure.
+Without path rules only tokens that can hold a finding are visited: those where a pattern matched the raw bytes,
+and those with a backslash, which may spell anything. With path rules the document is walked once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import msgspec
+
+from extproc.domain.errors import MaskingError
+from extproc.masking.finder import Search, Tally
+from extproc.masking.operators import WHOLE_VALUE, Operator, strictest
+from extproc.masking.paths import Node
+from extproc.masking.recognizers import CONTEXT_BYTES
+from extproc.masking.rules import Rules
+from extproc.masking.views import Edit, View, apply_edits, escape_json, json_view
+
+MAX_DEPTH = 200
+"""Deepest nesting of objects and arrays; a document inside a string counts on its own."""
+MAX_DOCUMENTS = 3
+"""How many times a JSON document may stand inside a string of another."""
+
+
+def mask_json(data: bytes, rules: Rules, tally: Tally) -> bytes:
+    """`data` masked, or `data` itself when nothing was found.
+
+    Raises MaskingError: unparsable-body, too-deep, charset, over-budget.
+    """
+    check_json(data)
+    searches = first_look(data, rules)
+    if not searches and rules.root is None:
+        return data
+    edits = _document(data, rules, searches, tally, rules.root, 0)
+    return apply_edits(data, edits) if edits else data
+
+
+def check_json(data: bytes) -> None:
+    """Accept exactly one JSON value in UTF-8, no deeper than `MAX_DEPTH`. Raises MaskingError."""
+    if not _is_json(data):
+        raise MaskingError("unparsable-body", "the body is not the JSON that its content type promises")
+    if not data.isascii():
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError:
+            raise MaskingError("charset", "the JSON body is not UTF-8") from None
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth_exceeds(data, MAX_DEPTH):
+        raise _too_deep()
+
+
+def first_look(data: bytes, rules: Rules) -> tuple[Search, ...]:
+    """Which recognizers may find something, escapes of every level undone (it may say too much, never too little)."""
+    if b"\\" not in data:
+        return rules.finder.look(data)
+    plain = data
+    if b"\\u" in plain:
+        plain = _NEAR_ASCII.sub(_plain, plain)
+    plain = _SPACES.sub(b" ", plain)
+    plain = _SLASHES.sub(b"/", plain)
+    return rules.finder.look(plain)
+
+
+_decode = msgspec.json.Decoder(msgspec.Raw).decode
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_TOKEN = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")(\s*:)?|([{\[])|([}\]])|([^\s,:{}\[\]"]+)', re.DOTALL)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_NEAR_ASCII = re.compile(rb"\\u(00[2-7][0-9a-fA-F]|00[aA]0|20(?:1[0-5]|2[fF])|000[9aAdD])")
+_SPACES = re.compile(rb"\\{1,15}[bfnrt]")
+_SLASHES = re.compile(rb"\\{1,15}/")
+_BRACKETS = bytes(0x5B if byte in b"[{" else 0x5D if byte in b"]}" else byte for byte in range(256))
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b'[]{}"')
+
+
+def _plain(match: re.Match[bytes]) -> bytes:
+    code = int(match.group(1), 16)
+    return chr(code).encode() if code >= 0x20 else b" "
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        _decode(data)
+    except msgspec.DecodeError:
+        if _SURROGATE.search(data) is None:
+            return False
+    except RecursionError:
+        raise _too_deep() from None
+    else:
+        return True
+    # a lone surrogate is JSON by its grammar (RFC 8259 §8.2) but not to the checker: check with a stand-in
+    try:
+        _decode(_SURROGATE.sub(rb"\\ufffd", data))
+    except msgspec.DecodeError:
+        return False
+    except RecursionError:
+        raise _too_deep() from None
+    return True
+
+
+def _too_deep() -> MaskingError:
+    return MaskingError("too-deep", f"the JSON body is nested deeper than {MAX_DEPTH} levels")
+
+
+def _depth_exceeds(data: bytes, limit: int) -> bool:
+    """Valid JSON only. Each round removes the innermost brackets, so rounds count levels."""
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    left = data.translate(_BRACKETS, _NO_BRACKETS).replace(b'""', b"")
+    if b'"' in left:  # some strings hold brackets
+        left = b"".join(left.split(b'"')[::2])
+    for _ in range(limit):
+        left = left.replace(b"[]", b"")
+        if not left:
+            return False
+    return True
+
+
+def _document(
+    data: bytes, rules: Rules, searches: Sequence[Search], tally: Tally, node: Node | None, level: int
+) -> list[Edit]:
+    if node is None:
+        return _sweep(data, rules, searches, tally, level)
+    return _Walk(data, rules, searches, tally, level).run(node)
+
+
+def _sweep(data: bytes, rules: Rules, searches: Sequence[Search], tally: Tally, level: int) -> list[Edit]:
+    """Visit only the tokens around `places`. Outside strings the number of quotes so far is even."""
+    edits: list[Edit] = []
+    at = 0
+    for place in _places(data, searches):
+        if place < at:
+            continue
+        if data.count(b'"', at, place) & 1:
+            start = data.rfind(b'"', at, place)
+        elif data[place] == 0x22:  # a pattern that begins with a quote (a literal)
+            start = place
+        else:
+            number = _NUMBER.match(data, _number_start(data, place, at))
+            if number is not None and number.end() > place:
+                edits += _number(data, *number.span(), rules, searches, tally)
+                at = number.end()
+            continue
+        string = _STRING.match(data, start)
+        if string is None:
+            raise MaskingError("unparsable-body", "the JSON body could not be read")
+        at = string.end()
+        edits += _string(data, start, at, rules, searches, tally, level, _is_key(data, at))
+    return edits
+
+
+_NUMBER = re.compile(rb"-?[0-9][0-9.eE+-]*")
+_COLON = re.compile(rb"\s*:")
+
+
+def _is_key(data: bytes, end: int) -> bool:
+    return _COLON.match(data, end) is not None
+
+
+def _number_start(data: bytes, place: int, floor: int) -> int:
+    while place > floor and data[place - 1] in b"0123456789.eE+-":
+        place -= 1
+    return place
+
+
+def _places(data: bytes, searches: Sequence[Search]) -> list[int]:
+    places: set[int] = set()
+    for search in searches:
+        places.update(search.places(data))
+    at = data.find(b"\\")
+    while at >= 0:
+        places.add(at)
+        at = data.find(b"\\", at + 2)
+    return sorted(places)
+
+
+def _number(
+    data: bytes, start: int, end: int, rules: Rules, searches: Sequence[Search], tally: Tally
+) -> list[Edit]:
+    """A number with a finding becomes a string, or null; a fraction or an exponent is never a finding."""
+    text = data[start:end]
+    before = data[max(0, start - CONTEXT_BYTES) : start]
+    edits, is_null = rules.edits(text, searches, before, tally)
+    if is_null:
+        return [Edit(start, end, b"null")]
+    return [Edit(start, end, _quoted(apply_edits(text, edits)))] if edits else []
+
+
+def _string(
+    data: bytes, start: int, end: int, rules: Rules, searches: Sequence[Search], tally: Tally,
+    level: int, is_key: bool, node: Node | None = None,
+) -> list[Edit]:  # fmt: skip
+    """Changes inside one string token, quotes included; a document in it is masked as one."""
+    raw = data[start + 1 : end - 1]
+    view: View | None = json_view(raw) if b"\\" in raw else None
+    text = raw if view is None else view.text
+    before = data[max(0, start - CONTEXT_BYTES) : start]
+    inner: list[Edit] | None = None
+    if not is_key and _looks_like_document(text) and _is_json(text):
+        if level >= MAX_DOCUMENTS:
+            raise MaskingError(
+                "too-deep", f"JSON inside strings is nested deeper than {MAX_DOCUMENTS} levels"
+            )
+        check_json(text)
+        inner_searches = searches if view is None else first_look(text, rules)
+        inner = _document(text, rules, inner_searches, tally, node, level + 1)
+    if inner is None:
+        inner, is_null = rules.edits(text, searches, before, tally)
+        if is_null and not is_key:
+            return [Edit(start, end, b"null")]
+        if is_null:
+            inner = [Edit(0, len(text), b"")]
+    if view is not None:
+        return view.edits(inner, start + 1)
+    return [Edit(a + start + 1, b + start + 1, escape_json(new)) for a, b, new in inner]
+
+
+def _looks_like_document(text: bytes) -> bool:
+    head = text[:64].lstrip(b" \t\r\n")[:1] or text.lstrip(b" \t\r\n")[:1]
+    return head in (b"{", b"[")
+
+
+def _quoted(text: bytes) -> bytes:
+    return b'"' + escape_json(text) + b'"'
+
+
+class _Frame:
+    """An open object or array: where members lead, which operator they inherit, where and how it is replaced."""
+
+    __slots__ = ("index", "inherited", "is_array", "label", "next", "node", "replace_from", "replace_with")
+
+    def __init__(self, is_array: bool, node: Node | None, inherited: Operator | None, label: str) -> None:
+        self.is_array = is_array
+        self.node = node
+        self.inherited = inherited
+        self.label = label
+        self.index = 0
+        self.next: Node | None = None
+        self.replace_from = -1
+        self.replace_with = b""
+
+
+class _Walk:
+    """One pass over every token of a valid document, following the path automaton."""
+
+    def __init__(
+        self, data: bytes, rules: Rules, searches: Sequence[Search], tally: Tally, level: int
+    ) -> None:
+        self._data = data
+        self._rules = rules
+        self._searches = searches
+        self._tally = tally
+        self._level = level
+        self._places = _places(data, searches)
+        self._place = 0
+        self._edits: list[Edit] = []
+        self.steps = 0
+
+    def run(self, root: Node) -> list[Edit]:
+        """All changes to the document."""
+        frames: list[_Frame] = []
+        top = _Frame(False, None, None, "")  # the root value is the member of no one
+        top.next = root
+        frame = top
+        replaced = 0  # depth inside a container that is replaced as a whole
+        for match in _TOKEN.finditer(self._data):
+            self.steps += 1
+            kind = match.lastindex
+            start, end = match.span()
+            if kind == 4:  # a closing bracket
+                if replaced:
+                    replaced -= 1
+                    if not replaced:
+                        self._edits.append(Edit(frame.replace_from, end, frame.replace_with))
+                else:
+                    frame = frames.pop()
+                continue
+            if replaced:
+                if kind == 3:
+                    replaced += 1
+                continue
+            if kind == 2:  # a key
+                self._key(frame, *match.span(1))
+                continue
+            node = self._member(frame)
+            operator, label = self._operator(frame, node)
+            if kind == 3:  # an opening bracket
+                if operator is not None and operator.name in WHOLE_VALUE:
+                    frame.replace_from, frame.replace_with = start, self._whole(operator, label)
+                    replaced = 1
+                    continue
+                frames.append(frame)
+                frame = _Frame(self._data[start] == 0x5B, node, operator, label)
+            else:
+                self._scalar(start, end, kind == 1, operator, label, node)
+        return self._edits
+
+    def _key(self, frame: _Frame, start: int, end: int) -> None:
+        node = frame.node
+        if node is not None:
+            raw = self._data[start + 1 : end - 1]
+            name = (json_view(raw).text if b"\\" in raw else raw).decode("utf-8", "surrogatepass")
+            frame.next = node.named.get(name, node.other_name)
+        if self._has_place(start, end):
+            self._edits += _string(
+                self._data, start, end, self._rules, self._searches, self._tally, self._level, True
+            )
+
+    def _member(self, frame: _Frame) -> Node | None:
+        """Where the value that begins now stands in the automaton."""
+        if not frame.is_array:
+            return frame.next
+        index = frame.index
+        frame.index += 1
+        node = frame.node
+        return None if node is None else node.indexed.get(index, node.other_index)
+
+    def _operator(self, frame: _Frame, node: Node | None) -> tuple[Operator | None, str]:
+        own = node.operator if node is not None else None
+        operator = strictest(own, frame.inherited)
+        if operator is None or operator is frame.inherited:
+            return operator, frame.label
+        return operator, node.label if node is not None else ""
+
+    def _whole(self, operator: Operator, label: str) -> bytes:
+        self._tally.count(label)
+        new = operator.apply(PATH_ENTITY, "")
+        return b"null" if new is None else _quoted(new.encode("utf-8", "surrogatepass"))
+
+    def _scalar(
+        self, start: int, end: int, is_string: bool, operator: Operator | None, label: str, node: Node | None
+    ) -> None:
+        data = self._data
+        has_place = self._has_place(start, end)
+        if operator is not None and operator.rank:
+            if is_string or data[start] != 0x6E:  # null tells nothing and stays
+                self._path_scalar(start, end, is_string, operator, label, has_place)
+        elif is_string:
+            if has_place or (node is not None and data[start + 1 : start + 2] in _MAY_BE_DOCUMENT):
+                self._edits += _string(
+                    data, start, end, self._rules, self._searches, self._tally, self._level, False, node
+                )
+        elif has_place:
+            self._edits += _number(data, start, end, self._rules, self._searches, self._tally)
+
+    def _path_scalar(
+        self, start: int, end: int, is_string: bool, operator: Operator, label: str, has_place: bool
+    ) -> None:
+        data = self._data
+        text = data[start:end]
+        if is_string:
+            text = text[1:-1]
+            if b"\\" in text:
+                text = json_view(text).text
+        self._tally.count(label)
+        before = data[max(0, start - CONTEXT_BYTES) : start]
+        searches = self._searches if has_place else ()
+        new = self._rules.change(text, operator, searches, before, self._tally, PATH_ENTITY)
+        self._edits.append(Edit(start, end, b"null" if new is None else _quoted(new)))
+
+    def _has_place(self, start: int, end: int) -> bool:
+        """Whether a pattern matched, or a backslash stands, inside the token."""
+        places = self._places
+        at = self._place
+        while at < len(places) and places[at] < start:
+            at += 1
+        self._place = at
+        return at < len(places) and places[at] < end
+
+
+PATH_ENTITY = "MASKED"
+"""What a path rule calls a value it knows nothing else about: `replace` writes `[MASKED]`."""
+_MAY_BE_DOCUMENT = (b"{", b"[", b" ", b"\\")
