@@ -63,11 +63,20 @@ class ClaimRules:
     groups: ClaimPath = ClaimPath("groups", ("groups",))
     kind: ClaimPath = ClaimPath("kind", ("kind",))
     person: ClaimPath = ClaimPath("", ())
+    default_kind: PrincipalKind = "agent"
+    """The kind of whoever's token names none. An unknown one is `agent`."""
 
     @classmethod
-    def of(cls, *, groups: str = "groups", kind: str = "kind", person: str = "") -> ClaimRules:
+    def of(
+        cls,
+        *,
+        groups: str = "groups",
+        kind: str = "kind",
+        person: str = "",
+        default_kind: PrincipalKind = "agent",
+    ) -> ClaimRules:
         """From the texts in the configuration."""
-        return cls(ClaimPath.parse(groups), ClaimPath.parse(kind), ClaimPath.parse(person))
+        return cls(ClaimPath.parse(groups), ClaimPath.parse(kind), ClaimPath.parse(person), default_kind)
 
 
 def check_shape(claims: Mapping[str, Any]) -> None:
@@ -149,7 +158,7 @@ def principal_from_claims(
     return Principal(
         issuer=issuer,
         subject=str(subject),
-        kind=_kind(rules.kind.read(claims)),
+        kind=_kind(rules.kind.read(claims), rules.default_kind),
         person=_person(claims, rules.person) or f"{issuer}|{subject}",
         groups=_groups(rules.groups.read(claims)),
         client_id=client if _is_name(client) else "",
@@ -171,7 +180,9 @@ def _is_name(value: object) -> bool:
     )
 
 
-def _kind(value: object) -> PrincipalKind:
+def _kind(value: object, default: PrincipalKind) -> PrincipalKind:
+    if value is None:
+        return default
     for kind in KINDS:
         if value == kind:
             return kind

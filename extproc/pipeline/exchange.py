@@ -17,6 +17,7 @@ from extproc.domain.principal import Principal
 from extproc.domain.record import Record
 from extproc.domain.request import Headers, RequestHead
 from extproc.domain.steps import BodyMode, BodyModes, Forward, NeedBody, NeedKeys, Refuse, Step, Wait
+from extproc.identity import http_status
 from extproc.pipeline.binding import binding
 from extproc.pipeline.facts import HttpFacts
 from extproc.pipeline.governance import Governance, TargetPlan
@@ -249,11 +250,12 @@ class HttpExchange:
         try:
             principal = self._gov.identifier.identify(head.headers, head.metadata, now)
         except TokenError as error:
-            challenge = self._gov.identifier.challenge(error)
-            return self._refuse(
-                now, 401, f"token-{error.code}".replace("_", "-"), error.message,
-                headers=[("www-authenticate", challenge)],
-            )  # fmt: skip
+            status = http_status(error)
+            code = f"token-{error.code}".replace("_", "-")
+            if status != 401:
+                return self._refuse(now, status, code, error.message, headers=[("retry-after", "5")], verdict="error")
+            challenge = ("www-authenticate", self._gov.identifier.challenge(error))
+            return self._refuse(now, 401, code, error.message, headers=[challenge])
         if isinstance(principal, NeedKeys):
             self.stage = Stage.KEYS
             return principal

@@ -1,6 +1,6 @@
 """What an approver sees: our facts first, then the normalised request, then the raw one; all of it masked.
 
-Nothing is cut silently: `complete` is False when something is not shown, and then it cannot be approved.
+Nothing is cut silently: `truncated` is True when something is not shown, and then it cannot be approved.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def hold_view(facts: HttpFacts, risk: tuple[tuple[str, int], ...], reason: str) 
     """The view of one held HTTP request, through the target's record plan."""
     masker = facts.plan.record_masker
     line = facts.line
-    complete = True
+    truncated = False
     view: dict[str, Any] = {
         "facts": {
             "protocol": "http",
@@ -50,10 +50,10 @@ def hold_view(facts: HttpFacts, risk: tuple[tuple[str, int], ...], reason: str) 
             raw["body"] = text[:MAX_SHOWN]
             if len(text) > MAX_SHOWN:
                 raw["body_cut_at"] = MAX_SHOWN
-                complete = False
+                truncated = True
         except (MaskingError, ProtocolError, UnicodeDecodeError) as error:
             raw["body_omitted"] = getattr(error, "code", "not-text")
-            complete = False
+            truncated = True
     view["raw"] = raw
-    view["complete"] = complete
+    view["truncated"] = truncated
     return view

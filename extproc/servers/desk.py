@@ -23,13 +23,10 @@ ENDED = {
 class HoldDesk:
     """One for all requests of a worker. `open_waits` bounds how many wait here at once."""
 
-    def __init__(
-        self, store: HoldStore, *, now: Callable[[], float], open_waits: int, moved: Callable[[], None]
-    ) -> None:
+    def __init__(self, store: HoldStore, *, now: Callable[[], float], open_waits: int) -> None:
         self._store = store
         self._now = now
         self._room = open_waits
-        self._moved = moved
 
     async def settle(self, wait: Wait, recheck: Callable[[HeldRequest, float], str]) -> HoldSettled:
         """Wait until released, decided otherwise, or out of time.
@@ -48,13 +45,11 @@ class HoldDesk:
             return HoldSettled("unavailable")
         finally:
             self._room += 1
-            self._moved()
 
     async def _settle(self, wait: Wait, recheck: Callable[[HeldRequest, float], str]) -> HoldSettled:
         deadline = self._now() + wait.wait
         while True:
             held = await self._store.open(wait.ask, self._now())
-            self._moved()
             try:
                 settled = await self._until_decided(held, wait, recheck, deadline)
             finally:

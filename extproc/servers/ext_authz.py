@@ -49,9 +49,9 @@ async def check(service: Service, data: bytes, call: CallMetadata) -> az.CheckRe
         log.exception("check.failed")
         step = exchange.failed(service.now())
     assert isinstance(step, Forward | Refuse)  # noqa: S101  (_decide returns nothing else)
-    for record in step.records:
-        service.ledger.append(record)
     try:
+        for record in step.records:
+            service.ledger.append(record)
         service.ledger.commit()
     except LedgerUnavailableError:
         log.error("ledger.unavailable", refused=1)

@@ -12,7 +12,7 @@ from typing import Protocol
 import structlog
 from google.protobuf.message import DecodeError
 
-from extproc.domain.errors import ProtocolError
+from extproc.domain.errors import LedgerUnavailableError, ProtocolError
 from extproc.domain.record import Record
 from extproc.domain.steps import BodyMode, BodyModes, Forward, NeedBody, NeedKeys, Refuse, Step, Wait
 from extproc.pipeline import HttpExchange
@@ -159,8 +159,7 @@ class ProcessStream:
                 self._post(step.records, forward_reply(kind, step))
             case Refuse():
                 if self._body_sent:
-                    for record in step.records:
-                        self._service.ledger.append(record)
+                    self._service.note(step.records)
                     self._abort("the response must stop here")
                     return
                 self._post(step.records, refuse_reply(step))
@@ -177,8 +176,12 @@ class ProcessStream:
 
     def _post(self, records: tuple[Record, ...], message: pb.ProcessingResponse) -> None:
         append = self._service.ledger.append
-        for record in records:
-            append(record)
+        try:
+            for record in records:
+                append(record)
+        except LedgerUnavailableError:
+            self.unrecorded()
+            return
         self._service.post(PostedReply(self, self._channel, message))
 
     async def _wait(self, kind: str, wait: Wait) -> None:

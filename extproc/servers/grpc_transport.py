@@ -57,7 +57,8 @@ class GrpcChannel:
 class GrpcServer:
     """Serves ExternalProcessor, Authorization and health on one address."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, client_sans: frozenset[str] | None = None) -> None:
+        """`client_sans`: certificate names that may call (mTLS); None where the socket itself decides."""
         self._service = service
         limit = service.max_message
         self._server = grpc.aio.server(
@@ -69,7 +70,7 @@ class GrpcServer:
             ]
         )
         self._health = health.aio.HealthServicer()
-        self._server.add_generic_rpc_handlers((_Methods(service),))
+        self._server.add_generic_rpc_handlers((_Methods(service, client_sans),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
@@ -94,11 +95,12 @@ class GrpcServer:
         await self._server.stop(grace)
 
 
-class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]
-    def __init__(self, service: Service) -> None:
+class _Methods(grpc.GenericRpcHandler):
+    def __init__(self, service: Service, client_sans: frozenset[str] | None) -> None:
         self._service = service
-        self._process_handler = grpc.stream_stream_rpc_method_handler(self._process)
-        self._check_handler = grpc.unary_unary_rpc_method_handler(self._check)
+        self._client_sans = client_sans
+        self._process_handler: Any = grpc.stream_stream_rpc_method_handler(self._process)
+        self._check_handler: Any = grpc.unary_unary_rpc_method_handler(self._check)
 
     def service(self, handler_call_details: Any) -> Any:
         if handler_call_details.method == PROCESS_METHOD:
@@ -107,7 +109,17 @@ class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]
             return self._check_handler
         return None
 
+    async def _admit(self, context: Any) -> None:
+        """Only certificates on the allow-list may speak (mTLS)."""
+        if self._client_sans is None:
+            return
+        names = context.auth_context().get("x509_subject_alternative_name", ())
+        if not any(name.decode("utf-8", "replace") in self._client_sans for name in names):
+            log.warning("peer.refused", names=[name.decode("utf-8", "replace") for name in names])
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this certificate may not call")
+
     async def _process(self, _: Any, context: Any) -> None:
+        await self._admit(context)
         channel = GrpcChannel(context)
         stream = ProcessStream(self._service, call_metadata(context.invocation_metadata() or ()), channel)
         how = "cancelled"
@@ -143,6 +155,7 @@ class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]
         await run_until_half_closed(serve, abort)
 
     async def _check(self, data: bytes, context: Any) -> bytes:
+        await self._admit(context)
         metadata = call_metadata(context.invocation_metadata() or ())
         reply = await check(self._service, data, metadata)
         if reply is None:

@@ -32,7 +32,7 @@ class Ledger(Protocol):
 class KeyFetcher(Protocol):
     """Fetches an issuer's keys; a failure is remembered by the key store, not raised."""
 
-    async def refresh(self, provider: str, now: float) -> None: ...
+    async def refresh(self, provider: str, now: float) -> object: ...
 
 
 class Reply(Protocol):
@@ -96,9 +96,9 @@ class Service:
         """Records that no reply waits for (a client left). Losing them is logged, never hidden."""
         if not records:
             return
-        for record in records:
-            self.ledger.append(record)
         try:
+            for record in records:
+                self.ledger.append(record)
             self.ledger.commit()
         except LedgerUnavailableError:
             log.error("ledger.unavailable", lost=[record.kind for record in records])

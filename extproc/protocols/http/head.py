@@ -79,7 +79,7 @@ def read_request_line(headers: Headers) -> RequestLine:
         return RequestLine(method, headers.get(":scheme"), host, "", "", "", upgrade)
     raw = headers.get(":path")
     path, mark, query = raw.partition("?")
-    url_path = path if _PLAIN_PATH.match(path) else _decode_path(path, method)
+    url_path = path if path and _PLAIN_PATH.match(path) else _decode_path(path, method)
     if mark and not _QUERY.match(query):
         raise ProtocolError("invalid-query", "The query has characters that must be percent-encoded.")
     return RequestLine(method, headers.get(":scheme"), host, raw, url_path, query, upgrade)

@@ -1,0 +1,51 @@
+"""A policy bundle: the exact sources the supervisor checked, so that every worker loads the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from extproc.config import Settings
+from extproc.policy import PolicySet, PolicySource, TargetInfo, load_policies
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Policy sources with the digest of what they load to."""
+
+    sources: tuple[PolicySource, ...]
+    digest: str
+
+
+def load_bundle(settings: Settings, sources: Sequence[PolicySource]) -> PolicySet:
+    """Compile and check everything. Raises PolicyError with every mistake."""
+    targets = {target.name: TargetInfo(target.kind, target.labels) for target in settings.targets}
+    return load_policies(sources, targets, engine=settings.policies.engine)
+
+
+def write_bundle(folder: Path, bundle: Bundle) -> Path:
+    """Write it where the workers read it, named by its content. Returns the path."""
+    body = orjson.dumps(
+        {"digest": bundle.digest, "sources": [{"name": s.name, "text": s.text} for s in bundle.sources]}
+    )
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"policy-{hashlib.sha256(body).hexdigest()[:24]}.json"
+    part = path.with_suffix(f".{os.getpid()}.part")
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(body)
+    part.replace(path)
+    return path
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Raises OSError and ValueError for what is no bundle."""
+    body: dict[str, Any] = orjson.loads(path.read_bytes())
+    sources = tuple(PolicySource(entry["name"], entry["text"]) for entry in body["sources"])
+    return Bundle(sources, str(body["digest"]))

@@ -1,0 +1,174 @@
+"""Settings and policies become a `Governance`: targets with rules and maskers, and who is believed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from extproc.adapters.jwks import JwksKeys
+from extproc.app.state_keys import StateKeys
+from extproc.config import Settings, Target
+from extproc.domain.errors import TokenError
+from extproc.domain.mask import MaskSpec
+from extproc.domain.principal import Principal
+from extproc.domain.request import Headers
+from extproc.domain.steps import NeedKeys
+from extproc.identity import (
+    ClaimRules,
+    MetadataTrust,
+    NeedKeysFor,
+    ProviderRules,
+    Verifier,
+    extract_bearer,
+    principal_from_metadata,
+    www_authenticate,
+)
+from extproc.masking import ENTITIES, Masker, MaskSecrets, compile_masker
+from extproc.masking.literal_stream import literal_forms
+from extproc.pipeline import Credential, Governance, TargetPlan
+from extproc.policy import PolicySet
+
+REALM = "extproc"
+
+
+class TokenIdentifier:
+    """Bearer tokens we verify ourselves, or Envoy's verified payload where the settings trust it."""
+
+    def __init__(self, settings: Settings, keys: JwksKeys) -> None:
+        self._keys = keys
+        self._header = settings.identity.header
+        self._verifier = Verifier(provider_rules(settings), max_token_bytes=settings.limits.token_bytes)
+        trusted = settings.identity.trust.metadata
+        self._trust = (
+            MetadataTrust(trusted.namespace, trusted.key, trusted.issuer, tuple(trusted.audiences))
+            if trusted is not None
+            else None
+        )
+
+    def identify(self, headers: Headers, metadata: Mapping[str, Any], now: float) -> Principal | NeedKeys:
+        """Raises TokenError."""
+        if self._trust is not None:
+            bearer = extract_bearer(headers, self._header) if self._header in headers else None
+            return principal_from_metadata(metadata, self._trust, bearer, now)
+        found = self._verifier.verify(extract_bearer(headers, self._header), self._keys, now)
+        return NeedKeys(found.provider) if isinstance(found, NeedKeysFor) else found
+
+    def challenge(self, error: Exception | None) -> str:
+        """WWW-Authenticate for a 401."""
+        return www_authenticate(error if isinstance(error, TokenError) else None, REALM)
+
+
+def provider_rules(settings: Settings, audience: str = "") -> list[ProviderRules]:
+    """The identity providers; with `audience`, for tokens of that audience instead of the data path's."""
+    return [
+        ProviderRules(
+            name=provider.name,
+            issuer=provider.issuer,
+            audiences=(audience,) if audience else tuple(provider.audiences),
+            algorithms=tuple(provider.algorithms),
+            skew=provider.skew,
+            claims=ClaimRules.of(
+                groups=provider.claims.groups,
+                kind=provider.claims.kind,
+                person=provider.claims.person,
+                default_kind=provider.default_kind,
+            ),
+        )
+        for provider in settings.identity.providers
+    ]
+
+
+def build_governance(
+    settings: Settings, policies: PolicySet, state: StateKeys, identifier: TokenIdentifier
+) -> Governance:
+    """Everything an exchange needs, compiled. Raises PolicyError and ConfigError."""
+    masking = MaskSecrets(
+        hash_salt=_secret(settings.masking.hash_salt, state.hash_salt),
+        hmac_key=_secret(settings.masking.hmac_key, state.hmac),
+    )
+    plans = {target.name: _plan(settings, target, policies, masking) for target in settings.targets}
+    return Governance(
+        targets=plans,
+        identifier=identifier,
+        policy_digest=policies.digest,
+        binding_key=state.binding,
+        record_key=state.record,
+        strip_headers=frozenset({"authorization", settings.identity.header}),
+        max_wait=max(0.0, settings.limits.max_message_timeout - 15.0),
+        degraded=_degraded(settings),
+    )
+
+
+def _plan(settings: Settings, target: Target, policies: PolicySet, secrets: MaskSecrets) -> TargetPlan:
+    credential = None
+    literals: list[str] = []
+    if target.credential is not None:
+        secret = target.credential.value.resolve()
+        value = target.credential.prefix + secret
+        credential = Credential(target.credential.header, value, literal_forms(secret))
+        literals.append(secret)
+    limit = max(target.limits.request_body, target.limits.response_body) + 1024
+    return TargetPlan(
+        name=target.name,
+        kind=target.kind,
+        labels=dict(target.labels),
+        rules=policies.for_target(target.name),
+        record_masker=compile_masker(
+            [_record_spec(settings, target)], secrets, literals=literals, max_bytes=limit
+        ),
+        masker_for=_maskers(policies.masks, secrets, literals, limit),
+        credential=credential,
+        volatile_headers=frozenset(target.volatile_headers),
+        request_limit=target.limits.request_body,
+        response_limit=target.limits.response_body,
+        record_request=target.record.request,
+        record_response=target.record.response,
+        record_max=target.record.max_bytes,
+        unparsable_json=target.unparsable_json,
+        prefer_wait=target.prefer.wait,
+    )
+
+
+def _record_spec(settings: Settings, target: Target) -> MaskSpec:
+    """What everything kept goes through: the named mask, or every recognizer there is."""
+    if target.record.mask is not None:
+        return settings.masks[target.record.mask].to_spec(target.record.mask)
+    return MaskSpec("record-default", entities=tuple(ENTITIES), operator="replace")
+
+
+def _maskers(
+    specs: Mapping[str, MaskSpec], secrets: MaskSecrets, literals: list[str], limit: int
+) -> Callable[[tuple[str, ...]], Masker]:
+    """Maskers by combination of names: single masks are compiled now, combinations once when first met."""
+    made: dict[tuple[str, ...], Masker] = {}
+
+    def masker_for(names: tuple[str, ...]) -> Masker:
+        masker = made.get(names)
+        if masker is None:
+            chosen = [specs[name] for name in names]
+            made[names] = masker = compile_masker(chosen, secrets, literals=literals, max_bytes=limit)
+        return masker
+
+    masker_for(())
+    for name in specs:
+        masker_for((name,))
+    return masker_for
+
+
+def _secret(reference: Any, made: bytes) -> bytes:
+    return reference.resolve().encode() if reference is not None else made
+
+
+def _degraded(settings: Settings) -> tuple[str, ...]:
+    """Opt-outs that every record carries."""
+    found: list[str] = []
+    if (
+        settings.processor.insecure
+        and not settings.processor.listen.is_unix
+        and settings.processor.tls is None
+    ):
+        found.append("insecure-listener")
+    found.extend(
+        f"upstream-cleartext:{target.name}" for target in settings.targets if target.upstream.tls == "off"
+    )
+    return tuple(found)

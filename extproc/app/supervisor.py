@@ -1,0 +1,235 @@
+"""The parent process: checks policy once, starts the children, restarts one that dies, reloads, drains."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from extproc.adapters.control import Control
+from extproc.adapters.policy_files import Author, author_of, read_policies
+from extproc.app.bundle import Bundle, load_bundle, write_bundle
+from extproc.app.worker import open_ledger
+from extproc.config import Settings, check_waits
+from extproc.domain.errors import ExtprocError, LedgerUnavailableError
+from extproc.domain.record import Record
+from extproc.policy import PolicySet
+
+log = structlog.get_logger()
+
+ACK = 20.0
+"""Seconds a child has to answer."""
+STOP = 15.0
+"""Seconds a child has to drain before it is killed."""
+BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+@dataclass(slots=True)
+class Child:
+    """One child process and the line to it."""
+
+    kind: str
+    index: int = 0
+    process: asyncio.subprocess.Process | None = None
+    control: Control | None = None
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    answers: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue)
+    deaths: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.index}" if self.kind == "worker" else self.kind
+
+
+class Supervisor:
+    """Runs `extproc serve`. `config` is the path of extproc.yaml, as the children read it too."""
+
+    def __init__(self, settings: Settings, config: Path) -> None:
+        self._settings = settings
+        self._config = config
+        self._stopping = asyncio.Event()
+        self._reload_lock = asyncio.Lock()
+        self._ledger = open_ledger(settings, "supervisor")
+        self._bundle = Path()
+        self._digest = ""
+        self.children = [Child("worker", index) for index in range(settings.processor.workers)]
+        self.children += [Child("approvals"), Child("checkpointer")]
+        if settings.telemetry.otlp is not None or _otel_from_environment(os.environ):
+            self.children.append(Child("exporter"))
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises PolicyError when the policy at start is no good."""
+        policies, author = self._read()
+        self._accept(policies, author, before="")
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn_reload(loop))
+        self._reloads: set[asyncio.Task[Any]] = set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                keepers = [group.create_task(self._keep(child)) for child in self.children]
+                ready = group.create_task(self._say_when_ready())
+                await self._stopping.wait()
+                log.info("serve.stopping")
+                ready.cancel()
+                for keeper in keepers:
+                    keeper.cancel()
+        finally:
+            await self._stop_children()
+            self._ledger.close()
+
+    def _spawn_reload(self, loop: asyncio.AbstractEventLoop) -> None:
+        task = loop.create_task(self.reload({"by": "signal", "uid": os.geteuid()}))
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    # ------------------------------------------------------------------ policy
+
+    def _read(self) -> tuple[PolicySet, Author]:
+        folders = list(self._settings.policies.folders)
+        sources = read_policies(folders)
+        policies = load_bundle(self._settings, sources)
+        longest = max(
+            (policies.for_target(target.name).max_wait for target in self._settings.targets), default=0.0
+        )
+        check_waits(self._settings, longest)
+        self._bundle = write_bundle(self._settings.state / "run", Bundle(sources, policies.digest))
+        return policies, author_of(folders)
+
+    def _accept(self, policies: PolicySet, author: Author, *, before: str, **facts: Any) -> None:
+        self._digest = policies.digest
+        files = [{"name": Path(file.name).name, "digest": file.digest} for file in policies.files]
+        fields = {"policy": policies.digest, "before": before, "author": str(author), "files": files}
+        self._record("policy.activated", fields | facts)
+
+    async def reload(self, asked_by: Mapping[str, Any]) -> dict[str, Any]:
+        """Check, hand to every worker, activate in all or in none. The last good set stays otherwise."""
+        async with self._reload_lock:
+            bundle = self._bundle
+            try:
+                policies, author = self._read()
+            except ExtprocError as error:
+                self._bundle = bundle
+                return self._refused(asked_by, str(error))
+            workers = [child for child in self.children if child.kind == "worker" and child.ready.is_set()]
+            for worker in workers:
+                answer = await self._ask(worker, {"prepare": str(self._bundle)})
+                if answer.get("prepared") != policies.digest:
+                    self._bundle = bundle
+                    return self._refused(asked_by, f"{worker.name}: {answer.get('error', 'no answer')}")
+            before = self._digest
+            active = [await self._ask(worker, {"activate": policies.digest}) for worker in workers]
+            self._accept(policies, author, before=before, asked_by=dict(asked_by), workers=len(workers))
+            behind = [w for w, a in zip(workers, active, strict=True) if a.get("active") != policies.digest]
+            for worker in behind:
+                # a worker that will not follow is restarted: it then loads the bundle in force
+                log.error("worker.behind", worker=worker.name)
+                if worker.process is not None:
+                    worker.process.kill()
+            log.info("policy.reloaded", policy=policies.digest, before=before)
+            return {"policy": policies.digest, "before": before}
+
+    def _refused(self, asked_by: Mapping[str, Any], error: str) -> dict[str, Any]:
+        log.error("policy.refused", error=error)
+        self._record(
+            "policy.refused", {"policy": self._digest, "error": error[:2000], "asked_by": dict(asked_by)}
+        )
+        return {"error": error, "policy": self._digest}
+
+    def _record(self, kind: str, fields: dict[str, Any]) -> None:
+        try:
+            self._ledger.append(Record(kind, time.time(), fields))
+            self._ledger.commit()
+        except LedgerUnavailableError as error:
+            log.error("ledger.unavailable", lost=[kind], error=str(error))
+
+    # ------------------------------------------------------------------ children
+
+    async def _say_when_ready(self) -> None:
+        await asyncio.gather(*(child.ready.wait() for child in self.children))
+        log.info("serve.ready", policy=self._digest, children=[child.name for child in self.children])
+
+    async def _keep(self, child: Child) -> None:
+        """Start it, watch it, start it again with a growing pause."""
+        while True:
+            started = time.monotonic()
+            await self._start(child)
+            assert child.process is not None and child.control is not None  # noqa: S101
+            listener = asyncio.create_task(self._listen(child))
+            try:
+                code = await child.process.wait()
+            finally:
+                listener.cancel()
+                child.ready.clear()
+            child.control.close()
+            child.deaths = 0 if time.monotonic() - started > 30 else child.deaths + 1
+            log.error("child.died", child=child.name, code=code, deaths=child.deaths)
+            self._record("admin.child-died", {"child": child.name, "code": code})
+            await asyncio.sleep(BACK_OFF[min(child.deaths, len(BACK_OFF) - 1)])
+
+    async def _start(self, child: Child) -> None:
+        ours, theirs = socket.socketpair()
+        arguments = [
+            sys.executable, "-m", "extproc.app.child", child.kind,
+            "--config", str(self._config), "--control", str(theirs.fileno()),
+        ]  # fmt: skip
+        if child.kind == "worker":
+            arguments += ["--index", str(child.index), "--bundle", str(self._bundle)]
+        child.process = await asyncio.create_subprocess_exec(*arguments, pass_fds=(theirs.fileno(),))
+        theirs.close()
+        child.control = await Control.open(ours)
+
+    async def _listen(self, child: Child) -> None:
+        assert child.control is not None  # noqa: S101
+        while (message := await child.control.receive()) is not None:
+            if "ready" in message:
+                child.ready.set()
+                if child.kind == "worker" and message["ready"] != self._digest and child.process is not None:
+                    child.process.kill()  # it started with a bundle that is no longer in force
+            elif "reload" in message:
+                await child.control.send({"reloaded": await self.reload(message["reload"])})
+            else:
+                child.answers.put_nowait(message)
+
+    async def _ask(self, child: Child, message: dict[str, Any]) -> dict[str, Any]:
+        assert child.control is not None  # noqa: S101
+        while not child.answers.empty():
+            child.answers.get_nowait()
+        try:
+            await child.control.send(message)
+            return await asyncio.wait_for(child.answers.get(), ACK)
+        except (TimeoutError, ConnectionError, OSError):
+            return {}
+
+    async def _stop_children(self) -> None:
+        """Workers first, so that what they wrote is still exported and signed."""
+        for kinds in (("worker",), ("approvals",), ("exporter", "checkpointer")):
+            await asyncio.gather(*(self._stop(child) for child in self.children if child.kind in kinds))
+
+    async def _stop(self, child: Child) -> None:
+        process = child.process
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def _otel_from_environment(environment: Mapping[str, str]) -> bool:
+    return any(
+        environment.get(name)
+        for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    )

@@ -1,0 +1,204 @@
+"""A worker: one process, one event loop, one socket that Envoy calls."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+
+from extproc.adapters.control import Control
+from extproc.adapters.hold_sqlite import SqliteHoldStore
+from extproc.adapters.jwks import JwksKeys
+from extproc.adapters.jwks_sources import KeySource
+from extproc.adapters.ledger_files import LedgerWriter
+from extproc.app.bundle import load_bundle, read_bundle
+from extproc.app.governing import TokenIdentifier, build_governance
+from extproc.app.state_keys import load_state_keys
+from extproc.config import Address, Settings
+from extproc.domain.record import Record
+from extproc.domain.hold import HoldLimits
+from extproc.pipeline import Governance
+from extproc.servers.desk import HoldDesk
+from extproc.servers.grpc_transport import GrpcServer
+from extproc.servers.peer_gate import PeerGate
+from extproc.servers.service import Service
+
+log = structlog.get_logger()
+
+DRAIN = 5.0
+"""Seconds running exchanges get after Envoy was told that we are going."""
+HEALTH_SEEN = 1.5
+"""Seconds for Envoy's health check to notice."""
+
+
+def open_ledger(settings: Settings, role: str) -> LedgerWriter:
+    """A writer of its own for this process start. Raises LedgerUnavailableError."""
+    return LedgerWriter(
+        settings.ledger.directory,
+        writer_id=f"{role}-{int(time.time())}-{secrets.token_hex(4)}",
+        clock=time.time,
+        durability=settings.ledger.durability,
+        segment_bytes=settings.ledger.segment_bytes,
+    )
+
+
+def open_keys(settings: Settings) -> JwksKeys:
+    """The key sets of all providers."""
+    return JwksKeys(
+        KeySource(
+            provider=provider.name,
+            issuer=provider.issuer,
+            discovery=provider.keys.discovery,
+            jwks_url=provider.keys.jwks_url or "",
+            jwks_file=str(provider.keys.jwks_file or ""),
+            insecure_loopback=provider.insecure_loopback,
+        )
+        for provider in settings.identity.providers
+    )
+
+
+def open_holds(settings: Settings) -> SqliteHoldStore:
+    """The hold store all processes of this machine share."""
+    limits = settings.holds.limits
+    return SqliteHoldStore(settings.holds.store.path, limits=HoldLimits(limits.per_principal, limits.total))
+
+
+class Worker:
+    """What one worker process runs."""
+
+    def __init__(self, settings: Settings, index: int, bundle: Path) -> None:
+        self._settings = settings
+        self._index = index
+        self._keys = open_keys(settings)
+        self._identifier = TokenIdentifier(settings, self._keys)
+        self._state = load_state_keys(settings.state)
+        self._holds = open_holds(settings)
+        self._ledger = open_ledger(settings, f"worker-{index}")
+        self._prepared: Governance | None = None
+        desk = HoldDesk(self._holds, now=time.time, open_waits=settings.limits.open_waits)
+        self._service = Service(
+            governance=self._load(bundle),
+            ledger=self._ledger,
+            desk=desk,
+            keys=self._keys,
+            now=time.time,
+            new_hex=secrets.token_hex,
+            max_message=settings.envoy.grpc_message_bytes,
+        )
+
+    async def run(self, control: Control, stopping: asyncio.Event) -> None:
+        """Serve until `stopping`. Ready only when policy, keys, holds and ledger are."""
+        settings = self._settings
+        await self._holds.check()
+        await self._keys.refresh_due(time.time())
+        tls = settings.processor.tls
+        server = GrpcServer(
+            self._service, client_sans=frozenset(tls.client_sans) if tls is not None else None
+        )
+        gate = self._listen(server, settings.processor.addresses[self._index])
+        background = [
+            asyncio.create_task(self._keys.run(), name="keys"),
+            asyncio.create_task(self._follow(control, stopping), name="control"),
+        ]
+        try:
+            await server.start()
+            if gate is not None:
+                await gate.start()
+            await control.send({"ready": self._service.governance.policy_digest})
+            log.info("worker.ready", index=self._index, policy=self._service.governance.policy_digest)
+            await stopping.wait()
+            await server.set_healthy(False)
+            self._service.draining = True
+            await asyncio.sleep(HEALTH_SEEN)
+            await server.stop(DRAIN)
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            if gate is not None:
+                gate.close()
+            await self._keys.close()
+            await self._holds.aclose()
+            self._ledger.close()
+
+    def _load(self, bundle: Path) -> Governance:
+        policies = load_bundle(self._settings, read_bundle(bundle).sources)
+        return build_governance(self._settings, policies, self._state, self._identifier)
+
+    def _listen(self, server: GrpcServer, address: Address) -> PeerGate | None:
+        """Bind the server; where others than our own uid may connect, behind a gate that checks them."""
+        processor = self._settings.processor
+        if address.path is None:
+            server.listen(str(address), _credentials(processor.tls))
+            return None
+        address.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own_only = set(processor.peers.uids) <= {os.geteuid()} and processor.peers.gid is None
+        inner = address.path if own_only else address.path.with_suffix(".inner")
+        inner.unlink(missing_ok=True)
+        before = os.umask(0o177)
+        try:
+            server.listen(f"unix:{inner}")
+        finally:
+            os.umask(before)
+        inner.chmod(0o600)
+        if own_only:
+            return None
+        return PeerGate(address.path, inner, processor.peers.uids, processor.peers.gid)
+
+    async def _follow(self, control: Control, stopping: asyncio.Event) -> None:
+        """The supervisor's word: prepare a policy bundle, activate it, stop."""
+        while True:
+            message = await control.receive()
+            if message is None:
+                log.warning("supervisor.gone")
+                stopping.set()
+                return
+            if "prepare" in message:
+                await control.send(self._prepare(Path(message["prepare"])))
+            elif "activate" in message:
+                await control.send(self._activate(str(message["activate"])))
+            elif "stop" in message:
+                stopping.set()
+
+    def _prepare(self, bundle: Path) -> dict[str, Any]:
+        try:
+            self._prepared = self._load(bundle)
+        except Exception as error:
+            log.error("policy.refused", error=str(error))
+            return {"prepared": "", "error": str(error)[:2000]}
+        return {"prepared": self._prepared.policy_digest}
+
+    def _activate(self, digest: str) -> dict[str, Any]:
+        if self._prepared is None or self._prepared.policy_digest != digest:
+            return {"active": self._service.governance.policy_digest}
+        self._service.governance, self._prepared = self._prepared, None
+        log.info("policy.active", policy=digest)
+        return {"active": digest}
+
+
+def recorder(ledger: LedgerWriter) -> Callable[[Record], None]:
+    """Append and commit one record. Raises LedgerUnavailableError."""
+
+    def record(entry: Record) -> None:
+        ledger.append(entry)
+        ledger.commit()
+
+    return record
+
+
+def _credentials(tls: Any) -> grpc.ServerCredentials | None:
+    """Mutual TLS, or None for plain loopback TCP (which the settings had to ask for by name)."""
+    if tls is None:
+        return None
+    return grpc.ssl_server_credentials(
+        [(tls.key.read_bytes(), tls.certificate.read_bytes())],
+        root_certificates=tls.client_ca.read_bytes(),
+        require_client_auth=True,
+    )

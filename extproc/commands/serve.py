@@ -1,0 +1,38 @@
+"""`extproc serve`: everything, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option(
+    "--config", "config_path", type=click.Path(dir_okay=False, path_type=Path), default=Path("extproc.yaml"),
+    show_default=True, help="Settings file.",
+)  # fmt: skip
+def serve(config_path: Path) -> None:
+    """Run the service: workers, approvals API, exporter, checkpointer.
+
+    SIGHUP reloads policies. SIGTERM drains and stops. Exit code 1 when settings or policies are no good.
+    """
+    from extproc.app.logs import set_up_logs
+    from extproc.app.supervisor import Supervisor
+    from extproc.config import Settings, load_config
+    from extproc.domain.errors import ExtprocError
+
+    path = config_path.absolute()
+
+    async def run(settings: Settings) -> None:
+        await Supervisor(settings, path).run()
+
+    set_up_logs("supervisor")
+    try:
+        settings = load_config(config_path)
+        asyncio.run(run(settings))
+    except ExtprocError as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
