@@ -69,7 +69,7 @@ def opened(hold_id: str, ask: HoldAsk, now: float) -> Change:
         "demand_digest": demand.digest,
         "policy": ask.policy_digest,
         "binding": ask.binding,
-        "view_digest": view_digest(ask.view),
+        "view_digest": view_digest(kept.view),
         "expires_at": rfc3339(held.expires_at),
         "decision_id": ask.decision_id,
         "session_id": ask.session_id,
@@ -141,10 +141,14 @@ def expired(held: HeldRequest, now: float) -> Change:
     return _moved(held, Verdict.EXPIRE, now)
 
 
+def view_bytes(view: Mapping[str, Any]) -> bytes:
+    """The view as canonical JSON."""
+    return json.dumps(view, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
 def view_digest(view: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) over the view as canonical JSON: proves later what an approver was shown. It is masked."""
-    text = json.dumps(view, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """SHA-256 (hex) over `view_bytes`: proves later what an approver was shown. The view is masked already."""
+    return hashlib.sha256(view_bytes(view)).hexdigest()
 
 
 def _check_state(held: HeldRequest, now: float, needed: HoldState) -> None:

@@ -1,0 +1,134 @@
+"""What callers of the approvals API send: token, query and body. All of it is checked before it is believed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from typing import Any
+
+from starlette.requests import Request
+
+from extproc.domain.hold import HoldState
+from extproc.domain.lifecycle import REASON_LIMIT
+from extproc.servers.approvals_problems import ProblemError, unauthorized
+
+MAX_TOKEN = 16 << 10
+MAX_BODY = 32 << 10
+"""Bytes; the longest reason, every character escaped, still fits."""
+MAX_WAIT = 60
+"""Seconds a call may be kept open."""
+MAX_LIMIT = 500
+HOLD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+_NUMBER = re.compile(r"[0-9]{1,15}")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def bearer(request: Request) -> str:
+    """The token of the one Authorization header (RFC 6750 §2.1)."""
+    values = request.headers.getlist("authorization")
+    if not values:
+        raise unauthorized("missing", "Send a bearer token of the approvals audience", challenge="")
+    scheme, _, token = values[0].partition(" ")
+    if len(values) > 1 or scheme.lower() != "bearer" or not token.strip():
+        raise unauthorized("malformed", "Send one bearer token", challenge="invalid_request")
+    if len(token) > MAX_TOKEN:
+        raise unauthorized("too_large", "The token is too long")
+    return token.strip()
+
+
+def query(
+    request: Request, allowed: Collection[str], repeatable: Collection[str] = ()
+) -> dict[str, list[str]]:
+    """The query's values by name; a name we do not know, or know once, is refused rather than overlooked."""
+    found: dict[str, list[str]] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in allowed or (name in found and name not in repeatable):
+            raise ProblemError(
+                400,
+                "bad_query",
+                "The query is not understood",
+                f"It takes {', '.join(sorted(allowed)) or 'nothing'}.",
+            )
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def whole_number(values: dict[str, list[str]], name: str, default: int, least: int, most: int) -> int:
+    """A decimal number within bounds."""
+    if name not in values:
+        return default
+    text = values[name][0]
+    if not _NUMBER.fullmatch(text) or not least <= int(text) <= most:
+        raise ProblemError(400, "bad_query", "The query is not understood", f"{name} is {least} to {most}.")
+    return int(text)
+
+
+def states(values: dict[str, list[str]]) -> list[HoldState]:
+    """The states asked for; none means all."""
+    try:
+        return [HoldState(value) for value in values.get("state", [])]
+    except ValueError:
+        names = ", ".join(HoldState)
+        raise ProblemError(
+            400, "bad_query", "The query is not understood", f"state is one of {names}."
+        ) from None
+
+
+async def reason(request: Request) -> str:
+    """The `reason` of a body `{"reason": …}`, stripped: never empty, at most 2000 characters, no control ones."""
+    body = await _json_object(request)
+    if set(body) - {"reason"}:
+        raise ProblemError(400, "unknown_member", "The body has members we do not know", "It takes `reason`.")
+    text = body.get("reason", "")
+    if not isinstance(text, str) or _CONTROL.search(text):
+        raise ProblemError(
+            400, "bad_reason", "The reason is not plain text", "It is text without control characters."
+        )
+    text = text.strip()
+    if not text:
+        raise ProblemError(400, "reason_required", "Say why", "`reason` is required.")
+    if len(text) > REASON_LIMIT:
+        raise ProblemError(
+            400, "reason_too_long", "The reason is too long", f"At most {REASON_LIMIT} characters."
+        )
+    return text
+
+
+async def _json_object(request: Request) -> dict[str, Any]:
+    kind = [part.strip().lower() for part in request.headers.get("content-type", "").split(";")]
+    if kind[0] != "application/json" or kind[1:] not in ([], ["charset=utf-8"]):
+        raise ProblemError(415, "unsupported_type", "Send application/json")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ProblemError(415, "unsupported_coding", "Send it as it is, without a content coding")
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > MAX_BODY:
+            # the rest is not read: the connection cannot be used again
+            raise ProblemError(
+                413,
+                "too_large",
+                "The body is too large",
+                f"At most {MAX_BODY} bytes.",
+                {"connection": "close"},
+            )
+    try:
+        body = json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise ProblemError(400, "bad_json", "The body is not JSON that can be read in one way only") from None
+    if not isinstance(body, dict):
+        raise ProblemError(400, "bad_json", "The body is not a JSON object")
+    return body
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a member appears twice")
+    return made
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")

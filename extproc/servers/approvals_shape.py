@@ -1,0 +1,130 @@
+"""Holds as the approvals API shows them. Every text in them is escaped for display, whoever wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+from extproc.domain.decision import Quorum
+from extproc.domain.display import escape_json
+from extproc.domain.errors import ExtprocError
+from extproc.domain.hold import VIEW_SECTIONS, HeldRequest, HoldState, Vote
+from extproc.domain.lifecycle import view_digest
+from extproc.domain.principal import Principal
+from extproc.domain.quorum import check_shown, missing, objection, owns
+from extproc.domain.times import rfc3339
+
+
+def summary(held: HeldRequest, viewer: Principal) -> dict[str, Any]:
+    """One line of the list: who wants what, what it needs, and what the viewer may do about it."""
+    return cast(dict[str, Any], escape_json(_summary(held, viewer), multiline=False))
+
+
+def full(held: HeldRequest, viewer: Principal) -> dict[str, Any]:
+    """One hold with all an approver needs: our facts first, then the normalised request, then the raw one."""
+    ask = held.ask
+    shown = {**_summary(held, viewer), "votes": [_vote(vote) for vote in held.votes]}
+    shown |= {
+        "allow_agents": ask.demand.allow_agents,
+        "closed_reason": held.closed_reason or None,
+        "released_to": held.released_to or None,
+        "binding": ask.binding,
+        "view_digest": view_digest(ask.view),
+        "demand_digest": ask.demand.digest,
+        "policy_digest": ask.policy_digest,
+        "decision_id": ask.decision_id,
+        "session_id": ask.session_id,
+        "trace_id": ask.trace_id or None,
+    }
+    escaped = cast(dict[str, Any], escape_json(shown, multiline=False))
+    sections = [name for name in VIEW_SECTIONS if name in ask.view]
+    ordered = {name: ask.view[name] for name in [*sections, *(n for n in ask.view if n not in sections)]}
+    escaped["view"] = escape_json(ordered)  # bodies and statements have lines
+    return escaped
+
+
+def _summary(held: HeldRequest, viewer: Principal) -> dict[str, Any]:
+    ask = held.ask
+    pending = held.state is HoldState.PENDING
+    return {
+        "id": held.id,
+        "state": held.state.value,
+        "version": held.version,
+        "target": ask.target,
+        "title": _title(held),
+        "requester": _person(ask.requester),
+        "reason": ask.demand.reason,
+        "rules": list(ask.rules),
+        "risk": {
+            "total": sum(points for _, points in ask.risk),
+            "parts": [{"rule": rule, "risk": points} for rule, points in ask.risk],
+        },
+        "approvers": _groups(ask.demand.quorums),
+        "missing": _groups(missing(ask, held.votes)) if pending else [],
+        "created_at": rfc3339(held.created_at),
+        "expires_at": rfc3339(held.expires_at),
+        "decided_at": rfc3339(held.decided_at) if held.decided_at else None,
+        "use_before": rfc3339(held.use_before) if held.use_before else None,
+        "waiters": held.waiters,
+        "shown_in_full": _is_shown(held),
+        "may": may(held, viewer),
+    }
+
+
+def may(held: HeldRequest, viewer: Principal) -> list[str]:
+    """What this viewer can do with it now, as the last part of a path."""
+    mine = owns(held.ask, viewer)
+    decides = not objection(held.ask, viewer)
+    actions = {
+        "approve": held.state is HoldState.PENDING and decides and _is_shown(held),
+        "deny": held.state is HoldState.PENDING and decides,
+        "withdraw": held.state is HoldState.PENDING and mine,
+        "revoke": held.state is HoldState.APPROVED and (decides or mine),
+    }
+    return [action for action, possible in actions.items() if possible]
+
+
+def _is_shown(held: HeldRequest) -> bool:
+    try:
+        check_shown(held.ask.view)
+    except ExtprocError:
+        return False
+    return True
+
+
+def _title(held: HeldRequest) -> str:
+    """A line to tell holds apart in a list: the verb and the object, from our own facts."""
+    facts = held.ask.view.get("facts")
+    if not isinstance(facts, dict):
+        return ""
+    parts = [facts.get(name) for name in ("method", "verb", "host", "path", "tables")]
+    texts = [
+        " ".join(map(str, part)) if isinstance(part, list | tuple) else str(part) for part in parts if part
+    ]
+    line = " ".join(texts)
+    return line if len(line) <= 200 else line[:200] + "…"
+
+
+def _groups(quorums: Iterable[Quorum]) -> list[dict[str, Any]]:
+    return [{"group": quorum.group, "count": quorum.count} for quorum in quorums]
+
+
+def _person(principal: Principal) -> dict[str, Any]:
+    return {
+        "issuer": principal.issuer,
+        "subject": principal.subject,
+        "kind": principal.kind,
+        "person": principal.person,
+        "groups": list(principal.groups),
+        "client_id": principal.client_id or None,
+        "act": principal.claims.get("act"),
+    }
+
+
+def _vote(vote: Vote) -> dict[str, Any]:
+    return {
+        "vote": "approve" if vote.approve else "deny",
+        "approver": _person(vote.approver),
+        "reason": vote.reason,
+        "at": rfc3339(vote.at),
+    }
