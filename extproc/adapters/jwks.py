@@ -76,8 +76,11 @@ class JwksKeys:
         *,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
+        """Reads the machine's certificate authorities (or `SSL_CERT_FILE`) once; a change of them needs a restart."""
         self._held = {source.provider: _Held(source) for source in sources}
         self._times = times or KeyTimes()
+        asks_the_network = transport is None and any(not held.source.is_file for held in self._held.values())
+        self._tls = httpx2.create_ssl_context() if asks_the_network else None
         self._transport = transport
         self._flights: dict[str, asyncio.Task[bool]] = {}
         self._generation = 0
@@ -163,7 +166,11 @@ class JwksKeys:
         wanted = list(held.wanted)
         try:
             loaded = await load_keys(
-                held.source, held.stamp, seconds=self._times.deadline, transport=self._transport
+                held.source,
+                held.stamp,
+                seconds=self._times.deadline,
+                tls=self._tls,
+                transport=self._transport,
             )
         except KeySourceError as error:
             held.error = str(error)

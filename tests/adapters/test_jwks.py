@@ -3,13 +3,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from extproc.adapters.jwks import JwksKeys, KeyTimes
 from extproc.adapters.jwks_sources import MAX_DOCUMENT, KeySource, KeySourceError, load_keys, url_problem
@@ -253,14 +259,70 @@ def test_a_silent_issuer_is_given_up_at_the_deadline():
         assert error_after(keys) == "the issuer did not answer within 0.05 seconds"
 
 
-def test_the_deadline_covers_discovery_and_keys_together():
-    issuer = Issuer(port=0, algorithms=["ES256"])
-    issuer.pages[KEYS_PATH] = Page(gate=threading.Event())
-    with issuer:
-        keys = JwksKeys([source(issuer, insecure_loopback=True)], KeyTimes(deadline=0.3))
+def test_the_deadline_covers_discovery_and_keys_together(issuer: Issuer):
+    class SilentKeys(Wire):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            if request.url.path == KEYS_PATH:
+                self.gate = asyncio.Event()  # which nobody sets
+            return await super().handle_async_request(request)
 
-        assert error_after(keys) == "the issuer did not answer within 0.3 seconds"
-        assert issuer.hits[KEYS_PATH] == 1
+    wire = SilentKeys(issuer)
+    keys = JwksKeys([source(issuer)], KeyTimes(deadline=0.2), transport=wire)
+
+    assert error_after(keys) == "the issuer did not answer within 0.2 seconds"
+    assert wire.asked == ["https://issuer.test" + DISCOVERY_PATH, "https://issuer.test" + KEYS_PATH]
+
+
+def certified(tmp_path: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1 and its key, as PEM files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "issuer")])
+    start = datetime.now(UTC) - timedelta(days=1)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(start + timedelta(days=2))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return paths
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_https_needs_a_certificate_that_the_machine_trusts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+):
+    certificate, key = certified(tmp_path)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    issuer = Issuer(port=0, algorithms=["ES256"])
+    assert issuer._server is not None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    issuer._server.socket = context.wrap_socket(issuer._server.socket, server_side=True)
+    issuer.issuer = issuer.url = issuer.url.replace("http://", "https://")
+    with issuer:
+        keys = JwksKeys([source(issuer)])
+        assert asyncio.run(keys.refresh("corp", NOW)) is trusted
+    assert keys.health(NOW)[0].error == ("" if trusted else "fetching failed (ConnectError)")
+
+
+def test_a_proxy_of_the_environment_is_not_asked_about_this_machine(monkeypatch: pytest.MonkeyPatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with Issuer(port=0, algorithms=["ES256"]) as issuer:
+        keys = JwksKeys([source(issuer, insecure_loopback=True)])
+        assert asyncio.run(keys.refresh("corp", NOW))
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import ast
 import json
+import subprocess
+import sys
 import traceback
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from extproc import identity
 from extproc.demo.issuer import Issuer
 from extproc.domain.errors import ConfigError, TokenError
 from extproc.domain.principal import Principal
@@ -438,3 +443,21 @@ def test_two_providers_may_share_neither_name_nor_issuer(issuer: Issuer):
 
 def test_the_catalogue_and_the_verifier_agree_on_the_size_limit(issuer: Issuer):
     assert len(BAD_TOKENS["huge"](issuer)) > MAX_TOKEN
+
+
+def test_the_core_brings_no_loop_no_client_and_no_server_along():
+    code = "import sys, extproc.identity; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert not {"asyncio", "httpx2", "grpc", "google.protobuf", "threading", "sqlite3"} & set(
+        done.stdout.split()
+    )
+
+
+def test_nothing_is_imported_while_a_request_waits():
+    for path in Path(identity.__file__).parent.glob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert not [
+                    node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)
+                ]
