@@ -94,6 +94,7 @@ class LedgerWriter:
         self._trouble = _Trouble()
         self._broken = False
         self._sync_failure = ""
+        self._doom: LedgerUnavailableError | None = None
         self._incarnation = 0
         self._segment_first = 0
         self._closed = False
@@ -115,20 +116,26 @@ class LedgerWriter:
         return not (self._broken or self._trouble.cause or self._sync_failure)
 
     def append(self, record: Record) -> RecordRef:
-        """Buffer one record. Raises RecordError (then nothing was buffered) and LedgerUnavailableError."""
-        if self._closed:
-            raise LedgerUnavailableError("the ledger is closed")
-        if (self._broken or self._sync_failure) and not self._lines:
-            self._start_over()
-        if self._trouble.cause and not self._lines:
-            self._append("gap", self._clock(), self._trouble.fields(), {})
+        """Buffer one record. Raises RecordError, and then this record was not buffered.
+
+        When nothing can be written the reference says seq -1, and `commit` raises.
+        """
+        if not self._lines and (self._broken or self._sync_failure or self._trouble.cause or self._closed):
+            self._mend()
+        if self._doom is not None:
+            self._trouble.records += 1
+            return RecordRef(self.writer_id, -1)
         return self._append(record.kind, record.at, record.fields, record.payloads)
 
     def commit(self) -> None:
         """Hand everything buffered to the kernel (`process`) or the disk (`disk`) in one write of lines."""
+        if self._doom is not None:
+            doom, self._doom = self._doom, None
+            raise doom
         if not self._lines:
             return
-        if self._closed or os.getpid() != self._pid:
+        if os.getpid() != self._pid:
+            self.discard()
             raise LedgerUnavailableError("this process may not write this ledger")
         lines = b"".join(self._lines)
         try:
@@ -156,6 +163,7 @@ class LedgerWriter:
 
     def discard(self) -> None:
         """Forget what was appended since the last commit."""
+        self._doom = None
         self._chain.rewind(self._durable)
         self._lines.clear()
         self._entries.clear()
@@ -286,24 +294,44 @@ class LedgerWriter:
             self.sync()
         self._swap_segment(fd, self._chain.seq)
 
+    def _mend(self) -> None:
+        """Before the first record of a commit, after trouble: open a new segment if need be, and say `gap`."""
+        if self._doom is not None:
+            return
+        if self._closed:
+            self._doom = LedgerUnavailableError("the ledger is closed")
+            return
+        if self._broken or self._sync_failure:
+            try:
+                self._start_over()
+            except LedgerUnavailableError as failure:
+                self._doom = failure
+                return
+        if self._trouble.cause:
+            self._append("gap", self._clock(), self._trouble.fields(), {})
+
     def _start_over(self) -> None:
         """Go on as a new writer: the segment is broken, or what the disk holds is unknown."""
         if not self._trouble.cause:
             self._trouble.cause, self._trouble.since = self._sync_failure, self._clock()
         self._broken = True
-        before = self.writer_id
+        before, trouble = self.writer_id, self._trouble
         self._incarnation += 1
         try:
             self._open_writer(f"{self._first_id}-r{self._incarnation}", before)
+            self._trouble = _Trouble()  # told by the first commit after this one
             self.commit()
         except (OSError, LedgerUnavailableError) as failure:
             self._broken = True
-            if self.writer_id == before:
-                self._trouble.commits += 1  # otherwise the commit counted itself
-            elif self._remove_if_empty(self.writer_id):
+            trouble.commits += 1
+            if self.writer_id != before:
+                os.close(self._held.pop())
+            if self.writer_id == before or self._remove_if_empty(self.writer_id):
                 self._incarnation -= 1
             self.writer_id = before
             raise LedgerUnavailableError(f"no new segment can be opened: {_name_of(failure)}") from failure
+        finally:
+            self._trouble = trouble
 
     def _open_writer(self, writer_id: str, predecessor: str | None) -> None:
         """Create directory and first segment, and buffer the `start` record. Raises OSError."""
@@ -336,8 +364,6 @@ class LedgerWriter:
         self._broken = False
         self._sync_failure = ""
         self._append("start", self._clock(), fields, {})
-        if self._trouble.cause:
-            self._append("gap", self._clock(), self._trouble.fields(), {})
 
     def _find_predecessor(self) -> str | None:
         role = role_of(self.writer_id)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from extproc.domain.errors import ExtprocError
+from extproc.ledger import NoteKey, Report, Segment, WriterFiles, verify
 from extproc.ledger.lines import MAX_LINE, ZERO_HASH, RecordError, is_writer_id, parse_line
 from extproc.ledger.payloads import HEADER_SIZE, parse_header, parse_ref
 
@@ -153,6 +154,31 @@ def read_payload_entry(directory: Path, writer: str, ref: str, size: int) -> byt
             return header + file.read(min(entry.size, size)) if entry is not None else header or None
     except OSError:
         return None
+
+
+def verify_directory(directory: Path, key: NoteKey | None, *, thorough: bool = False) -> Report:
+    """Verify all of a ledger's files. Raises OSError if the directory cannot be read."""
+    # the checkpoints are opened first: a living ledger may grow meanwhile, but never shrink
+    log = directory / CHECKPOINTS
+    checkpoints = _chunks_of(log, log.stat().st_size) if log.exists() else ()
+    files = []
+    for writer in list_writers(directory):
+        segments = list_segments(directory / writer)
+        files.append(
+            WriterFiles(writer, [Segment(each.first, each.path.name, each.chunks) for each in segments])
+        )
+
+    def read_entry(writer: str, ref: str, size: int) -> bytes | None:
+        return read_payload_entry(directory, writer, ref, size)
+
+    return verify(files, checkpoints, key, read_entry, thorough=thorough)
+
+
+def _chunks_of(path: Path, size: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while size > 0 and (chunk := file.read(min(CHUNK, size))):
+            size -= len(chunk)
+            yield chunk
 
 
 class WriterTail:

@@ -92,8 +92,17 @@ class Chain:
         payloads: Mapping[str, PayloadPlace] | None = None,
     ) -> bytes:
         """The record's line with its newline. Raises RecordError and then stays where it was."""
+        return self.encode_at(kind, round(at * 1_000_000), fields, payloads)
+
+    def encode_at(
+        self,
+        kind: str,
+        micros: int,
+        fields: Mapping[str, Any],
+        payloads: Mapping[str, PayloadPlace] | None = None,
+    ) -> bytes:
+        """`encode`, with the time in microseconds since 1970."""
         body = encode_fields(kind, fields)
-        micros = round(at * 1_000_000)
         second, fraction = divmod(micros, 1_000_000)
         if second != self._second:
             self._second_text = _second_text(second)
@@ -158,6 +167,13 @@ def parse_line(line: bytes) -> Line:
     parse_time(at)
     payloads = _parse_payloads(values.pop("payloads", {}))
     return Line(writer, seq, prev, at, kind, sha256(line).hexdigest(), values, payloads)
+
+
+def canonical(line: Line) -> bytes:
+    """The bytes this record must have had. Raises RecordError if its fields could not be written."""
+    chain = Chain(line.writer, line.seq, line.prev)
+    micros = parse_time(line.at)
+    return chain.encode_at(line.kind, micros, line.fields, line.payloads)[:-1]
 
 
 def format_time(at: float) -> str:

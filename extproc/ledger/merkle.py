@@ -18,26 +18,36 @@ class Tree:
 
     def __init__(self) -> None:
         self.size = 0
-        self._peaks: list[bytes] = []
+        self._peaks: list[bytes] = []  # by level; b"" where there is no subtree of that size
 
     def append(self, entry: bytes) -> None:
         """Add one entry at the right."""
-        node = sha256(b"\0" + entry).digest()
-        size = self.size
-        while size & 1:  # each trailing one is a complete subtree that now pairs up
-            node = sha256(b"\1" + self._peaks.pop() + node).digest()
-            size >>= 1
-        self._peaks.append(node)
-        self.size += 1
+        self.extend([entry])
+
+    def extend(self, entries: Sequence[bytes]) -> None:
+        """Add entries at the right, level by level."""
+        nodes = [sha256(b"\0" + entry).digest() for entry in entries]
+        self.size += len(nodes)
+        level = 0
+        while nodes:
+            if level == len(self._peaks):
+                self._peaks.append(b"")
+            if self._peaks[level]:
+                nodes.insert(0, self._peaks[level])
+            self._peaks[level] = nodes.pop() if len(nodes) & 1 else b""
+            nodes = [
+                sha256(b"\1" + left + right).digest()
+                for left, right in zip(nodes[::2], nodes[1::2], strict=True)
+            ]
+            level += 1
 
     def root(self) -> bytes:
         """The root over all entries so far."""
-        if not self._peaks:
-            return EMPTY_ROOT
-        node = self._peaks[-1]
-        for peak in reversed(self._peaks[:-1]):
-            node = hash_pair(peak, node)
-        return node
+        node = b""
+        for peak in self._peaks:
+            if peak:
+                node = sha256(b"\1" + peak + node).digest() if node else peak
+        return node or EMPTY_ROOT
 
 
 def hash_leaf(entry: bytes) -> bytes:
@@ -53,8 +63,7 @@ def hash_pair(left: bytes, right: bytes) -> bytes:
 def root_of(entries: Iterable[bytes]) -> bytes:
     """The root over `entries`."""
     tree = Tree()
-    for entry in entries:
-        tree.append(entry)
+    tree.extend(list(entries))
     return tree.root()
 
 

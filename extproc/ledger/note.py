@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Protocol
@@ -16,6 +17,8 @@ from extproc.domain.errors import ExtprocError
 _ED25519 = b"\x01"
 _DASH = "\N{EM DASH} ".encode()
 MAX_SIGNATURES = 16
+MAX_NOTE = 64 << 20
+"""Bytes. Nothing longer is taken for a note."""
 
 
 class NoteError(ExtprocError):
@@ -124,6 +127,19 @@ def parse_note(raw: bytes) -> Note:
     if len(lines) > MAX_SIGNATURES:
         raise NoteError("too many signatures")
     return Note(text + b"\n", tuple(_parse_signature(line) for line in lines), raw)
+
+
+def iter_notes(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """The notes of a file that comes in pieces; a last one that is not whole comes with False."""
+    rest = b""
+    for chunk in chunks:
+        notes, rest = split_notes(rest + chunk)
+        for note in notes:
+            yield note, True
+        if len(rest) > MAX_NOTE:
+            break
+    if rest:
+        yield rest, False
 
 
 def split_notes(data: bytes) -> tuple[list[bytes], bytes]:

@@ -1,0 +1,214 @@
+"""Checks a whole ledger against its checkpoints and names the first bad record (docs/ledger.md, section 6).
+
+Any bytes give a report; nothing here raises because of what it read. Files come in as iterables of bytes.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from extproc.ledger.checkpoint import Checkpoint, CheckpointError, Lineage, parse_checkpoint
+from extproc.ledger.lines import MAX_LINE, RecordError, is_hash, is_writer_id, parse_line
+from extproc.ledger.note import Note, NoteError, NoteKey, iter_notes, parse_note
+from extproc.ledger.report import Problem, Report
+from extproc.ledger.walk import Due, PayloadReader, Torn, Walk
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One line segment. `chunks` may be called more than once; each time it gives all the bytes in order."""
+
+    first: int
+    name: str
+    chunks: Callable[[], Iterable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class WriterFiles:
+    """One writer's segments, sorted by their first sequence numbers."""
+
+    writer: str
+    segments: Sequence[Segment]
+
+
+def verify(
+    writers: Sequence[WriterFiles],
+    checkpoints: Iterable[bytes],
+    key: NoteKey | None,
+    payloads: PayloadReader | None = None,
+    *,
+    thorough: bool = False,
+) -> Report:
+    """Check everything. Without `key` signatures go unchecked; without `payloads` so do the payloads.
+
+    `checkpoints` is the checkpoint file in chunks; it is read before the lines, so a living ledger verifies.
+    """
+    report = Report()
+    signed = _check_checkpoints(checkpoints, key, report)
+    claims = _Claims(writers)
+    for files in writers:
+        dues = heapq.merge(signed[files.writer], claims.heads[files.writer], key=lambda due: due.size)
+        walk = Walk(files.writer, report, dues, payloads, thorough=thorough)
+        for segment in files.segments:
+            walk.open_segment(segment.name, segment.first)
+            for chunk in segment.chunks():
+                walk.feed(chunk)
+        _check_torn(files.writer, walk.finish(), claims.torn.get(files.writer), report)
+    _check_absent({files.writer for files in writers}, signed, claims, report)
+    if payloads is None:
+        report.unchecked.append("payloads")
+    if not thorough:
+        report.unchecked.append("canonical form of every line")
+    return report
+
+
+class _SignedSizes:
+    """A writer's checkpointed trees in 72 bytes each: size, head, root."""
+
+    def __init__(self) -> None:
+        self._sizes = array("Q")
+        self._hashes = bytearray()
+
+    def add(self, size: int, head: str, root: str) -> None:
+        if not self._sizes or self._sizes[-1] != size:
+            self._sizes.append(size)
+            self._hashes += bytes.fromhex(head) + bytes.fromhex(root)
+
+    def __iter__(self) -> Iterator[Due]:
+        for at, size in enumerate(self._sizes):
+            hashes = bytes(self._hashes[at * 64 : at * 64 + 64])
+            yield Due(size, hashes[:32], hashes[32:], "a checkpoint")
+
+    @property
+    def last(self) -> int:
+        """The greatest signed size."""
+        return self._sizes[-1] if self._sizes else 0
+
+
+class _Claims:
+    """What `start` records say about the writers before them."""
+
+    def __init__(self, writers: Sequence[WriterFiles]) -> None:
+        self.heads: defaultdict[str, list[Due]] = defaultdict(list)
+        self.torn: dict[str, tuple[Torn, str]] = {}
+        for files in writers:
+            fields = _first_fields(files)
+            self._take_predecessor(fields.get("predecessor"), files.writer)
+            self._take_torn(fields.get("torn"), files.writer)
+        for dues in self.heads.values():
+            dues.sort(key=lambda due: due.size)
+
+    def _take_predecessor(self, named: object, by: str) -> None:
+        if not isinstance(named, dict) or named.get("unreadable"):
+            return
+        writer, seq, head = named.get("writer"), named.get("seq"), named.get("head")
+        if _is_writer(writer) and type(seq) is int and 0 <= seq < 1 << 53 and is_hash(head):
+            self.heads[str(writer)].append(Due(seq + 1, bytes.fromhex(str(head)), b"", f"the start of {by}"))
+
+    def _take_torn(self, named: object, by: str) -> None:
+        if not isinstance(named, dict):
+            return
+        writer, size, digest = named.get("writer"), named.get("bytes"), named.get("digest")
+        if _is_writer(writer) and type(size) is int and is_hash(digest):
+            self.torn[str(writer)] = (Torn(size, str(digest)), by)
+
+
+def _check_checkpoints(
+    chunks: Iterable[bytes], key: NoteKey | None, report: Report
+) -> defaultdict[str, _SignedSizes]:
+    """Follow the checkpoints as far as they can be trusted."""
+    signed: defaultdict[str, _SignedSizes] = defaultdict(_SignedSizes)
+    lineage = Lineage()
+    for raw, whole in iter_notes(chunks):
+        if not whole:
+            report.notes.append(f"{len(raw)} bytes of a partial checkpoint at the end")
+            break
+        try:
+            note = parse_note(raw)
+            checkpoint = parse_checkpoint(note.text)
+            if key is not None:
+                key = _check_signatures(note, checkpoint, key)
+            lineage.follow(raw, checkpoint)
+        except (NoteError, CheckpointError) as trouble:
+            code = "signature" if isinstance(trouble, _SignatureError) else "checkpoint"
+            message = f"checkpoint {lineage.number + 1}: {trouble}; what follows it is not trusted"
+            report.add(Problem(code, "", -1, message))
+            break
+        for head in checkpoint.heads:
+            signed[head.writer].add(head.size, head.head, head.root)
+    report.checkpoints = lineage.number + 1
+    if lineage.last is not None:
+        report.last_checkpoint = lineage.last.time
+        for alarm in lineage.last.alarms:
+            message = f"the checkpointer refused this writer: {alarm.code}"
+            report.add(Problem("alarm", alarm.writer, alarm.seq, message))
+    else:
+        report.unchecked.append("truncation and rewriting: there is no checkpoint that can be trusted")
+    if key is None:
+        report.unchecked.append("signatures of checkpoints: no key was given")
+    return signed
+
+
+class _SignatureError(CheckpointError):
+    """Not signed by the key that was due."""
+
+
+def _check_signatures(note: Note, checkpoint: Checkpoint, key: NoteKey) -> NoteKey:
+    """The key that signs from the next note on. Raises _SignatureError."""
+    if checkpoint.origin != key.name or not note.is_signed_by(key):
+        raise _SignatureError(f"not signed by {key.name}+{key.id.hex()}")
+    following = checkpoint.next_key
+    if following is None:
+        return key
+    if not note.is_signed_by(following):
+        raise _SignatureError("the key that takes over did not sign")
+    return following
+
+
+def _check_torn(writer: str, torn: Torn, named: tuple[Torn, str] | None, report: Report) -> None:
+    if named is not None and named[0] != torn:
+        message = f"the torn tail is not the one that the start of {named[1]} names"
+        report.add(Problem("torn", writer, -1, message))
+    elif torn.size:
+        known = f"named by the start of {named[1]}" if named is not None else "not named by any successor yet"
+        report.notes.append(f"{writer}: torn tail of {torn.size} bytes, {known}")
+
+
+def _check_absent(
+    present: set[str], signed: Mapping[str, _SignedSizes], claims: _Claims, report: Report
+) -> None:
+    for writer in sorted(set(signed) | set(claims.heads)):
+        if writer in present:
+            continue
+        dues = list(claims.heads.get(writer, ()))
+        size = max((signed[writer].last if writer in signed else 0), *(due.size for due in dues), 0)
+        if size:
+            message = "this writer's files are gone"
+            report.add(Problem("missing-writer", writer, 0, message, size - 1))
+
+
+def _first_fields(files: WriterFiles) -> Mapping[str, object]:
+    """The fields of the first record if it is a `start`."""
+    if not files.segments or files.segments[0].first != 0:
+        return {}
+    head = b""
+    for chunk in files.segments[0].chunks():
+        head += chunk
+        if b"\n" in chunk or len(head) >= MAX_LINE:
+            break
+    line, newline, _ = head.partition(b"\n")
+    try:
+        record = parse_line(line) if newline else None
+    except RecordError:
+        return {}
+    if record is None or record.kind != "start" or record.writer != files.writer:
+        return {}
+    return record.fields
+
+
+def _is_writer(name: object) -> bool:
+    return isinstance(name, str) and is_writer_id(name)
