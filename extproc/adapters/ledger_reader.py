@@ -199,7 +199,7 @@ class WriterTail:
             raise TailError("missing", f"{self._directory.name}: a segment is gone") from None
 
     def close(self) -> None:
-        """Let go of the open segment."""
+        """Let go of the open segment; it is opened again when there is something to read."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -222,6 +222,7 @@ class WriterTail:
             if size != self.place.offset:
                 raise TailError("torn", f"{self._directory.name}: a partial line in the middle")
             self.close()
+            self._inode = 0
             self.place = Position(following, 0)
 
     def _whole_lines(self, data: bytes) -> list[TailLine]:
@@ -249,11 +250,11 @@ class WriterTail:
     def _open(self) -> int:
         path = self._directory / segment_name(self.place.segment)
         inode = path.stat().st_ino
+        if inode != self._inode and self._inode:
+            raise TailError("replaced", f"{self._directory.name}: a segment was replaced")
+        self._inode = inode
         if self._fd < 0:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            self._inode = inode
-        elif inode != self._inode:
-            raise TailError("replaced", f"{self._directory.name}: a segment was replaced")
         return self._fd
 
 
