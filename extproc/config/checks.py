@@ -22,7 +22,7 @@ Finding = tuple[Place, str]
 
 ENVOY_LONGEST_TIMEOUT = 3600.0
 """Envoy refuses message timeouts above one hour."""
-WAIT_MARGIN = 5.0
+WAIT_MARGIN = 15.0
 """Seconds between the end of the longest wait and Envoy's own timeout, for our answer to arrive."""
 MAX_SKEW = 300.0
 
@@ -300,7 +300,12 @@ def _rest(settings: Settings) -> Iterator[Finding]:
         if not (mask.paths or mask.entities or mask.columns):
             yield ("masks", name), "finds nothing: name paths, entities or columns"
     if settings.telemetry.otlp is not None:
-        yield from _endpoint(("telemetry", "otlp", "endpoint"), settings.telemetry.otlp.endpoint)
+        where: Place = ("telemetry", "otlp", "endpoint")
+        yield from _endpoint(where, settings.telemetry.otlp.endpoint)
+        if settings.envoy.tracing and settings.telemetry.otlp.endpoint.startswith("https://"):
+            host = urlsplit(settings.telemetry.otlp.endpoint).hostname or ""
+            if Address(host=host).is_ip:
+                yield where, "https needs a host name, which Envoy checks, or envoy.tracing: false"
     for place, reference in settings.secrets():
         if (reference.env is None) == (reference.file is None) or reference.env == "":
             yield _place(place), "needs exactly one of env and file"

@@ -60,6 +60,10 @@ def _hold_store() -> StoreLocation:
     return StoreLocation(path=_state() / "holds.db")
 
 
+def _ca_bundle() -> Path:
+    return Path("/etc/ssl/certs/ca-certificates.crt")
+
+
 def _socket(name: str) -> Callable[[], Address]:
     return lambda: Address(path=_state() / "run" / name)
 
@@ -162,7 +166,7 @@ class UpstreamTls(Branch, frozen=True, kw_only=True):
     server_name: Annotated[
         str | None, about("SNI and the DNS name its certificate must carry; default is the host name.")
     ] = None
-    ca: Annotated[Path | None, about("PEM authorities; default are the system's.")] = None
+    ca: Annotated[Path | None, about("PEM authorities; default is `envoy.ca_bundle`.")] = None
     certificate: Annotated[Path | None, about("Client certificate chain.")] = None
     key: Annotated[Path | None, about("Client private key.")] = None
 
@@ -452,6 +456,9 @@ class Envoy(Branch, frozen=True, kw_only=True):
     max_connections: Annotated[Count, about("Connections from callers at one time.")] = 20_000
     max_heap: Annotated[Size, about("Envoy stops taking requests near this much memory.")] = 2048 * MIB
     tracing: Annotated[bool, about("Envoy sends its own spans to `telemetry.otlp`.")] = True
+    ca_bundle: Annotated[
+        Path, about("Authorities for upstreams without a `tls.ca`, where Envoy sees them (Debian's place).")
+    ] = field(default_factory=_ca_bundle)
     client_tls: Annotated[ProcessorClientTls | None, about("Needed when `processor.tls` is set.")] = None
 
     @property

@@ -64,10 +64,10 @@ def envoy_config(settings: Settings, *, sockets: Sequence[str] | None = None) ->
     )
     clusters = [
         processor_cluster(settings, workers),
-        *(target_cluster(target) for target in settings.targets),
+        *(target_cluster(settings, target) for target in settings.targets),
     ]
     if settings.telemetry.otlp is not None and settings.envoy.tracing:
-        clusters.append(collector_cluster(settings.telemetry.otlp))
+        clusters.append(collector_cluster(settings, settings.telemetry.otlp))
     bootstrap = Bootstrap(
         node=Node(id=settings.envoy.node, cluster="extproc"),
         admin=_admin(settings),

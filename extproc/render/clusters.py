@@ -101,7 +101,7 @@ def processor_cluster(settings: Settings, workers: Sequence[Address]) -> Cluster
     )
 
 
-def target_cluster(target: Target) -> Cluster:
+def target_cluster(settings: Settings, target: Target) -> Cluster:
     """The real service. TLS names come from settings alone."""
     upstream = target.upstream
     http2 = upstream.protocol == "http2"
@@ -120,7 +120,7 @@ def target_cluster(target: Target) -> Cluster:
         )
         more["transport_socket"] = upstream_tls(
             tls.server_name or upstream.address.host,
-            ca=tls.ca,
+            ca=tls.ca or settings.envoy.ca_bundle,
             certificates=own,
             alpn="h2" if http2 else "http/1.1",
         )
@@ -133,7 +133,7 @@ def target_cluster(target: Target) -> Cluster:
     )
 
 
-def collector_cluster(otlp: Otlp) -> Cluster:
+def collector_cluster(settings: Settings, otlp: Otlp) -> Cluster:
     """Where Envoy's own spans go: the collector our spans go to."""
     parts = urlsplit(otlp.endpoint)
     host = parts.hostname or ""
@@ -146,7 +146,7 @@ def collector_cluster(otlp: Otlp) -> Cluster:
     more = {}
     if parts.scheme == "https":
         alpn = "h2" if otlp.protocol == "grpc" else "http/1.1"
-        more["transport_socket"] = upstream_tls(host, ca=None, certificates=[], alpn=alpn)
+        more["transport_socket"] = upstream_tls(host, ca=settings.envoy.ca_bundle, certificates=[], alpn=alpn)
     return cluster(
         COLLECTOR, [place], HttpProtocolOptions(explicit_http_config=explicit), connect_timeout=2.0, **more
     )

@@ -26,7 +26,6 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
 )
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     CertificateValidationContext,
-    CertificateValidationContextSystemRootCerts,
     CommonTlsContext,
     SubjectAltNameMatcher,
     SubjectAltNameMatcherSanType,
@@ -68,21 +67,18 @@ def certificate(chain: Path, key: Path) -> TlsCertificate:
 
 
 def upstream_tls(
-    server_name: str, *, ca: Path | None, certificates: list[TlsCertificate], alpn: str
+    server_name: str, *, ca: Path, certificates: list[TlsCertificate], alpn: str
 ) -> TransportSocket:
     """TLS to a server that must carry `server_name`: both SNI and the name checked come from settings, never from
     the request, or a caller could choose which certificate is good enough."""
     validation = CertificateValidationContext(
+        trusted_ca=DataSource(filename=str(ca)),
         match_typed_subject_alt_names=[
             SubjectAltNameMatcher(
                 san_type=SubjectAltNameMatcherSanType.DNS, matcher=StringMatcher(exact=server_name)
             )
-        ]
+        ],
     )
-    if ca is None:
-        validation.system_root_certs = CertificateValidationContextSystemRootCerts()
-    else:
-        validation.trusted_ca = DataSource(filename=str(ca))
     context = UpstreamTlsContext(
         sni=server_name,
         common_tls_context=CommonTlsContext(
