@@ -75,9 +75,16 @@ class CustomersApi:
             raise ValueError("the demo API needs a key")
         self._key = api_key.encode()
         self._on_request = on_request
-        self.customers: dict[int, dict[str, Any]] = {row["id"]: copy.deepcopy(row) for row in CUSTOMERS}
+        self.customers: dict[int, dict[str, Any]] = {}
         self.payments: list[dict[str, Any]] = []
         self.seen: list[SeenRequest] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the first day: all customers, no payments, nothing seen."""
+        self.customers = {row["id"]: copy.deepcopy(row) for row in CUSTOMERS}
+        self.payments.clear()
+        self.seen.clear()
 
     def app(self) -> Starlette:
         """The ASGI application."""

@@ -19,10 +19,16 @@ from extproc.demo.processes import answers_ok, free_port, start, wait_until
 KEY = "demo-key-0123456789"
 
 
-@pytest.fixture
-def api() -> Iterator[ApiServer]:
+@pytest.fixture(scope="module")
+def server() -> Iterator[ApiServer]:
     with ApiServer(CustomersApi(KEY)) as server:
         yield server
+
+
+@pytest.fixture
+def api(server: ApiServer) -> ApiServer:
+    server.api.reset()
+    return server
 
 
 @pytest.fixture

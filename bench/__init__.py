@@ -1,0 +1,1 @@
+"""Measurements. Quote results as ratios: two runs on one machine, never numbers from two machines."""
