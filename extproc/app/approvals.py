@@ -126,11 +126,16 @@ class ApiServer(uvicorn.Server):
 
 def _config(settings: Settings, app: Any) -> uvicorn.Config:
     tls = settings.approvals.tls
-    secured = {"ssl_certfile": str(tls.certificate), "ssl_keyfile": str(tls.key)} if tls is not None else {}
     return uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3,
-        lifespan="off", **secured,
-    )  # fmt: skip
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=3,
+        lifespan="off",
+        ssl_certfile=str(tls.certificate) if tls is not None else None,
+        ssl_keyfile=str(tls.key) if tls is not None else None,
+    )
 
 
 def _bind(settings: Settings) -> socket.socket:

@@ -126,6 +126,7 @@ def _plan(settings: Settings, target: Target, policies: PolicySet, secrets: Mask
         record_max=target.record.max_bytes,
         unparsable_json=target.unparsable_json,
         prefer_wait=target.prefer.wait,
+        degraded=("upstream-cleartext",) if target.upstream.tls == "off" else (),
     )
 
 
@@ -161,14 +162,6 @@ def _secret(reference: Any, made: bytes) -> bytes:
 
 def _degraded(settings: Settings) -> tuple[str, ...]:
     """Opt-outs that every record carries."""
-    found: list[str] = []
-    if (
-        settings.processor.insecure
-        and not settings.processor.listen.is_unix
-        and settings.processor.tls is None
-    ):
-        found.append("insecure-listener")
-    found.extend(
-        f"upstream-cleartext:{target.name}" for target in settings.targets if target.upstream.tls == "off"
-    )
-    return tuple(found)
+    processor = settings.processor
+    is_open = processor.insecure and not processor.listen.is_unix and processor.tls is None
+    return ("insecure-listener",) if is_open else ()

@@ -22,7 +22,7 @@ from extproc.pipeline.binding import binding
 from extproc.pipeline.facts import HttpFacts
 from extproc.pipeline.governance import Governance, TargetPlan
 from extproc.pipeline.problems import problem
-from extproc.pipeline.response import ResponseSide
+from extproc.pipeline.response import ResponseSide, status_code
 from extproc.pipeline.scribe import Scribe
 from extproc.pipeline.settled import HoldSettled
 from extproc.pipeline.view import hold_view
@@ -160,6 +160,8 @@ class HttpExchange:
         """Response headers: from the upstream, or a local reply of Envoy if the request never went on."""
         if self.stage in (Stage.DONE, Stage.RESPONDING):
             return PASS
+        if 100 <= status_code(headers) < 200 and status_code(headers) != 101:
+            return PASS  # an interim response (RFC 9110 §15.2) is not the answer
         local = self.stage is not Stage.FORWARDED
         records: tuple[Record, ...] = ()
         if local:
@@ -243,6 +245,7 @@ class HttpExchange:
         self._plan = plan = self._gov.targets.get(head.target)
         if plan is not None:
             scribe.masker = plan.record_masker
+            scribe.degraded.extend(plan.degraded)
 
     def _identify(self, now: float) -> Step:
         head = self._head
@@ -253,7 +256,9 @@ class HttpExchange:
             status = http_status(error)
             code = f"token-{error.code}".replace("_", "-")
             if status != 401:
-                return self._refuse(now, status, code, error.message, headers=[("retry-after", "5")], verdict="error")
+                return self._refuse(
+                    now, status, code, error.message, headers=[("retry-after", "5")], verdict="error"
+                )
             challenge = ("www-authenticate", self._gov.identifier.challenge(error))
             return self._refuse(now, 401, code, error.message, headers=[challenge])
         if isinstance(principal, NeedKeys):
@@ -350,7 +355,7 @@ class HttpExchange:
             view=hold_view(facts, risk, demand.reason),
             decision_id=self.scribe.decision_id,
             session_id=self.scribe.session_id,
-            policy_digest=ruling.policy_digest or self._gov.policy_digest,
+            policy_digest=self._gov.policy_digest,
             trace_id=self.scribe.trace_id,
         )  # fmt: skip
         self.stage = Stage.WAITING
@@ -460,7 +465,7 @@ class HttpExchange:
             matched=ruling.matched if ruling is not None else (),
             errors=ruling.errors if ruling is not None else (),
             risk=ruling.risk if ruling is not None else 0,
-            policy=(ruling.policy_digest if ruling is not None else "") or self._gov.policy_digest,
+            policy=self._gov.policy_digest,
             masks=owed.masks,
             held=self._held,
             keep_payload=keep,

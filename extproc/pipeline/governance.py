@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from extproc.domain.mask import MaskSpec
 from extproc.domain.principal import Principal
 from extproc.domain.request import Headers
 from extproc.domain.steps import NeedKeys
@@ -51,6 +50,8 @@ class TargetPlan:
     record_max: int = 64 << 10
     unparsable_json: Literal["refuse", "allow"] = "refuse"
     prefer_wait: bool = False
+    degraded: tuple[str, ...] = ()
+    """Opt-outs of this target; its records carry them."""
 
 
 class Identifier(Protocol):
@@ -75,9 +76,4 @@ class Governance:
     """Headers that carry the caller's proof: never a fact, never recorded, removed before the upstream."""
     max_wait: float = 3600.0
     degraded: tuple[str, ...] = ()
-    """Opt-outs in force (`insecure-listener`, …); every record carries them."""
-
-
-def mask_names(specs: Mapping[str, MaskSpec], names: tuple[str, ...]) -> list[MaskSpec]:
-    """The specs of a combination, in the order named."""
-    return [specs[name] for name in names]
+    """Opt-outs in force for everything (`insecure-listener`); every record carries them."""

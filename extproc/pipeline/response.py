@@ -58,10 +58,7 @@ class ResponseSide:
 
     def headers(self, headers: Headers, end_of_stream: bool, now: float) -> Step:
         """Decide how much of the body must be seen, and let the headers go or wait for it."""
-        status = headers.get(":status")
-        self.code = int(status) if status.isascii() and status.isdigit() else 0
-        if 100 <= self.code < 200 and self.code != 101:
-            return Forward()  # interim responses (RFC 9110 §15.2) are not the answer
+        self.code = status_code(headers)
         self._headers = headers
         plan = self._plan
         if self.owed.masks or plan.credential is not None:
@@ -210,7 +207,8 @@ class ResponseSide:
                 if not (allowed and is_json(content_type)):
                     raise
                 self._scribe.degraded.append("unparsable-json-allowed")
-                result = masker.body(plain, "text/plain")
+                content_type = "text/plain"
+                result = masker.body(plain, content_type)
             residual = masker.residual(result.data, content_type) if result.changed else {}
             return result.data, dict(result.counts), residual
         assert self._plan.credential is not None  # noqa: S101  (a masker without masks exists for its literal)
@@ -325,6 +323,12 @@ class ResponseSide:
             put.append(("content-length", str(length)))
             remove.extend(n for n in ("content-encoding", *VALIDATORS) if n in self._headers)
         return HeaderChange(tuple(put), tuple(remove))
+
+
+def status_code(headers: Headers) -> int:
+    """The response's status; 0 when it has none."""
+    status = headers.get(":status")
+    return int(status) if status.isascii() and status.isdigit() else 0
 
 
 WITHHELD: dict[str, str] = {
