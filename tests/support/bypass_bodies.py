@@ -19,7 +19,6 @@ JSON_KEYS = (
     pay("json-key:nul", r'{"amount": 5, "amount\u0000x": 5000}'),
     pay("json-key:white-space", '{"amount": 5, " amount ": 5000}'),
     pay("json-key:zero-width", '{"amount": 5, "amo\u200bunt": 5000}'),
-    pay("json-key:brackets", '{"amount": 5, "amount[]": 5000}'),
 )
 
 JSON_VALUES = tuple(

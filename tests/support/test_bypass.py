@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.bypass import ALLOWED, CORPUS, HOST, POLICY, BypassCase, Effect
+from tests.support.envoy import Envoy, envoy_is_here, forwarding_config
 from tests.support.lenient_api import LenientApi
-from tests.support.raw_http import RawClient, build_request
+from tests.support.raw_http import RawClient, ask, build_request
 from tests.support.upstream import Upstream
 
 
@@ -90,6 +92,21 @@ def test_a_naive_gateway_lets_a_good_part_of_the_corpus_through():
     passed = [case for case in CORPUS if naive_gateway_allows(case.build())]
     assert len(passed) >= 50
     assert {case.family for case in passed} >= {"method-header", "url-header", "path", "json-key", "type"}
+
+
+@pytest.mark.skipif(not envoy_is_here(), reason="no Envoy binary")
+def test_envoy_alone_stops_few_of_them(upstream: Upstream, api: LenientApi, tmp_path: Path):
+    """Normalising paths and merging slashes is no policy: most cases reach their effect through a bare Envoy."""
+    reached = 0
+    config = forwarding_config(upstream.address, hcm={"normalize_path": True, "merge_slashes": True})
+    with Envoy(config, directory=tmp_path) as envoy:
+        address = envoy.address("http")
+        for case in CORPUS:
+            api.reset()
+            raw = case.build()
+            ask(address, raw, head_only=raw.startswith(b"HEAD"))
+            reached += case.effect in api.effects
+    assert reached >= 150
 
 
 def test_the_naive_gateway_allows_what_the_policy_allows():
