@@ -30,7 +30,8 @@ def junit_report(results: Sequence[CaseResult]) -> bytes:
             if result.differences:
                 failure = ElementTree.SubElement(test, "failure", message=_printable(result.differences[0]))
                 failure.text = _printable("\n".join(result.differences))
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    report: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return report
 
 
 def _printable(text: str) -> str:

@@ -51,11 +51,12 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class Comprehension:
-    """What `exists`, `all`, `exists_one`, `map` and `filter` unfold to."""
+    """What `exists`, `all`, `exists_one`, `map` and `filter` unfold to; `macro` names it where that is known."""
 
     variables: tuple[str, ...]
     range: Expr
     parts: tuple[Expr, ...]
+    macro: str = ""
 
 
 Expr = Const | Ident | Select | Call | Build | Comprehension
