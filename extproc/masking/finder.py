@@ -94,8 +94,8 @@ class Finder:
             for row in rows:
                 look = int(self._set.Add(row.look))
                 needs.append((look, int(self._set.Add(row.context))) if row.context else (look,))
-            # matches anything: its absence says that the set gave up (RE2 reports that as "nothing matched")
-            self._sentinel = int(self._set.Add(b""))
+            # matches the end of any text: its absence says that the set gave up (RE2 reports that as "nothing matched")
+            self._sentinel = int(self._set.Add(rb"\z"))
             self._set.Compile()
         except re2.error as problem:
             raise PolicyError(

@@ -34,9 +34,10 @@ def mask_json(data: bytes, rules: Rules, tally: Tally) -> bytes:
     """
     check_json(data)
     searches = first_look(data, rules)
-    if not searches and rules.root is None:
+    root = rules.root if rules.paths_may_apply(data) else None
+    if not searches and root is None:
         return data
-    edits = _document(data, rules, searches, tally, rules.root, 0)
+    edits = _document(data, rules, searches, tally, root, 0)
     return apply_edits(data, edits) if edits else data
 
 
@@ -66,8 +67,14 @@ def first_look(data: bytes, rules: Rules) -> tuple[Search, ...]:
 
 
 _decode = msgspec.json.Decoder(msgspec.Raw).decode
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_TOKEN = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")(\s*:)?|([{\[])|([}\]])|([^\s,:{}\[\]"]+)', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_MEMBER = re.compile(
+    rb'(?:"([^"\\]*+(?:\\.[^"\\]*+)*+)"\s*:\s*)?'
+    rb'(?:("[^"\\]*+(?:\\.[^"\\]*+)*+")|([{\[])|([^\s,:{}\[\]"]++))|([}\]])',
+    re.DOTALL,
+)
+_NAME, _TEXT, _OPEN, _SCALAR, _CLOSE = 1, 2, 3, 4, 5
+"""Groups of `_MEMBER`: an optional key, then a string, an opening bracket or another scalar; or a closing bracket."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _NEAR_ASCII = re.compile(rb"\\u(00[2-7][0-9a-fA-F]|00[aA]0|20(?:1[0-5]|2[fF])|000[9aAdD])")
 _SPACES = re.compile(rb"\\{1,15}[bfnrt]")
@@ -124,7 +131,7 @@ def _document(
 ) -> list[Edit]:
     if node is None:
         return _sweep(data, rules, searches, tally, level)
-    return _Walk(data, rules, searches, tally, level).run(node)
+    return _walk(data, rules, searches, tally, level, node)
 
 
 def _sweep(data: bytes, rules: Rules, searches: Sequence[Search], tally: Tally, level: int) -> list[Edit]:
@@ -227,150 +234,113 @@ def _quoted(text: bytes) -> bytes:
     return b'"' + escape_json(text) + b'"'
 
 
-class _Frame:
-    """An open object or array: where members lead, which operator they inherit, where and how it is replaced."""
-
-    __slots__ = ("index", "inherited", "is_array", "label", "next", "node", "replace_from", "replace_with")
-
-    def __init__(self, is_array: bool, node: Node | None, inherited: Operator | None, label: str) -> None:
-        self.is_array = is_array
-        self.node = node
-        self.inherited = inherited
-        self.label = label
-        self.index = 0
-        self.next: Node | None = None
-        self.replace_from = -1
-        self.replace_with = b""
-
-
-class _Walk:
-    """One pass over every token of a valid document, following the path automaton."""
-
-    def __init__(
-        self, data: bytes, rules: Rules, searches: Sequence[Search], tally: Tally, level: int
-    ) -> None:
-        self._data = data
-        self._rules = rules
-        self._searches = searches
-        self._tally = tally
-        self._level = level
-        self._places = _places(data, searches)
-        self._place = 0
-        self._edits: list[Edit] = []
-        self.steps = 0
-
-    def run(self, root: Node) -> list[Edit]:
-        """All changes to the document."""
-        frames: list[_Frame] = []
-        top = _Frame(False, None, None, "")  # the root value is the member of no one
-        top.next = root
-        frame = top
-        replaced = 0  # depth inside a container that is replaced as a whole
-        for match in _TOKEN.finditer(self._data):
-            self.steps += 1
-            kind = match.lastindex
-            start, end = match.span()
-            if kind == 4:  # a closing bracket
-                if replaced:
-                    replaced -= 1
-                    if not replaced:
-                        self._edits.append(Edit(frame.replace_from, end, frame.replace_with))
-                else:
-                    frame = frames.pop()
+def _walk(
+    data: bytes, rules: Rules, searches: Sequence[Search], tally: Tally, level: int, root: Node
+) -> list[Edit]:
+    """One pass over every member of a valid document, following the path automaton."""
+    edits: list[Edit] = []
+    places = [*_places(data, searches), len(data)]
+    coming = 0  # the next place where a pattern matched or a backslash stands
+    frames: list[tuple[bool, Node | None, Operator | None, str, int]] = []
+    # the root value is like the only element of an array
+    node: Node | None = Node(other_index=root)
+    is_array, label, index = True, "", 0
+    inherited: Operator | None = None
+    operator: Operator | None
+    replaced = 0  # depth inside a container that is replaced as a whole
+    whole_from, whole = 0, b""
+    for member in _MEMBER.finditer(data):
+        kind = member.lastindex or _CLOSE
+        if kind == _CLOSE:
+            if not replaced:
+                is_array, node, inherited, label, index = frames.pop()
                 continue
-            if replaced:
-                if kind == 3:
-                    replaced += 1
+            replaced -= 1
+            if not replaced:
+                edits.append(Edit(whole_from, member.end(), whole))
+            continue
+        if replaced:
+            replaced += kind == _OPEN
+            continue
+        here = None
+        if is_array:
+            if node is not None:
+                here = node.indexed.get(index, node.other_index) if node.indexed else node.other_index
+                index += 1
+        elif node is not None:
+            name = member[_NAME]
+            here = node.named.get(json_view(name).text if b"\\" in name else name, node.other_name)
+        end = member.end()
+        if places[coming] < end:
+            coming = _key_place(data, member, places, coming, edits, rules, searches, tally, level)
+        operator, title = inherited, label
+        if here is not None and here.operator is not None:
+            operator = strictest(here.operator, inherited)
+            title = here.label if operator is here.operator else label
+        if kind == _OPEN:
+            if operator is not None and operator.name in WHOLE_VALUE:
+                whole_from, whole = end - 1, _whole(operator, title, tally)
+                replaced = 1
                 continue
-            if kind == 2:  # a key
-                self._key(frame, *match.span(1))
-                continue
-            node = self._member(frame)
-            operator, label = self._operator(frame, node)
-            if kind == 3:  # an opening bracket
-                if operator is not None and operator.name in WHOLE_VALUE:
-                    frame.replace_from, frame.replace_with = start, self._whole(operator, label)
-                    replaced = 1
-                    continue
-                frames.append(frame)
-                frame = _Frame(self._data[start] == 0x5B, node, operator, label)
-            else:
-                self._scalar(start, end, kind == 1, operator, label, node)
-        return self._edits
-
-    def _key(self, frame: _Frame, start: int, end: int) -> None:
-        node = frame.node
-        if node is not None:
-            raw = self._data[start + 1 : end - 1]
-            name = (json_view(raw).text if b"\\" in raw else raw).decode("utf-8", "surrogatepass")
-            frame.next = node.named.get(name, node.other_name)
-        if self._has_place(start, end):
-            self._edits += _string(
-                self._data, start, end, self._rules, self._searches, self._tally, self._level, True
-            )
-
-    def _member(self, frame: _Frame) -> Node | None:
-        """Where the value that begins now stands in the automaton."""
-        if not frame.is_array:
-            return frame.next
-        index = frame.index
-        frame.index += 1
-        node = frame.node
-        return None if node is None else node.indexed.get(index, node.other_index)
-
-    def _operator(self, frame: _Frame, node: Node | None) -> tuple[Operator | None, str]:
-        own = node.operator if node is not None else None
-        operator = strictest(own, frame.inherited)
-        if operator is None or operator is frame.inherited:
-            return operator, frame.label
-        return operator, node.label if node is not None else ""
-
-    def _whole(self, operator: Operator, label: str) -> bytes:
-        self._tally.count(label)
-        new = operator.apply(PATH_ENTITY, "")
-        return b"null" if new is None else _quoted(new.encode("utf-8", "surrogatepass"))
-
-    def _scalar(
-        self, start: int, end: int, is_string: bool, operator: Operator | None, label: str, node: Node | None
-    ) -> None:
-        data = self._data
-        has_place = self._has_place(start, end)
+            frames.append((is_array, node, inherited, label, index))
+            is_array, node, inherited, label, index = data[end - 1] == 0x5B, here, operator, title, 0
+            continue
+        is_near = places[coming] < end
+        if here is None and operator is None and not is_near:
+            continue
+        start = member.start(kind)
         if operator is not None and operator.rank:
-            if is_string or data[start] != 0x6E:  # null tells nothing and stays
-                self._path_scalar(start, end, is_string, operator, label, has_place)
-        elif is_string:
-            if has_place or (node is not None and data[start + 1 : start + 2] in _MAY_BE_DOCUMENT):
-                self._edits += _string(
-                    data, start, end, self._rules, self._searches, self._tally, self._level, False, node
+            if kind == _TEXT or data[start] != 0x6E:  # null tells nothing and stays
+                edits.append(
+                    _by_path(data, start, end, operator, title, rules, searches if is_near else (), tally)
                 )
-        elif has_place:
-            self._edits += _number(data, start, end, self._rules, self._searches, self._tally)
+        elif kind == _TEXT:
+            if is_near or (here is not None and data[start + 1] in _MAY_BE_DOCUMENT):
+                edits += _string(data, start, end, rules, searches, tally, level, False, here)
+        elif is_near:
+            edits += _number(data, start, end, rules, searches, tally)
+        while places[coming] < end:
+            coming += 1
+    return edits
 
-    def _path_scalar(
-        self, start: int, end: int, is_string: bool, operator: Operator, label: str, has_place: bool
-    ) -> None:
-        data = self._data
-        text = data[start:end]
-        if is_string:
-            text = text[1:-1]
-            if b"\\" in text:
-                text = json_view(text).text
-        self._tally.count(label)
-        before = data[max(0, start - CONTEXT_BYTES) : start]
-        searches = self._searches if has_place else ()
-        new = self._rules.change(text, operator, searches, before, self._tally, PATH_ENTITY)
-        self._edits.append(Edit(start, end, b"null" if new is None else _quoted(new)))
 
-    def _has_place(self, start: int, end: int) -> bool:
-        """Whether a pattern matched, or a backslash stands, inside the token."""
-        places = self._places
-        at = self._place
-        while at < len(places) and places[at] < start:
-            at += 1
-        self._place = at
-        return at < len(places) and places[at] < end
+def _key_place(
+    data: bytes, member: re.Match[bytes], places: list[int], coming: int,
+    edits: list[Edit], rules: Rules, searches: Sequence[Search], tally: Tally, level: int,
+) -> int:  # fmt: skip
+    """Go on to the first place in the member's value; where the key has one, the key is visited."""
+    start, end = member.span(_NAME)
+    is_near = False
+    while places[coming] < max(end, member.start()):
+        is_near = is_near or start <= places[coming] < end
+        coming += 1
+    if is_near:
+        edits += _string(data, start - 1, end + 1, rules, searches, tally, level, True)
+    return coming
+
+
+def _whole(operator: Operator, label: str, tally: Tally) -> bytes:
+    tally.count(label)
+    new = operator.apply(PATH_ENTITY, "")
+    return b"null" if new is None else _quoted(new.encode("utf-8", "surrogatepass"))
+
+
+def _by_path(
+    data: bytes, start: int, end: int, operator: Operator, label: str,
+    rules: Rules, searches: Sequence[Search], tally: Tally,
+) -> Edit:  # fmt: skip
+    """A string, a number, true or false that a path rule names."""
+    text = data[start:end]
+    if text[0] == 0x22:
+        text = text[1:-1]
+        if b"\\" in text:
+            text = json_view(text).text
+    tally.count(label)
+    before = data[max(0, start - CONTEXT_BYTES) : start]
+    new = rules.change(text, operator, searches, before, tally, PATH_ENTITY)
+    return Edit(start, end, b"null" if new is None else _quoted(new))
 
 
 PATH_ENTITY = "MASKED"
 """What a path rule calls a value it knows nothing else about: `replace` writes `[MASKED]`."""
-_MAY_BE_DOCUMENT = (b"{", b"[", b" ", b"\\")
+_MAY_BE_DOCUMENT = b"{[ \\"

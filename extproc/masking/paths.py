@@ -28,7 +28,7 @@ class Node:
     operator: Operator | None = None
     label: str = ""
     """The path whose operator that is, as it was written: what is counted."""
-    named: dict[str, Node] = field(default_factory=dict)
+    named: dict[bytes, Node] = field(default_factory=dict)
     indexed: dict[int, Node] = field(default_factory=dict)
     other_name: Node | None = None
     other_index: Node | None = None
@@ -41,6 +41,13 @@ class PathRule:
     text: str
     steps: tuple[Step, ...]
     operator: Operator
+
+    @property
+    def names(self) -> tuple[bytes, ...]:
+        """Names that a document must hold, as plain bytes, for the path to lead anywhere in it."""
+        return tuple(
+            step.encode() for _, step in self.steps if isinstance(step, str) and _PLAIN_NAME.match(step)
+        )
 
 
 def parse_path(text: str) -> tuple[Step, ...]:
@@ -82,6 +89,8 @@ _STEP = re.compile(
         )\s*\])""",
     re.VERBOSE,
 )
+_PLAIN_NAME = re.compile(r"[\w -]+\Z")
+"""Names that JSON writes in one way, escapes by code point aside."""
 _ESCAPED = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _PLAIN = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "/": "/", "\\": "\\", "'": "'", '"': '"'}
 
@@ -133,7 +142,7 @@ class _Compiler:
         reached: list[frozenset[State]] = []
         for key in {step for step in steps if isinstance(step, str)}:
             reached.append(self._after(states, key))
-            node.named[key] = self._known(reached[-1])
+            node.named[key.encode("utf-8", "surrogatepass")] = self._known(reached[-1])
         for index in {step for step in steps if isinstance(step, int)}:
             reached.append(self._after(states, index))
             node.indexed[index] = self._known(reached[-1])

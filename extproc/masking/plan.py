@@ -15,7 +15,7 @@ from extproc.domain.errors import MaskingError, PolicyError
 from extproc.domain.mask import Masked, MaskSpec
 from extproc.masking.content import ContentType, from_utf8, parse_content_type, to_utf8
 from extproc.masking.finder import Finder, Tally
-from extproc.masking.json_body import check_json, mask_json
+from extproc.masking.json_body import check_json, first_look, mask_json
 from extproc.masking.operators import MaskSecrets, Operator, build_operator, strictest
 from extproc.masking.paths import PathRule, compile_paths, parse_path
 from extproc.masking.recognizers import LITERAL, build_recognizers, table_digest
@@ -75,7 +75,7 @@ def compile_masker(
     )
     described_text = json.dumps([table_digest(), sorted(map(json.dumps, described)), len(literals)])
     return Masker(
-        Rules(Finder(rows), operators, compile_paths(paths)),
+        Rules(Finder(rows), operators, compile_paths(paths), tuple(rule.names for rule in paths)),
         own=own,
         digest=hashlib.sha256(described_text.encode()).hexdigest(),
         max_bytes=max_bytes,
@@ -101,13 +101,15 @@ class Masker:
     def __repr__(self) -> str:
         return f"Masker({self.digest[:12]})"
 
-    def body(self, data: bytes, content_type: str) -> Masked:
+    def body(self, data: bytes, content_type: str, *, without_paths: bool = False) -> Masked:
         """Mask a whole body, already without its content coding.
 
+        `without_paths` leaves path rules out, for a target that explicitly allows a body they cannot be applied to.
         Raises MaskingError: unparsable-body, too-deep, unsupported-type, charset, too-large, over-budget.
         """
         tally = Tally(self.max_findings)
-        masked = self._body(data, content_type, self._rules, tally)
+        rules = replace(self._rules, root=None) if without_paths else self._rules
+        masked = self._body(data, content_type, rules, tally)
         return Masked(masked, masked is not data, tally.counts)
 
     def findings(self, data: bytes, content_type: str) -> dict[str, int]:
@@ -183,7 +185,7 @@ class Masker:
 
     def _is_free_of_literals(self, data: bytes) -> bool:
         """Of a plan that only looks for literals: whether none is in these bytes, whatever they are."""
-        return not self._rules.finder.look(data) and not self._rules.finder.look(data.replace(b"\0", b""))
+        return not first_look(data, self._rules) and not first_look(data.replace(b"\0", b""), self._rules)
 
 
 _UNREADABLE = frozenset({"unparsable-body", "unsupported-type", "charset", "too-deep"})

@@ -15,13 +15,21 @@ from extproc.masking.views import Edit, apply_edits
 class Rules:
     """A compiled plan: an operator for each entity, the path automaton, and the recognizers behind one set.
 
+    `path_names` are, for each path rule, the member names it cannot do without.
     `own` are replacement texts that a residual check must not mistake for values.
     """
 
     finder: Finder
     operators: Mapping[str, Operator]
     root: Node | None = None
+    path_names: tuple[tuple[bytes, ...], ...] = ()
     own: tuple[bytes, ...] = ()
+
+    def paths_may_apply(self, data: bytes) -> bool:
+        """False only when every path names a member that `data` cannot hold, however deep it is nested."""
+        if self.root is None or b"\\u" in data:  # an escape can spell any name
+            return self.root is not None
+        return any(all(name in data for name in names) for names in self.path_names)
 
     def edits(
         self, text: bytes, searches: Sequence[Search], before: bytes, tally: Tally, above: int = -1

@@ -58,8 +58,7 @@ def _by_path(
     root = rules.root
     if root is None:
         return False
-    key = percent_view(name, plus=True).text.decode("utf-8", "replace")
-    node = root.named.get(key, root.other_name)
+    node = root.named.get(percent_view(name, plus=True).text, root.other_name)
     operator = node.operator if node is not None else None
     if operator is None or not operator.rank or node is None:
         return False
