@@ -19,9 +19,8 @@ def parse_json_object(raw: bytes) -> dict[str, Any] | None:
     carry the text they stumbled over.
     """
     try:
-        orjson.loads(
-            raw
-        )  # strict UTF-8, no lone surrogates, no NaN; but it silently keeps the last duplicate
+        # orjson: strict UTF-8, no lone surrogates, no NaN; but it keeps the last duplicate without a word.
+        orjson.loads(raw)
         parsed = json.loads(raw.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         return None

@@ -754,6 +754,19 @@ def test_the_background_looks_at_files_often(issuer: Issuer, key_file: Path):
     assert keys.due(NOW + 10) == ["corp"]
 
 
+def test_an_unchanged_file_is_read_again_once_its_keys_became_too_old(issuer: Issuer, key_file: Path):
+    keys = from_file(issuer, key_file)
+    late = NOW + TIMES.max_age + TIMES.stale_if_error
+
+    async def story() -> None:
+        await keys.refresh("corp", NOW)
+        assert held(keys, issuer, late) is KeyAbsence.FETCH
+        await keys.refresh("corp", late)
+        assert isinstance(held(keys, issuer, late), HeldKey)
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666, 0o622])
 def test_a_file_that_others_can_write_is_refused(issuer: Issuer, key_file: Path, mode: int):
     key_file.chmod(mode)
