@@ -145,12 +145,24 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "unknown at the top": (GOOD + "polices: {}\n", 'unknown setting "polices"; did you mean "policies"?'),
     "nothing close": (GOOD + "zzz: {}\n", '14:1: unknown setting "zzz"; known are apiVersion, approvals'),
     "missing setting": (change("name: http, ", ""), '4:5: listeners[0]: missing setting "name"'),
-    "wrong type": (GOOD + "processor: {workers: two}\n", "processor.workers: expected a whole number, got text"),
-    "bool as text": (change("name: api\n", "name: yes\n"), 'expected text, got true or false; quote it: "yes"'),
+    "wrong type": (
+        GOOD + "processor: {workers: two}\n",
+        "processor.workers: expected a whole number, got text",
+    ),
+    "bool as text": (
+        change("name: api\n", "name: yes\n"),
+        'expected text, got true or false; quote it: "yes"',
+    ),
     "list as text": (change("[{prefix: /, target: api}]", "all"), "routes: expected a list, got text"),
-    "settings as list": (GOOD + "ledger: []\n", "ledger: expected settings (directory, durability, segment_bytes)"),
+    "settings as list": (
+        GOOD + "ledger: []\n",
+        "ledger: expected settings (directory, durability, segment_bytes)",
+    ),
     "too many workers": (GOOD + "processor: {workers: 65}\n", "must be at most 64"),
-    "odd choice": (GOOD + "ledger: {durability: disc}\n", '"disc" is not disk or process; did you mean "disk"?'),
+    "odd choice": (
+        GOOD + "ledger: {durability: disc}\n",
+        '"disc" is not disk or process; did you mean "disk"?',
+    ),
     "duration without unit": (GOOD + "limits: {max_message_timeout: 30}\n", '"30" is not a duration'),
     "decimal size": (GOOD + "ledger: {segment_bytes: 64MB}\n", '"64MB" is not a size'),
     "name": (change("name: api\n", "name: My_API\n"), '"My_API" must look like lower-case-with-dashes'),
@@ -160,7 +172,10 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "bare IPv6": (change('"127.0.0.1:8080"', '"::1:80"'), "an IPv6 address stands in brackets"),
     "set twice": (GOOD + "kind: Config\n", '14:1: "kind" is set twice, first in line 2'),
     "merge key": (GOOD + "ledger: {<<: {}}\n", "merge keys (<<) are not supported"),
-    "tag": (GOOD + "ledger: {directory: !!python/name:os.system x}\n", "directory: expected text, got python/name:os"),
+    "tag": (
+        GOOD + "ledger: {directory: !!python/name:os.system x}\n",
+        "directory: expected text, got python/name:os",
+    ),
     "no listener routes": (change("[{prefix: /, target: api}]", "[]"), "routes: needs at least 1 entry"),
     "literal secret": (
         change("record: {mask", "credential: {header: x-api-key, value: hush}\n    record: {mask"),
@@ -175,17 +190,27 @@ MISTAKES: dict[str, tuple[str, str]] = {
         GOOD + 'processor: {listen: "0.0.0.0:5000", insecure: true}\n',
         "can be reached from elsewhere: set processor.tls or use a unix socket",
     ),
-    "plain by name": (GOOD + 'processor: {listen: "box:5000", insecure: true}\n', "can be reached from elsewhere"),
-    "insecure socket": (GOOD + "processor: {insecure: true}\n", "processor.insecure: means nothing on a unix socket"),
+    "plain by name": (
+        GOOD + 'processor: {listen: "box:5000", insecure: true}\n',
+        "can be reached from elsewhere",
+    ),
+    "insecure socket": (
+        GOOD + "processor: {insecure: true}\n",
+        "processor.insecure: means nothing on a unix socket",
+    ),
     "tls for everybody": (
-        GOOD + 'processor: {listen: "10.0.0.1:5000", tls: {certificate: c, key: k, client_ca: a, client_sans: []}}\n',
+        GOOD
+        + 'processor: {listen: "10.0.0.1:5000", tls: {certificate: c, key: k, client_ca: a, client_sans: []}}\n',
         "name the clients that may connect",
     ),
     "peers of TCP": (
         GOOD + 'processor: {listen: "127.0.0.1:5000", insecure: true, peers: {uids: [1]}}\n',
         "only a unix socket knows its peers",
     ),
-    "approvals everywhere": (GOOD + 'approvals: {listen: "0.0.0.0:1"}\n', "set approvals.tls or use a unix socket"),
+    "approvals everywhere": (
+        GOOD + 'approvals: {listen: "0.0.0.0:1"}\n',
+        "set approvals.tls or use a unix socket",
+    ),
     "approvals audience": (
         change("audiences: [api]", "audiences: [api, extproc-approvals]"),
         "a data-path token must never approve",
@@ -203,14 +228,23 @@ MISTAKES: dict[str, tuple[str, str]] = {
         change("target: api}]", "target: api}, {prefix: /, target: api}]"),
         "routes[1]: never matches: routes[0] takes the same requests",
     ),
-    "prefix and path": (change("{prefix: /,", "{prefix: /, path: /a,"), "needs exactly one of prefix and path"),
-    "query in a route": (change("{prefix: /,", '{prefix: "/a?b",'), "must look like /v1/customers, without a query"),
+    "prefix and path": (
+        change("{prefix: /,", "{prefix: /, path: /a,"),
+        "needs exactly one of prefix and path",
+    ),
+    "query in a route": (
+        change("{prefix: /,", '{prefix: "/a?b",'),
+        "must look like /v1/customers, without a query",
+    ),
     "listener by name": (change('"127.0.0.1:10000"', '"localhost:10000"'), "Envoy listens on IP addresses"),
     "tls to an address": (
         change('"127.0.0.1:8080", tls: off', '"10.0.0.1:443"'),
         "needs tls.server_name to check its certificate, or tls: off",
     ),
-    "unknown mask": (change("mask: records", "mask: record"), 'unknown mask "record"; did you mean "records"?'),
+    "unknown mask": (
+        change("mask: records", "mask: record"),
+        'unknown mask "record"; did you mean "records"?',
+    ),
     "empty mask": (change("entities: [EMAIL_ADDRESS]", "operator: redact"), "masks.records: finds nothing"),
     "body above the buffer": (
         change("request_body: 64KiB", "request_body: 8MiB"),
@@ -234,23 +268,46 @@ MISTAKES: dict[str, tuple[str, str]] = {
         "for a demo on this machine set insecure_loopback: true",
     ),
     "http issuer with a trick": (
-        change("https://issuer.example", "http://127.0.0.1.evil.example").replace("keys:", "insecure_loopback: true, keys:"),
+        change("https://issuer.example", "http://127.0.0.1.evil.example").replace(
+            "keys:", "insecure_loopback: true, keys:"
+        ),
         "issuer: must be https",
     ),
-    "issuer with a password": (change("https://issuer", "https://a:b@issuer"), "must not have a user, password"),
+    "issuer with a password": (
+        change("https://issuer", "https://a:b@issuer"),
+        "must not have a user, password",
+    ),
     "two key sources": (
         change("{discovery: true}", '{discovery: true, jwks_url: "https://a.example/k"}'),
         "needs exactly one of discovery, jwks_url and jwks_file",
     ),
-    "http key set": (change("{discovery: true}", '{jwks_url: "http://a.example/k"}'), "jwks_url: must be https"),
-    "symmetric algorithm": (change("keys: {disc", "algorithms: [HS256], keys: {disc"), '"HS256" is not ES256 or'),
+    "http key set": (
+        change("{discovery: true}", '{jwks_url: "http://a.example/k"}'),
+        "jwks_url: must be https",
+    ),
+    "symmetric algorithm": (
+        change("keys: {disc", "algorithms: [HS256], keys: {disc"),
+        '"HS256" is not ES256 or',
+    ),
     "no algorithm": (change("keys: {disc", "algorithms: [none], keys: {disc"), '"none" is not ES256 or'),
-    "empty algorithms": (change("keys: {disc", "algorithms: [], keys: {disc"), "algorithms: needs at least 1"),
+    "empty algorithms": (
+        change("keys: {disc", "algorithms: [], keys: {disc"),
+        "algorithms: needs at least 1",
+    ),
     "skew": (change("keys: {disc", "skew: 10m, keys: {disc"), "skew: must be at most 5m"),
-    "no provider": (change("  providers:\n    - {name: corp, issuer: \"https://issuer.example\", audiences: [api], "
-                           "keys: {discovery: true}}\n", "  header: authorization\n"), "every request would be refused"),
+    "no provider": (
+        change(
+            '  providers:\n    - {name: corp, issuer: "https://issuer.example", audiences: [api], '
+            "keys: {discovery: true}}\n",
+            "  header: authorization\n",
+        ),
+        "every request would be refused",
+    ),
     "trusting ourselves": (
-        change("identity:\n", "identity:\n  trust: {metadata: {namespace: extproc, key: k, issuer: i, audiences: [a]}}\n"),
+        change(
+            "identity:\n",
+            "identity:\n  trust: {metadata: {namespace: extproc, key: k, issuer: i, audiences: [a]}}\n",
+        ),
         '"extproc" is where we write',
     ),
     "wait above Envoy's bound": (
@@ -264,12 +321,15 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "token above headers": (GOOD + "limits: {token_bytes: 96KiB}\n", "below limits.header_bytes"),
     "admin on TCP": (GOOD + 'envoy: {admin: "127.0.0.1:9901"}\n', "must be a unix socket"),
     "collector without a port": (GOOD + "telemetry: {otlp: {endpoint: 'http://otel'}}\n", "needs a port"),
-    "collector with a path": (GOOD + "telemetry: {otlp: {endpoint: 'http://otel:1/v1'}}\n", "must be a URL of scheme"),
+    "collector with a path": (
+        GOOD + "telemetry: {otlp: {endpoint: 'http://otel:1/v1'}}\n",
+        "must be a URL of scheme",
+    ),
     "null": (GOOD + "ledger:\n", "ledger: expected settings"),
     "no YAML": ("a: [", "did not find expected node content"),
     "empty": ("# nothing\n", "is empty"),
     "two documents": ("a: 1\n---\nb: 2\n", "but found another document"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -1,0 +1,63 @@
+# `make test` on a fresh Debian needs Python 3.11 or newer and nothing else; the rest is fetched once, by hash.
+#
+#   make demo ARGS=--once    play the story and exit with a status
+#   make bench ARGS=--quick  a short run of the benchmarks
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+
+.PHONY: help install test lint format unit e2e demo bench lock proto envoy clean
+
+help:  ## what there is
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+install: $(READY)  ## the virtual environment, from requirements.lock
+
+$(READY): requirements.lock pyproject.toml tools/venv.sh
+	@VENV="$(VENV)" tools/venv.sh
+	@touch $@
+
+test: lint unit e2e  ## everything that must pass
+
+lint: $(READY)  ## format, lint, types, import arrows
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## rewrite what the formatter would
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+unit: $(READY)  ## tests without a real Envoy
+	$(BIN)/pytest -m "not e2e" $(ARGS)
+
+e2e: $(READY)  ## tests that drive a real Envoy
+	$(BIN)/pytest -m e2e $(ARGS)
+
+demo: $(READY)  ## the whole story on this machine
+	$(BIN)/extproc demo $(ARGS)
+
+bench: $(READY)  ## what it costs
+	$(BIN)/python -m bench $(ARGS)
+
+lock:  ## write requirements.lock anew, with uv in an environment of its own
+	tools/lock.sh
+
+proto: $(READY)  ## message classes from our .proto files
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. \
+	  extproc/servers/wire/*.proto
+
+envoy: $(READY)  ## render the ready Envoy configurations
+	$(BIN)/python tools/ready_envoy.py
+
+clean:  ## remove what make made
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
