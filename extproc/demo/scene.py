@@ -1,0 +1,184 @@
+"""What the demo runs on this machine: issuer, API, OTLP receiver, `extproc serve`, Envoy; all on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import sys
+from pathlib import Path
+from types import TracebackType
+
+import httpx2
+import yaml
+
+from extproc.config import load_config
+from extproc.demo.api import ApiServer, CustomersApi
+from extproc.demo.issuer import Issuer
+from extproc.demo.otlp import OtlpReceiver
+from extproc.demo.processes import (
+    ManagedProcess,
+    answers_ok,
+    free_ports,
+    http_get,
+    start,
+    start_envoy,
+    wait_until,
+)
+from extproc.render.bootstrap import envoy_config
+
+TARGET = "customers-api"
+CLIENT = "approvals-console"
+
+
+def shipped_policy() -> Path:
+    """The demo's policy: beside the package in a checkout, inside it once installed."""
+    here = Path(__file__).resolve().parent
+    for folder in (here.parent.parent / "policies" / "demo", here / "policies"):
+        if (folder / "customers.yaml").is_file():
+            return folder / "customers.yaml"
+    raise FileNotFoundError("policies/demo/customers.yaml is missing from this installation")
+
+
+class Scene:
+    """Everything running; leaving the `with` block stops it all. `folder` must be short: sockets live there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.api_key = secrets.token_urlsafe(24)
+        self.issuer = Issuer(port=0, audience=TARGET)
+        self.api = CustomersApi(self.api_key)
+        self.api_server = ApiServer(self.api)
+        self.otlp = OtlpReceiver()
+        (self.port,) = free_ports(1)
+        self.config = folder / "extproc.yaml"
+        self.api_socket = folder / "approvals.sock"
+        self._processes: list[ManagedProcess] = []
+
+    @property
+    def url(self) -> str:
+        """Where an agent calls the API: Envoy."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Scene:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Envoy first: nobody may call into a service that is going."""
+        for process in reversed(self._processes):
+            process.stop(grace=20.0)
+        self._processes.clear()
+        self.api_server.stop()
+        self.otlp.stop()
+        self.issuer.stop()
+
+    def token(self, who: str, *groups: str, kind: str = "agent") -> str:
+        """What an agent or a person presents to the API. Good for an hour."""
+        return self.issuer.token(who, groups=groups, kind=kind, lifetime=3600, email=f"{who}@bank.example")
+
+    def approver_token(self, who: str, *groups: str, kind: str = "human") -> str:
+        """What a person presents to the approvals API; it never works on the data path."""
+        return self.issuer.token(
+            who, groups=groups, kind=kind, lifetime=3600, email=f"{who}@bank.example",
+            aud="extproc-approvals", azp=CLIENT,
+        )  # fmt: skip
+
+    def client(self, token: str | None) -> httpx2.Client:
+        """An HTTP client that calls through Envoy."""
+        headers = {"authorization": f"Bearer {token}"} if token is not None else {}
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=60.0, trust_env=False)
+
+    def _start(self) -> None:
+        self.issuer.start()
+        self.api_server.start()
+        self.otlp.start()
+        self._write_config()
+        log = self.folder / "serve.log"
+        serve = start(
+            "extproc serve",
+            [sys.executable, "-m", "extproc.cli", "serve", "--config", str(self.config)],
+            log=log,
+        )
+        self._processes.append(serve)
+        wait_until(
+            lambda: log.exists() and "serve.ready" in log.read_text(errors="replace"),
+            within=60.0, what="extproc serve is ready", process=serve, logs=[log],
+        )  # fmt: skip
+        self._start_envoy()
+
+    def _start_envoy(self) -> None:
+        path = self.folder / "envoy.json"
+        path.write_text(json.dumps(envoy_config(load_config(self.config))))
+        envoy = start_envoy(path, log_directory=self.folder)
+        self._processes.append(envoy)
+        admin = f"unix:{self.folder}/admin.sock"
+        wait_until(
+            lambda: answers_ok(admin, "/ready") and self._processor_is_healthy(admin),
+            within=30.0, what="Envoy is ready", process=envoy, logs=[self.folder / "envoy.log"],
+        )  # fmt: skip
+
+    def _processor_is_healthy(self, admin: str) -> bool:
+        _, stats = http_get(admin, "/stats?filter=cluster.extproc.membership_healthy")
+        return any(line.endswith(b": 1") for line in stats.splitlines())
+
+    def _write_config(self) -> None:
+        policies = self.folder / "policies"
+        policies.mkdir(mode=0o755)
+        shutil.copyfile(shipped_policy(), policies / "customers.yaml")
+        (policies / "customers.yaml").chmod(0o644)
+        key = self.folder / "customers-api.key"
+        handle = os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(self.api_key)
+        settings = {
+            "apiVersion": "extproc/v1",
+            "kind": "Config",
+            "state": "state",
+            "processor": {"listen": "unix:processor.sock"},
+            "listeners": [
+                {
+                    "name": "http",
+                    "address": f"127.0.0.1:{self.port}",
+                    "routes": [{"prefix": "/", "target": TARGET}],
+                }
+            ],
+            "targets": [
+                {
+                    "name": TARGET,
+                    "kind": "http",
+                    "upstream": {"address": self.api_server.address, "tls": "off"},
+                    "labels": {"env": "demo"},
+                    "credential": {"header": "x-api-key", "value": {"file": "customers-api.key"}},
+                    "record": {"request": "masked", "response": "masked"},
+                }
+            ],
+            "identity": {
+                "providers": [
+                    {
+                        "name": "demo",
+                        "issuer": self.issuer.issuer,
+                        "audiences": [TARGET],
+                        "keys": {"discovery": True},
+                        "claims": {"groups": "groups", "kind": "kind", "person": "email"},
+                        "insecure_loopback": True,
+                    }
+                ]
+            },
+            "policies": {"folders": ["policies"]},
+            "approvals": {"listen": "unix:approvals.sock", "clients": [CLIENT]},
+            "telemetry": {"otlp": {"endpoint": self.otlp.grpc_endpoint, "protocol": "grpc"}},
+            "envoy": {"admin": "unix:admin.sock"},
+        }
+        self.config.write_text(yaml.safe_dump(settings, sort_keys=False))
+        self.config.chmod(0o644)
