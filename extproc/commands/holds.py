@@ -1,0 +1,212 @@
+"""`extproc holds`: read holds and decide on them, as a client of the approvals API and of nothing else."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from extproc.commands import holds_watch
+from extproc.commands.approvals_client import (
+    AddressError,
+    ApprovalsClient,
+    RefusedError,
+    UnreachableError,
+)
+from extproc.commands.holds_text import page, plain_table, print_table
+from extproc.domain.hold import HoldState
+
+DEFAULT_API = "unix:./state/run/approvals.sock"
+TOKEN_VARIABLE = "EXTPROC_TOKEN"  # noqa: S105  (a name, not a token)
+STATES = [*(state.value for state in HoldState), "all"]
+
+Connect = Callable[[], ApprovalsClient]
+
+
+@click.group()
+def holds() -> None:
+    """List, show, approve, deny and watch holds.
+
+    The token comes from --token-file or the variable EXTPROC_TOKEN, never from the command line, where every
+    process of the machine could read it.
+
+    Exit codes: 0 done, 1 refused, 2 wrong usage, 3 the API cannot be reached.
+    """
+
+
+def client_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Where the API is and who asks; the command gets `connect`, and its errors become exit codes."""
+
+    @click.option(
+        "--api",
+        envvar="EXTPROC_API",
+        show_envvar=True,
+        default=DEFAULT_API,
+        show_default=True,
+        help="unix:PATH, https://HOST[:PORT], or http:// on this machine.",
+    )
+    @click.option(
+        "--token-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help=f"A file that holds the token. [env var: {TOKEN_VARIABLE} holds the token itself]",
+    )
+    @click.option(
+        "--ca",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Certificates to trust with https, as PEM.",
+    )
+    @functools.wraps(command)
+    def run(*, api: str, token_file: Path | None, ca: Path | None, **options: Any) -> None:
+        token = _token(token_file)
+
+        def connect() -> ApprovalsClient:
+            try:
+                return ApprovalsClient(api, token, ca)
+            except AddressError as error:
+                raise click.UsageError(str(error)) from None
+
+        try:
+            command(connect=connect, **options)
+        except RefusedError as error:
+            click.echo(str(error), err=True)
+            sys.exit(1)
+        except UnreachableError as error:
+            click.echo(str(error), err=True)
+            sys.exit(3)
+
+    return run
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+_reason = click.option("--reason", required=True, help="Why; it is recorded.")
+
+
+@holds.command("list")
+@click.option("--state", "states", multiple=True, type=click.Choice(STATES), default=("pending",))
+@click.option("--mine", is_flag=True, help="Only your own requests.")
+@click.option("--limit", type=click.IntRange(1, 500), default=100, show_default=True)
+@_json
+@client_options
+def list_holds(connect: Connect, states: tuple[str, ...], mine: bool, limit: int, as_json: bool) -> None:
+    """List holds, newest first; pending ones unless --state says otherwise."""
+    answer = connect().list(() if "all" in states else states, mine=mine, limit=limit)
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+        return
+    if sys.stdout.isatty():
+        print_table(answer["holds"])
+    else:
+        for row in plain_table(answer["holds"]):
+            click.echo(row)
+    if answer["more"]:
+        click.echo(f"There are more than these {limit}.", err=True)
+
+
+@holds.command()
+@click.argument("hold_id")
+@click.option("--wait", type=click.IntRange(0, 60), default=0, help="Seconds to wait for a change first.")
+@_json
+@client_options
+def show(connect: Connect, hold_id: str, wait: int, as_json: bool) -> None:
+    """Show everything about one hold: our facts first, then the normalised request, then the raw one."""
+    hold = connect().show(hold_id, wait=wait)
+    if as_json:
+        click.echo(json.dumps(hold, indent=2))
+        return
+    for line in page(hold):
+        click.echo(line)
+
+
+@holds.command()
+@click.argument("hold_id")
+@_reason
+@_json
+@client_options
+def approve(connect: Connect, hold_id: str, reason: str, as_json: bool) -> None:
+    """Vote for it."""
+    _act(connect, hold_id, "approve", reason, as_json)
+
+
+@holds.command()
+@click.argument("hold_id")
+@_reason
+@_json
+@client_options
+def deny(connect: Connect, hold_id: str, reason: str, as_json: bool) -> None:
+    """Reject it. One rejection is enough."""
+    _act(connect, hold_id, "deny", reason, as_json)
+
+
+@holds.command()
+@click.argument("hold_id")
+@_reason
+@_json
+@client_options
+def withdraw(connect: Connect, hold_id: str, reason: str, as_json: bool) -> None:
+    """Take back your own request while it is pending."""
+    _act(connect, hold_id, "withdraw", reason, as_json)
+
+
+@holds.command()
+@click.argument("hold_id")
+@_reason
+@_json
+@client_options
+def revoke(connect: Connect, hold_id: str, reason: str, as_json: bool) -> None:
+    """Take back an approval that was not used yet."""
+    _act(connect, hold_id, "revoke", reason, as_json)
+
+
+@holds.command()
+@click.option(
+    "--interactive/--no-interactive",
+    default=None,
+    help="Whether to read commands; by default if this is a terminal.",
+)
+@_json
+@client_options
+def watch(connect: Connect, interactive: bool | None, as_json: bool) -> None:
+    """Tell of holds as they arrive; at the prompt, approve or deny one by typing its id."""
+    if interactive is None:
+        interactive = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
+    try:
+        if not interactive:
+            holds_watch.stream(connect(), as_json=as_json)
+            return
+        click.echo(f"Commands: {holds_watch.HELP}")
+        holds_watch.converse(connect(), connect(), _ask)
+    except KeyboardInterrupt:
+        return
+
+
+def _act(connect: Connect, hold_id: str, action: str, reason: str, as_json: bool) -> None:
+    hold = connect().act(hold_id, action, reason)
+    if as_json:
+        click.echo(json.dumps(hold, indent=2))
+        return
+    click.echo(next(iter(page(hold))))  # its first line says how it stands
+
+
+def _ask(prompt: str) -> str | None:
+    """A line from the user; None at the end of input."""
+    try:
+        return str(click.prompt(prompt, prompt_suffix="", default="", show_default=False))
+    except click.Abort:
+        return None
+
+
+def _token(file: Path | None) -> str:
+    token = (
+        file.read_text(encoding="utf-8", errors="replace") if file else os.environ.get(TOKEN_VARIABLE, "")
+    ).strip()
+    if not token:
+        raise click.UsageError(f"no token: give --token-file or set {TOKEN_VARIABLE}")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise click.UsageError("the token has characters that no token has")
+    return token
