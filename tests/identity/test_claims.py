@@ -98,6 +98,15 @@ def test_the_kind_is_read_where_the_configuration_says():
     assert principal(rules, kind="human").kind == "agent"
 
 
+def test_the_default_kind_is_for_tokens_that_name_none():
+    rules = ClaimRules.of(default_kind="human")
+
+    assert principal(rules).kind == "human"
+    assert principal(rules, kind="service").kind == "service"
+    for unknown in ("", "bot", ["human"], False):
+        assert principal(rules, kind=unknown).kind == "agent"
+
+
 PERSON = ClaimRules.of(person="email")
 
 
