@@ -123,7 +123,11 @@ def _request_json(facts: HttpFacts) -> Any:
     if not body:
         raise FactUnavailableError("there is no body")
     content_type = facts.head.headers.get("content-type")
-    if not is_json(content_type) or charset(content_type) not in UTF8:
+    if (
+        not is_json(content_type)
+        or charset(content_type) not in UTF8
+        or "/" in content_type.partition(";")[2]
+    ):
         # not declared as JSON: rules that read it count as not evaluated, others are not disturbed
         raise FactUnavailableError("the request is not declared as JSON in UTF-8")
     return read_json(body, content_type)

@@ -41,7 +41,7 @@ def test_a_plain_path_is_decoded_once(raw, seen):
         "/a%2Fb", "/a%2fb", "/a%5Cb", "/a\\b", "/a;b=1", "/a%3Bb", "//a", "/a//b", "/a/./b", "/a/../b", "/a/..",
         "/%2e%2e/a", "/.%2e/a", "/a%00b", "/a%0Ab", "/a%252Fb", "/a%25", "/a%", "/a%2", "/a%zz", "/a%+1", "/a%C0%AF",
         "/a%FF", "/a#b", "/a b", "/a\x7fb", "/aéb", "a", "", "/a{b}", "/a%3Fb", "/a%23b", "http://h/a", "/a\tb",
-        "/a%2 f", "/.", "/..", "/a|`b",
+        "/a%2 f", "/%EF%BC%8E%EF%BC%8E/a", "/%E2%80%A4%E2%80%A4/a", "/a%EF%BC%8Fb", "/.", "/..", "/a|`b",
     ],
 )  # fmt: skip
 def test_a_path_with_two_readings_is_refused(raw):
@@ -62,6 +62,8 @@ def test_a_path_with_two_readings_is_refused(raw):
         ((("content-type", "a/b"), ("content-type", "c/d")), "duplicate-header"),
         ((("content-encoding", "gzip"), ("content-encoding", "gzip")), "duplicate-header"),
         ((("content-length", "1"), ("content-length", "1")), "duplicate-header"),
+        ((("x_http_method_override", "DELETE"),), "override-header"),
+        ((("x_original-url", "/admin"),), "override-header"),
         (((":path", "/other"),), "duplicate-header"),
         ((("host", "other.example"),), "authority-mismatch"),
         ((("host", "api.example"), ("host", "api.example")), "duplicate-header"),
@@ -86,7 +88,8 @@ def test_an_authority_with_two_readings_is_refused(authority):
 
 
 @pytest.mark.parametrize(
-    "query", ["_method=DELETE", "a=1&_method=PUT", "%5Fmethod=DELETE", "_METHOD=x", "+_method=x"]
+    "query",
+    ["_method=DELETE", "a=1&_method=PUT", "%5Fmethod=DELETE", "_METHOD=x", "+_method=x", "a=1;_method=x"],
 )
 def test_the_method_parameter_is_refused(query):
     with pytest.raises(ProtocolError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 import zlib
 from typing import Any, NoReturn
 
@@ -69,7 +70,7 @@ def read_json(body: bytes, content_type: str) -> Any:
     Raises ProtocolError for anything lenient readers differ on: duplicate keys (also when they differ in case
     only: Go and others fold it), NaN, a byte order mark, other charsets, trailing text, deep nesting.
     """
-    if not is_json(content_type):
+    if not is_json(content_type) or "/" in content_type.partition(";")[2]:
         raise ProtocolError("not-json", "The body is not declared as JSON.", status=415)
     if charset(content_type) not in UTF8:
         raise ProtocolError("unsupported-charset", "JSON must be UTF-8.", status=415)
@@ -89,9 +90,17 @@ def read_json(body: bytes, content_type: str) -> Any:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
-    if len(made) != len(pairs) or (len(made) > 1 and len({key.casefold() for key in made}) != len(made)):
+    if len(made) != len(pairs) or (len(made) > 1 and len({_folded(key) for key in made}) != len(made)):
         raise ProtocolError("duplicate-json-key", "A JSON object names the same key twice.")
     return made
+
+
+def _folded(key: str) -> str:
+    """A key as the most lenient reader might see it: without case, look-alikes, invisible or trailing parts."""
+    if key.isascii() and key.isalnum():
+        return key.lower()
+    shown = unicodedata.normalize("NFKC", key.partition("\0")[0]).casefold()
+    return "".join(letter for letter in shown if unicodedata.category(letter)[0] not in "CZ")
 
 
 def _no_constant(_: str) -> NoReturn:

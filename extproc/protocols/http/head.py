@@ -7,6 +7,7 @@ a rule would otherwise judge one request while another one runs.
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
@@ -33,14 +34,16 @@ SINGLE = (
 )
 """Fields that may appear once: a second one is read by some servers and not by others."""
 
-OVERRIDES = (
-    "x-http-method-override",
-    "x-http-method",
-    "x-method-override",
-    "x-original-url",
-    "x-original-uri",
-    "x-rewrite-url",
-    "x-forwarded-uri",
+OVERRIDES = frozenset(
+    {
+        "x-http-method-override",
+        "x-http-method",
+        "x-method-override",
+        "x-original-url",
+        "x-original-uri",
+        "x-rewrite-url",
+        "x-forwarded-uri",
+    }
 )
 """Fields that make some frameworks run another method or path than the one that was judged."""
 
@@ -63,9 +66,12 @@ def read_request_line(headers: Headers) -> RequestLine:
     for name in SINGLE:
         if name in headers and len(headers.all(name)) > 1:
             raise ProtocolError("duplicate-header", f"The header {name} appears more than once.")
-    for name in OVERRIDES:
-        if name in headers:
-            raise ProtocolError("override-header", f"The header {name} is not accepted here.")
+    for name, _ in headers:
+        # CGI-style servers read an underscore as a dash
+        if (name[:2] == "x-" and name in OVERRIDES) or ("_" in name and name.replace("_", "-") in OVERRIDES):
+            raise ProtocolError(
+                "override-header", "A header that overrides method or path is not accepted here."
+            )
     method = headers.get(":method")
     if not _METHOD.match(method):
         raise ProtocolError("invalid-method", "The request method is not a token.")
@@ -107,10 +113,20 @@ def _decode_path(path: str, method: str) -> str:
         decoded = unquote_to_bytes(path).decode("utf-8")
     except UnicodeDecodeError:
         raise ProtocolError("ambiguous-path", "The path is not UTF-8 once decoded.") from None
-    segments = decoded.split("/")[1:]
+    _check_segments(decoded)
+    if not decoded.isascii():
+        # some servers normalise: full-width dots and slashes become real ones (Unicode NFKC)
+        folded = unicodedata.normalize("NFKC", decoded)
+        if any(folded.count(mark) > decoded.count(mark) for mark in "/\\%;?#"):
+            raise ProtocolError("ambiguous-path", "The path hides a separator in a look-alike character.")
+        _check_segments(folded)
+    return decoded
+
+
+def _check_segments(path: str) -> None:
+    segments = path.split("/")[1:]
     if any(segment in (".", "..") for segment in segments) or "" in segments[:-1]:
         raise ProtocolError("ambiguous-path", "The path has empty or dot segments.")
-    return decoded
 
 
 def query_params(query: str) -> dict[str, list[str]]:
@@ -135,6 +151,7 @@ def _unquote(text: str) -> str:
 def check_override_param(query: str) -> None:
     """Refuse `_method` as a query parameter: some frameworks run it instead of the method that was judged."""
     if "method" in query.lower() or "%" in query:
-        for name in query_params(query):
+        # some servers split at a semicolon too (HTML 4.01 appendix B.2.2)
+        for name in query_params(query.replace(";", "&")):
             if name.strip().lower() == "_method":
                 raise ProtocolError("override-parameter", "The parameter _method is not accepted here.")
