@@ -38,12 +38,7 @@ class TokenIdentifier:
         self._keys = keys
         self._header = settings.identity.header
         self._verifier = Verifier(provider_rules(settings), max_token_bytes=settings.limits.token_bytes)
-        trusted = settings.identity.trust.metadata
-        self._trust = (
-            MetadataTrust(trusted.namespace, trusted.key, trusted.issuer, tuple(trusted.audiences))
-            if trusted is not None
-            else None
-        )
+        self._trust = _metadata_trust(settings)
 
     def identify(self, headers: Headers, metadata: Mapping[str, Any], now: float) -> Principal | NeedKeys:
         """Raises TokenError."""
@@ -56,6 +51,22 @@ class TokenIdentifier:
     def challenge(self, error: Exception | None) -> str:
         """WWW-Authenticate for a 401."""
         return www_authenticate(error if isinstance(error, TokenError) else None, REALM)
+
+
+def _metadata_trust(settings: Settings) -> MetadataTrust | None:
+    """Envoy's verified payload; claims are read as for the provider of the same issuer, where there is one."""
+    trusted = settings.identity.trust.metadata
+    if trusted is None:
+        return None
+    known = {rules.issuer: rules for rules in provider_rules(settings)}.get(trusted.issuer)
+    return MetadataTrust(
+        trusted.namespace,
+        trusted.key,
+        trusted.issuer,
+        tuple(trusted.audiences),
+        skew=known.skew if known is not None else 30.0,
+        claims=known.claims if known is not None else ClaimRules(),
+    )
 
 
 def provider_rules(settings: Settings, audience: str = "") -> list[ProviderRules]:

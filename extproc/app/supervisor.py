@@ -174,7 +174,7 @@ class Supervisor:
             child.control.close()
             child.deaths = 0 if time.monotonic() - started > 30 else child.deaths + 1
             log.error("child.died", child=child.name, code=code, deaths=child.deaths)
-            self._record("admin.child-died", {"child": child.name, "code": code})
+            self._record("admin.child_died", {"child": child.name, "code": code})
             await asyncio.sleep(BACK_OFF[min(child.deaths, len(BACK_OFF) - 1)])
 
     async def _start(self, child: Child) -> None:

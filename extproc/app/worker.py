@@ -22,8 +22,9 @@ from extproc.app.bundle import load_bundle, read_bundle
 from extproc.app.governing import TokenIdentifier, build_governance
 from extproc.app.state_keys import load_state_keys
 from extproc.config import Address, Settings
-from extproc.domain.record import Record
 from extproc.domain.hold import HoldLimits
+from extproc.domain.record import Record
+from extproc.ledger.lines import new_writer_id
 from extproc.pipeline import Governance
 from extproc.servers.desk import HoldDesk
 from extproc.servers.grpc_transport import GrpcServer
@@ -42,7 +43,7 @@ def open_ledger(settings: Settings, role: str) -> LedgerWriter:
     """A writer of its own for this process start. Raises LedgerUnavailableError."""
     return LedgerWriter(
         settings.ledger.directory,
-        writer_id=f"{role}-{int(time.time())}-{secrets.token_hex(4)}",
+        writer_id=new_writer_id(role, time.time(), secrets.token_bytes(4)),
         clock=time.time,
         durability=settings.ledger.durability,
         segment_bytes=settings.ledger.segment_bytes,
@@ -80,7 +81,7 @@ class Worker:
         self._identifier = TokenIdentifier(settings, self._keys)
         self._state = load_state_keys(settings.state)
         self._holds = open_holds(settings)
-        self._ledger = open_ledger(settings, f"worker-{index}")
+        self._ledger = open_ledger(settings, f"worker{index}")
         self._prepared: Governance | None = None
         desk = HoldDesk(self._holds, now=time.time, open_waits=settings.limits.open_waits)
         self._service = Service(
