@@ -171,7 +171,7 @@ class Stack:
                         "name": "corp",
                         "issuer": self.issuer.issuer,
                         "audiences": [self.target_name],
-                        "algorithms": ["RS256", "ES256"],
+                        "algorithms": ["RS256", "ES256", "EdDSA"],
                         "keys": {"discovery": True},
                         "claims": {"person": "email"},
                         "insecure_loopback": True,
@@ -330,3 +330,51 @@ class Stack:
     def decision(self, decision_id: str) -> dict[str, dict[str, Any]]:
         """The records of one decision by kind."""
         return {r["kind"]: r for r in self.records() if r.get("decision_id") == decision_id}
+
+    def stories(self, path: str) -> list[dict[str, dict[str, Any]]]:
+        """Every decision about a request whose recorded path is `path`, oldest first: its records by kind."""
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        records = self.records()
+        for record in records:
+            if record["kind"] == "intent" and record.get("request", {}).get("path") == path:
+                found[record["decision_id"]] = {}
+        for record in records:
+            if record.get("decision_id") in found:
+                found[record["decision_id"]][record["kind"]] = record
+        return list(found.values())
+
+    def story(self, path: str) -> dict[str, dict[str, Any]]:
+        """The records of the one decision about `path`, once its outcome is there."""
+        found: list[dict[str, dict[str, Any]]] = []
+
+        def complete() -> bool:
+            found[:] = self.stories(path)
+            return bool(found) and all("outcome" in story for story in found)
+
+        wait_until(complete, what=f"the outcome of {path}", within=10.0)
+        assert len(found) == 1, f"{len(found)} decisions about {path}"
+        return found[0]
+
+    def wait_for_records(
+        self, wanted: Callable[[dict[str, Any]], bool], count: int = 1
+    ) -> list[dict[str, Any]]:
+        """The records that fit, once there are at least `count`."""
+        found: list[dict[str, Any]] = []
+
+        def enough() -> bool:
+            found[:] = [record for record in self.records() if wanted(record)]
+            return len(found) >= count
+
+        wait_until(enough, what=f"{count} records", within=15.0, process=self.service)
+        return found
+
+    def reload(self) -> None:
+        """SIGHUP; the caller waits for the record it expects."""
+        assert self.service is not None
+        self.service.send(signal.SIGHUP)
+
+    def is_kept(self, canary: str | bytes) -> bool:
+        """The text stands somewhere in what is kept: ledger, holds, bundles, logs. Keys are left out."""
+        sought = canary.encode() if isinstance(canary, str) else canary
+        log = self.directory / "serve.log"
+        return sought in self.ledger_bytes() or (log.exists() and sought in log.read_bytes())
