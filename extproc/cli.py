@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Run the service: workers, approvals API, exporter, checkpointer.",
     ),
     "demo": ("extproc.commands.demo:demo", "Play the whole story on this machine with real traffic."),
+    "health": ("extproc.commands.health:health", "Ask every worker whether it serves."),
     "config": ("extproc.commands.config:config", "Check, show or describe extproc.yaml."),
     "policy": ("extproc.commands.policy:policy", "Check, test and explain policies."),
     "holds": ("extproc.commands.holds:holds", "List, show, approve, deny and watch holds."),

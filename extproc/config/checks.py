@@ -221,6 +221,9 @@ def _credential(settings: Settings, where: Place, target: Target) -> Iterator[Fi
 def _identity(settings: Settings) -> Iterator[Finding]:
     identity = settings.identity
     yield from _twice(("identity", "providers"), [provider.name for provider in identity.providers])
+    yield from _twice(
+        ("identity", "providers"), [provider.issuer for provider in identity.providers], "issuer"
+    )
     header = identity.header
     if header in _RESERVED_HEADERS or header == "cookie" or header.startswith(_RESERVED_PREFIXES):
         yield ("identity", "header"), f'"{header}" cannot carry a token'
