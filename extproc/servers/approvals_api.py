@@ -42,6 +42,8 @@ Status = Callable[[], Mapping[str, bool]]
 
 OPEN_WAITS = 1000
 """Calls that may be kept open at once; one more is answered at once, as if it had not asked to wait."""
+LATE_OUTBOX = 60.0
+"""Seconds after which a move that is not in the ledger is a fault."""
 REMEMBERED_READS = 10_000
 
 
@@ -208,8 +210,9 @@ class ApprovalsApi:
     async def health(self, request: Request) -> Response:
         """Public: says that it works or which check fails, and nothing else."""
         try:
-            await self._store.unrecorded(1)
-            checks = {"store": True}
+            untold = await self._store.unrecorded(1)
+            late = bool(untold) and untold[0].at < self._now() - LATE_OUTBOX
+            checks = {"store": True, "outbox": not late}
         except ExtprocError:
             checks = {"store": False}
         if self._status is not None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from extproc.domain.errors import StoreUnavailableError
+from extproc.domain.errors import ExtprocError, StoreUnavailableError
 from extproc.domain.hold import HoldMove, HoldStore
 from extproc.domain.lifecycle import view_bytes
 from extproc.domain.record import Record
@@ -34,7 +34,7 @@ async def drain_outbox(store: HoldStore, record: Callable[[Record], None], limit
         written: list[str] = []
         try:
             for move in moves:
-                record(await _as_record(store, move))
+                _write(record, await _as_record(store, move))
                 written.append(move.id)
         finally:
             if written:
@@ -58,7 +58,23 @@ async def tend_holds(
         except StoreUnavailableError as error:  # the ledger's trouble is one of these
             log.warning("hold_outbox_waits", error=str(error))
             pause = TROUBLE_INTERVAL
+        except Exception as error:
+            # what is not recorded stays in the outbox and shows in the health check; giving up would hide it
+            log.error("hold_outbox_fails", error=type(error).__name__)
+            pause = TROUBLE_INTERVAL
         await asyncio.sleep(pause)
+
+
+def _write(record: Callable[[Record], None], entry: Record) -> None:
+    """A record that the ledger cannot put into a line must not stop those behind it: it is told without detail."""
+    try:
+        record(entry)
+    except StoreUnavailableError:
+        raise
+    except ExtprocError as error:
+        log.error("hold_move_incomplete", move=entry.fields["move"], error=str(error))
+        kept = {name: entry.fields[name] for name in ("move", "hold")}
+        record(Record(entry.kind, entry.at, {**kept, "incomplete": True}))
 
 
 async def _as_record(store: HoldStore, move: HoldMove) -> Record:

@@ -18,7 +18,8 @@ from extproc.adapters.hold_sqlite import SqliteHoldStore
 from extproc.domain.decision import Quorum
 from extproc.domain.errors import LedgerUnavailableError, PolicyError, StoreUnavailableError
 from extproc.domain.hold import HeldRequest, HoldState
-from extproc.servers import approvals_api
+from extproc.ledger.lines import RecordError, encode_fields
+from extproc.servers import approvals_api, hold_outbox
 from extproc.servers.hold_outbox import drain_outbox
 from tests.support.approvals import OPENAPI, TOKENS, Desk, conforms
 from tests.support.holds import ANNA, NOW, MemoryHoldStore, ask, demand, principal, vote
@@ -551,15 +552,14 @@ class TestRecords:
         await desk.get("agent", f"/v1/holds/{held.id}")
         assert desk.kinds()[-1] == "evidence.hold_read"
 
-    async def test_records_hold_no_floats(self, desk: Desk, held: HeldRequest):
+    async def test_the_ledger_can_write_every_record(self, desk: Desk, held: HeldRequest):
         await desk.get("anna", f"/v1/holds/{held.id}")
         await desk.act("anna", held.id, "approve")
         await desk.store.release(held.id, "dec-2", NOW)
         await drain_outbox(desk.store, desk.record)
         assert len(desk.records) == 6
         for record in desk.records:
-            json.dumps(record.fields, allow_nan=False)
-            assert not list(floats(record.fields))
+            encode_fields(record.kind, record.fields)
 
     async def test_the_outbox_is_told_once_in_order_with_the_view(self, desk: Desk, held: HeldRequest):
         await desk.act("anna", held.id, "approve")
@@ -582,6 +582,40 @@ class TestRecords:
         desk.ledger_down = False
         assert await drain_outbox(desk.store, desk.record) == 1
 
+    async def test_a_move_the_ledger_cannot_write_does_not_stop_the_next(self, desk: Desk):
+        for n in range(2):
+            await desk.store.open(ask(f"b{n}"), NOW)
+        kept: list[Any] = []
+
+        def picky(record: Any) -> None:
+            if not kept and "target" in record.fields:
+                raise RecordError("hold.opened: too long")
+            kept.append(record.fields)
+
+        assert await drain_outbox(desk.store, picky) == 2
+        assert kept[0].keys() == {"move", "hold", "incomplete"}
+        assert kept[1]["target"] == "customers-api"
+
+    async def test_tending_goes_on_after_trouble_and_expires_what_is_overdue(
+        self, desk: Desk, held: HeldRequest, monkeypatch: Any
+    ):
+        monkeypatch.setattr(hold_outbox, "TROUBLE_INTERVAL", 0.001)
+        troubles: list[Exception] = [LedgerUnavailableError("disk full"), RuntimeError("a bug")]
+        expired = asyncio.Event()
+
+        def record(entry: Any) -> None:
+            if troubles:
+                raise troubles.pop(0)
+            if entry.kind == "hold.expired":
+                expired.set()
+
+        tending = asyncio.create_task(hold_outbox.tend_holds(desk.store, record, lambda: NOW + 3600, 0.001))
+        await asyncio.wait_for(expired.wait(), 30)
+        tending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await tending
+        assert troubles == []
+
     async def test_a_ledger_that_fails_midway_gets_only_the_rest_again(self, desk: Desk):
         for n in range(3):
             await desk.store.open(ask(f"b{n}"), NOW)
@@ -599,32 +633,31 @@ class TestRecords:
         assert len(desk.records) == 1
 
 
-def floats(value: object) -> Any:
-    if isinstance(value, float):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from floats(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from floats(item)
-
-
 class TestTheRest:
     async def test_health_is_public_and_says_little(self, desk: Desk):
         answer = await desk.get("", "/v1/healthz")
-        assert answer.json() == {"status": "ok", "checks": {"store": True}}
+        assert answer.json() == {"status": "ok", "checks": {"store": True, "outbox": True}}
 
     async def test_health_fails_with_any_check(self, desk: Desk, monkeypatch: Any):
         failing = Desk(desk.store, status=lambda: {"ledger": False})
         answer = await failing.get("", "/v1/healthz")
-        assert (answer.status_code, answer.json()["checks"]) == (503, {"store": True, "ledger": False})
+        assert (answer.status_code, answer.json()["checks"]) == (
+            503,
+            {"store": True, "outbox": True, "ledger": False},
+        )
 
         async def lost(limit: int) -> Any:
             raise StoreUnavailableError("gone")
 
         monkeypatch.setattr(desk.store, "unrecorded", lost)
         assert (await desk.get("", "/v1/healthz")).status_code == 503
+
+    async def test_moves_that_do_not_reach_the_ledger_are_a_fault(self, desk: Desk, held: HeldRequest):
+        assert (await desk.get("", "/v1/healthz")).status_code == 200
+        desk.now = NOW + 61
+        assert (await desk.get("", "/v1/healthz")).json()["checks"]["outbox"] is False
+        await drain_outbox(desk.store, desk.record)
+        assert (await desk.get("", "/v1/healthz")).status_code == 200
 
     async def test_a_lost_store_is_503(self, desk: Desk, held: HeldRequest, monkeypatch: Any):
         async def lost(*_: object, **__: object) -> Any:
