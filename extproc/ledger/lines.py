@@ -81,7 +81,7 @@ class Chain:
         self.writer = check_writer_id(writer)
         self.seq = seq
         self.prev = prev
-        self._second = -1
+        self._second: int | None = None
         self._second_text = ""
 
     def encode(
@@ -92,7 +92,7 @@ class Chain:
         payloads: Mapping[str, PayloadPlace] | None = None,
     ) -> bytes:
         """The record's line with its newline. Raises RecordError and then stays where it was."""
-        return self.encode_at(kind, round(at * 1_000_000), fields, payloads)
+        return self.encode_at(kind, _to_micros(at), fields, payloads)
 
     def encode_at(
         self,
@@ -178,7 +178,7 @@ def canonical(line: Line) -> bytes:
 
 def format_time(at: float) -> str:
     """Unix seconds as RFC 3339 in UTC with microseconds. Raises RecordError outside years 1970 to 9999."""
-    second, fraction = divmod(round(at * 1_000_000), 1_000_000)
+    second, fraction = divmod(_to_micros(at), 1_000_000)
     return f"{_second_text(second)}.{fraction:06d}Z"
 
 
@@ -269,6 +269,13 @@ def _parse_payloads(value: object) -> dict[str, PayloadPlace]:
 
 def _is_text(*values: object) -> bool:
     return all(isinstance(value, str) for value in values)
+
+
+def _to_micros(at: float) -> int:
+    try:
+        return round(at * 1_000_000)
+    except (ValueError, OverflowError):
+        raise RecordError("the time is no number") from None
 
 
 def _second_text(second: int) -> str:

@@ -97,6 +97,7 @@ class Walk:
         self._malformed = 0
         self._stray: tuple[int, str] | None = None
         self._suspect: _Suspect | None = None
+        self._contradiction: Due | None = None
         self._whole = True
         self._segment = ""
         self._line_number = 0
@@ -147,6 +148,7 @@ class Walk:
         """All segments were fed; what stands after the last whole line."""
         torn = self._take_rest()
         self._resolve_suspect(None, None)
+        self._resolve_contradiction(None)
         found = self.found
         found.torn_bytes = torn.size
         found.records = self._seq
@@ -185,6 +187,8 @@ class Walk:
         self._seq = seq + 1
         if self._suspect is not None and self._suspect.seq != seq:
             self._resolve_suspect(None, self._prev_before)
+        if self._contradiction is not None:
+            self._resolve_contradiction(self._prev_before)
         if seq == 0:
             self.found.first_at = at.decode()
             if kind != b"start":
@@ -228,14 +232,28 @@ class Walk:
                 self._resolve_suspect(due.head, None)
             if due.size < self._seq or not self._whole:
                 continue  # a segment was missing in between, or the chain is broken already: named elsewhere
-            head = bytes.fromhex(self._prev or "")
             self._grow()
-            if due.head != head or (due.root and due.root != self._tree.root()):
-                code = "rewritten" if due.root else "predecessor"
-                message = f"the chain is whole but not the one that {due.source} names"
-                self._problem(code, min(self._agreed, due.size - 1), message, due.size - 1)
+            if due.head != bytes.fromhex(self._prev or ""):
+                self._whole = False
+                self._contradiction = due
+            elif due.root and due.root != self._tree.root():
+                self._problem("rewritten", self._agreed, f"{due.source} names another root", due.size - 1)
             else:
                 self._agreed = due.size
+
+    def _resolve_contradiction(self, next_prev: str | None) -> None:
+        """The chain was whole, but not the one that was named. What follows says how far back it goes."""
+        due, self._contradiction = self._contradiction, None
+        if due is None:
+            return
+        last = due.size - 1
+        if next_prev == due.head.hex():
+            self._problem("altered", last, f"{due.source} and the next record know another one")
+        elif due.root:
+            message = f"the chain is whole but not the one that {due.source} names"
+            self._problem("rewritten", min(self._agreed, last), message, last)
+        else:
+            self._problem("predecessor", last, f"{due.source} names another record")
 
     def _grow(self) -> None:
         self._tree.extend(self._fresh)
@@ -301,6 +319,9 @@ class Walk:
 
     def _doubt(self, record: Line, line: bytes) -> None:
         """Record `seq` does not continue the one before: wait for what follows before blaming one of them."""
+        if self._contradiction is not None:
+            self._resolve_contradiction(record.prev)
+            return
         if self._suspect is not None and self._suspect.seq == record.seq - 1:
             self._resolve_suspect(None, record.prev)
             return
