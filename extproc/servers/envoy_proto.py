@@ -200,7 +200,7 @@ def mutate(mutation: pb.HeaderMutation, change: HeaderChange) -> None:
         option.header.key = name.encode("latin-1")
         option.header.raw_value = value.encode("latin-1", "replace")
         if name in seen:
-            option.append = True
+            option.append.value = True
         seen.add(name)
 
 
@@ -290,4 +290,4 @@ def _options(container: Any, pairs: Iterable[tuple[str, str]]) -> None:
         option.header.key = name.encode("latin-1")
         # ext_authz reads `value`, unlike ext_proc
         option.header.value = value.encode("latin-1", "replace")
-        option.append = False
+        option.append.value = False

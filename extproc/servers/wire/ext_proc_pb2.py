@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#extproc/servers/wire/ext_proc.proto\x12\x0f\x65xtproc.wire.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x11\n\traw_value\x18\x03 \x01(\x0c\":\n\tHeaderMap\x12-\n\x07headers\x18\x01 \x03(\x0b\x32\x1c.extproc.wire.v1.HeaderValue\"a\n\x11HeaderValueOption\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.extproc.wire.v1.HeaderValue\x12\x13\n\x06\x61ppend\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_append\"\xa2\x01\n\x08Metadata\x12\x46\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32-.extproc.wire.v1.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\"\xfe\x04\n\x0eProcessingMode\x12K\n\x13request_header_mode\x18\x01 \x01(\x0e\x32..extproc.wire.v1.ProcessingMode.HeaderSendMode\x12L\n\x14response_header_mode\x18\x02 \x01(\x0e\x32..extproc.wire.v1.ProcessingMode.HeaderSendMode\x12G\n\x11request_body_mode\x18\x03 \x01(\x0e\x32,.extproc.wire.v1.ProcessingMode.BodySendMode\x12H\n\x12response_body_mode\x18\x04 \x01(\x0e\x32,.extproc.wire.v1.ProcessingMode.BodySendMode\x12L\n\x14request_trailer_mode\x18\x05 \x01(\x0e\x32..extproc.wire.v1.ProcessingMode.HeaderSendMode\x12M\n\x15response_trailer_mode\x18\x06 \x01(\x0e\x32..extproc.wire.v1.ProcessingMode.HeaderSendMode\"1\n\x0eHeaderSendMode\x12\x0b\n\x07\x44\x45\x46\x41ULT\x10\x00\x12\x08\n\x04SEND\x10\x01\x12\x08\n\x04SKIP\x10\x02\"n\n\x0c\x42odySendMode\x12\x08\n\x04NONE\x10\x00\x12\x0c\n\x08STREAMED\x10\x01\x12\x0c\n\x08\x42UFFERED\x10\x02\x12\x14\n\x10\x42UFFERED_PARTIAL\x10\x03\x12\x18\n\x14\x46ULL_DUPLEX_STREAMED\x10\x04\x12\x08\n\x04GRPC\x10\x05\"\xe1\x01\n\x15ProtocolConfiguration\x12G\n\x11request_body_mode\x18\x01 \x01(\x0e\x32,.extproc.wire.v1.ProcessingMode.BodySendMode\x12H\n\x12response_body_mode\x18\x02 \x01(\x0e\x32,.extproc.wire.v1.ProcessingMode.BodySendMode\x12\x35\n-send_body_without_waiting_for_header_response\x18\x03 \x01(\x08\"Q\n\x0bHttpHeaders\x12+\n\x07headers\x18\x01 \x01(\x0b\x32\x1a.extproc.wire.v1.HeaderMap\x12\x15\n\rend_of_stream\x18\x03 \x01(\x08\"/\n\x08HttpBody\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x15\n\rend_of_stream\x18\x02 \x01(\x08\"<\n\x0cHttpTrailers\x12,\n\x08trailers\x18\x01 \x01(\x0b\x32\x1a.extproc.wire.v1.HeaderMap\"\x95\x05\n\x11ProcessingRequest\x12\x37\n\x0frequest_headers\x18\x02 \x01(\x0b\x32\x1c.extproc.wire.v1.HttpHeadersH\x00\x12\x38\n\x10response_headers\x18\x03 \x01(\x0b\x32\x1c.extproc.wire.v1.HttpHeadersH\x00\x12\x31\n\x0crequest_body\x18\x04 \x01(\x0b\x32\x19.extproc.wire.v1.HttpBodyH\x00\x12\x32\n\rresponse_body\x18\x05 \x01(\x0b\x32\x19.extproc.wire.v1.HttpBodyH\x00\x12\x39\n\x10request_trailers\x18\x06 \x01(\x0b\x32\x1d.extproc.wire.v1.HttpTrailersH\x00\x12:\n\x11response_trailers\x18\x07 \x01(\x0b\x32\x1d.extproc.wire.v1.HttpTrailersH\x00\x12\x33\n\x10metadata_context\x18\x08 \x01(\x0b\x32\x19.extproc.wire.v1.Metadata\x12\x46\n\nattributes\x18\t \x03(\x0b\x32\x32.extproc.wire.v1.ProcessingRequest.AttributesEntry\x12\x1a\n\x12observability_mode\x18\n \x01(\x08\x12?\n\x0fprotocol_config\x18\x0b \x01(\x0b\x32&.extproc.wire.v1.ProtocolConfiguration\x1aJ\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\x42\t\n\x07request\"a\n\x0eHeaderMutation\x12\x37\n\x0bset_headers\x18\x01 \x03(\x0b\x32\".extproc.wire.v1.HeaderValueOption\x12\x16\n\x0eremove_headers\x18\x02 \x03(\x0c\"@\n\x0c\x42odyMutation\x12\x0e\n\x04\x62ody\x18\x01 \x01(\x0cH\x00\x12\x14\n\nclear_body\x18\x02 \x01(\x08H\x00\x42\n\n\x08mutation\"\xfa\x01\n\x0e\x43ommonResponse\x12>\n\x06status\x18\x01 \x01(\x0e\x32..extproc.wire.v1.CommonResponse.ResponseStatus\x12\x38\n\x0fheader_mutation\x18\x02 \x01(\x0b\x32\x1f.extproc.wire.v1.HeaderMutation\x12\x34\n\rbody_mutation\x18\x03 \x01(\x0b\x32\x1d.extproc.wire.v1.BodyMutation\"8\n\x0eResponseStatus\x12\x0c\n\x08\x43ONTINUE\x10\x00\x12\x18\n\x14\x43ONTINUE_AND_REPLACE\x10\x01\"D\n\x0fHeadersResponse\x12\x31\n\x08response\x18\x01 \x01(\x0b\x32\x1f.extproc.wire.v1.CommonResponse\"A\n\x0c\x42odyResponse\x12\x31\n\x08response\x18\x01 \x01(\x0b\x32\x1f.extproc.wire.v1.CommonResponse\"L\n\x10TrailersResponse\x12\x38\n\x0fheader_mutation\x18\x01 \x01(\x0b\x32\x1f.extproc.wire.v1.HeaderMutation\"\x1c\n\nGrpcStatus\x12\x0e\n\x06status\x18\x01 \x01(\r\"\xc3\x01\n\x11ImmediateResponse\x12+\n\x06status\x18\x01 \x01(\x0b\x32\x1b.extproc.wire.v1.HttpStatus\x12\x30\n\x07headers\x18\x02 \x01(\x0b\x32\x1f.extproc.wire.v1.HeaderMutation\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x30\n\x0bgrpc_status\x18\x04 \x01(\x0b\x32\x1b.extproc.wire.v1.GrpcStatus\x12\x0f\n\x07\x64\x65tails\x18\x05 \x01(\t\"\xf3\x04\n\x12ProcessingResponse\x12;\n\x0frequest_headers\x18\x01 \x01(\x0b\x32 .extproc.wire.v1.HeadersResponseH\x00\x12<\n\x10response_headers\x18\x02 \x01(\x0b\x32 .extproc.wire.v1.HeadersResponseH\x00\x12\x35\n\x0crequest_body\x18\x03 \x01(\x0b\x32\x1d.extproc.wire.v1.BodyResponseH\x00\x12\x36\n\rresponse_body\x18\x04 \x01(\x0b\x32\x1d.extproc.wire.v1.BodyResponseH\x00\x12=\n\x10request_trailers\x18\x05 \x01(\x0b\x32!.extproc.wire.v1.TrailersResponseH\x00\x12>\n\x11response_trailers\x18\x06 \x01(\x0b\x32!.extproc.wire.v1.TrailersResponseH\x00\x12@\n\x12immediate_response\x18\x07 \x01(\x0b\x32\".extproc.wire.v1.ImmediateResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x36\n\rmode_override\x18\t \x01(\x0b\x32\x1f.extproc.wire.v1.ProcessingMode\x12;\n\x18override_message_timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationB\n\n\x08responseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#extproc/servers/wire/ext_proc.proto\x12\x0f\x65xtproc.wire.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1egoogle/protobuf/wrappers.proto\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x11\n\traw_value\x18\x03 \x01(\x0c\":\n\tHeaderMap\x12-\n\x07headers\x18\x01 \x03(\x0b\x32\x1c.extproc.wire.v1.HeaderValue\"m\n\x11HeaderValueOption\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.extproc.wire.v1.HeaderValue\x12*\n\x06\x61ppend\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.BoolValue\"\xa2\x01\n\x08Metadata\x12\x46\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32-.extproc.wire.v1.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\"\xfe\x04\n\x0eProcessingMode\x12K\n\x13request_header_mode\x18\x01 \x01(\x0e\x32..extproc.wire.v1.ProcessingMode.HeaderSendMode\x12L\n\x14response_header_mode\x18\x02 \x01(\x0e\x32..extproc.wire.v1.ProcessingMode.HeaderSendMode\x12G\n\x11request_body_mode\x18\x03 \x01(\x0e\x32,.extproc.wire.v1.ProcessingMode.BodySendMode\x12H\n\x12response_body_mode\x18\x04 \x01(\x0e\x32,.extproc.wire.v1.ProcessingMode.BodySendMode\x12L\n\x14request_trailer_mode\x18\x05 \x01(\x0e\x32..extproc.wire.v1.ProcessingMode.HeaderSendMode\x12M\n\x15response_trailer_mode\x18\x06 \x01(\x0e\x32..extproc.wire.v1.ProcessingMode.HeaderSendMode\"1\n\x0eHeaderSendMode\x12\x0b\n\x07\x44\x45\x46\x41ULT\x10\x00\x12\x08\n\x04SEND\x10\x01\x12\x08\n\x04SKIP\x10\x02\"n\n\x0c\x42odySendMode\x12\x08\n\x04NONE\x10\x00\x12\x0c\n\x08STREAMED\x10\x01\x12\x0c\n\x08\x42UFFERED\x10\x02\x12\x14\n\x10\x42UFFERED_PARTIAL\x10\x03\x12\x18\n\x14\x46ULL_DUPLEX_STREAMED\x10\x04\x12\x08\n\x04GRPC\x10\x05\"\xe1\x01\n\x15ProtocolConfiguration\x12G\n\x11request_body_mode\x18\x01 \x01(\x0e\x32,.extproc.wire.v1.ProcessingMode.BodySendMode\x12H\n\x12response_body_mode\x18\x02 \x01(\x0e\x32,.extproc.wire.v1.ProcessingMode.BodySendMode\x12\x35\n-send_body_without_waiting_for_header_response\x18\x03 \x01(\x08\"Q\n\x0bHttpHeaders\x12+\n\x07headers\x18\x01 \x01(\x0b\x32\x1a.extproc.wire.v1.HeaderMap\x12\x15\n\rend_of_stream\x18\x03 \x01(\x08\"/\n\x08HttpBody\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x15\n\rend_of_stream\x18\x02 \x01(\x08\"<\n\x0cHttpTrailers\x12,\n\x08trailers\x18\x01 \x01(\x0b\x32\x1a.extproc.wire.v1.HeaderMap\"\x95\x05\n\x11ProcessingRequest\x12\x37\n\x0frequest_headers\x18\x02 \x01(\x0b\x32\x1c.extproc.wire.v1.HttpHeadersH\x00\x12\x38\n\x10response_headers\x18\x03 \x01(\x0b\x32\x1c.extproc.wire.v1.HttpHeadersH\x00\x12\x31\n\x0crequest_body\x18\x04 \x01(\x0b\x32\x19.extproc.wire.v1.HttpBodyH\x00\x12\x32\n\rresponse_body\x18\x05 \x01(\x0b\x32\x19.extproc.wire.v1.HttpBodyH\x00\x12\x39\n\x10request_trailers\x18\x06 \x01(\x0b\x32\x1d.extproc.wire.v1.HttpTrailersH\x00\x12:\n\x11response_trailers\x18\x07 \x01(\x0b\x32\x1d.extproc.wire.v1.HttpTrailersH\x00\x12\x33\n\x10metadata_context\x18\x08 \x01(\x0b\x32\x19.extproc.wire.v1.Metadata\x12\x46\n\nattributes\x18\t \x03(\x0b\x32\x32.extproc.wire.v1.ProcessingRequest.AttributesEntry\x12\x1a\n\x12observability_mode\x18\n \x01(\x08\x12?\n\x0fprotocol_config\x18\x0b \x01(\x0b\x32&.extproc.wire.v1.ProtocolConfiguration\x1aJ\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\x42\t\n\x07request\"a\n\x0eHeaderMutation\x12\x37\n\x0bset_headers\x18\x01 \x03(\x0b\x32\".extproc.wire.v1.HeaderValueOption\x12\x16\n\x0eremove_headers\x18\x02 \x03(\x0c\"@\n\x0c\x42odyMutation\x12\x0e\n\x04\x62ody\x18\x01 \x01(\x0cH\x00\x12\x14\n\nclear_body\x18\x02 \x01(\x08H\x00\x42\n\n\x08mutation\"\xfa\x01\n\x0e\x43ommonResponse\x12>\n\x06status\x18\x01 \x01(\x0e\x32..extproc.wire.v1.CommonResponse.ResponseStatus\x12\x38\n\x0fheader_mutation\x18\x02 \x01(\x0b\x32\x1f.extproc.wire.v1.HeaderMutation\x12\x34\n\rbody_mutation\x18\x03 \x01(\x0b\x32\x1d.extproc.wire.v1.BodyMutation\"8\n\x0eResponseStatus\x12\x0c\n\x08\x43ONTINUE\x10\x00\x12\x18\n\x14\x43ONTINUE_AND_REPLACE\x10\x01\"D\n\x0fHeadersResponse\x12\x31\n\x08response\x18\x01 \x01(\x0b\x32\x1f.extproc.wire.v1.CommonResponse\"A\n\x0c\x42odyResponse\x12\x31\n\x08response\x18\x01 \x01(\x0b\x32\x1f.extproc.wire.v1.CommonResponse\"L\n\x10TrailersResponse\x12\x38\n\x0fheader_mutation\x18\x01 \x01(\x0b\x32\x1f.extproc.wire.v1.HeaderMutation\"\x1c\n\nGrpcStatus\x12\x0e\n\x06status\x18\x01 \x01(\r\"\xc3\x01\n\x11ImmediateResponse\x12+\n\x06status\x18\x01 \x01(\x0b\x32\x1b.extproc.wire.v1.HttpStatus\x12\x30\n\x07headers\x18\x02 \x01(\x0b\x32\x1f.extproc.wire.v1.HeaderMutation\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x30\n\x0bgrpc_status\x18\x04 \x01(\x0b\x32\x1b.extproc.wire.v1.GrpcStatus\x12\x0f\n\x07\x64\x65tails\x18\x05 \x01(\t\"\xf3\x04\n\x12ProcessingResponse\x12;\n\x0frequest_headers\x18\x01 \x01(\x0b\x32 .extproc.wire.v1.HeadersResponseH\x00\x12<\n\x10response_headers\x18\x02 \x01(\x0b\x32 .extproc.wire.v1.HeadersResponseH\x00\x12\x35\n\x0crequest_body\x18\x03 \x01(\x0b\x32\x1d.extproc.wire.v1.BodyResponseH\x00\x12\x36\n\rresponse_body\x18\x04 \x01(\x0b\x32\x1d.extproc.wire.v1.BodyResponseH\x00\x12=\n\x10request_trailers\x18\x05 \x01(\x0b\x32!.extproc.wire.v1.TrailersResponseH\x00\x12>\n\x11response_trailers\x18\x06 \x01(\x0b\x32!.extproc.wire.v1.TrailersResponseH\x00\x12@\n\x12immediate_response\x18\x07 \x01(\x0b\x32\".extproc.wire.v1.ImmediateResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x36\n\rmode_override\x18\t \x01(\x0b\x32\x1f.extproc.wire.v1.ProcessingMode\x12;\n\x18override_message_timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationB\n\n\x08responseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,54 +38,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METADATA_FILTERMETADATAENTRY']._serialized_options = b'8\001'
   _globals['_PROCESSINGREQUEST_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_PROCESSINGREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_HEADERVALUE']._serialized_start=118
-  _globals['_HEADERVALUE']._serialized_end=178
-  _globals['_HEADERMAP']._serialized_start=180
-  _globals['_HEADERMAP']._serialized_end=238
-  _globals['_HEADERVALUEOPTION']._serialized_start=240
-  _globals['_HEADERVALUEOPTION']._serialized_end=337
-  _globals['_METADATA']._serialized_start=340
-  _globals['_METADATA']._serialized_end=502
-  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_start=424
-  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_end=502
-  _globals['_HTTPSTATUS']._serialized_start=504
-  _globals['_HTTPSTATUS']._serialized_end=530
-  _globals['_PROCESSINGMODE']._serialized_start=533
-  _globals['_PROCESSINGMODE']._serialized_end=1171
-  _globals['_PROCESSINGMODE_HEADERSENDMODE']._serialized_start=1010
-  _globals['_PROCESSINGMODE_HEADERSENDMODE']._serialized_end=1059
-  _globals['_PROCESSINGMODE_BODYSENDMODE']._serialized_start=1061
-  _globals['_PROCESSINGMODE_BODYSENDMODE']._serialized_end=1171
-  _globals['_PROTOCOLCONFIGURATION']._serialized_start=1174
-  _globals['_PROTOCOLCONFIGURATION']._serialized_end=1399
-  _globals['_HTTPHEADERS']._serialized_start=1401
-  _globals['_HTTPHEADERS']._serialized_end=1482
-  _globals['_HTTPBODY']._serialized_start=1484
-  _globals['_HTTPBODY']._serialized_end=1531
-  _globals['_HTTPTRAILERS']._serialized_start=1533
-  _globals['_HTTPTRAILERS']._serialized_end=1593
-  _globals['_PROCESSINGREQUEST']._serialized_start=1596
-  _globals['_PROCESSINGREQUEST']._serialized_end=2257
-  _globals['_PROCESSINGREQUEST_ATTRIBUTESENTRY']._serialized_start=2172
-  _globals['_PROCESSINGREQUEST_ATTRIBUTESENTRY']._serialized_end=2246
-  _globals['_HEADERMUTATION']._serialized_start=2259
-  _globals['_HEADERMUTATION']._serialized_end=2356
-  _globals['_BODYMUTATION']._serialized_start=2358
-  _globals['_BODYMUTATION']._serialized_end=2422
-  _globals['_COMMONRESPONSE']._serialized_start=2425
-  _globals['_COMMONRESPONSE']._serialized_end=2675
-  _globals['_COMMONRESPONSE_RESPONSESTATUS']._serialized_start=2619
-  _globals['_COMMONRESPONSE_RESPONSESTATUS']._serialized_end=2675
-  _globals['_HEADERSRESPONSE']._serialized_start=2677
-  _globals['_HEADERSRESPONSE']._serialized_end=2745
-  _globals['_BODYRESPONSE']._serialized_start=2747
-  _globals['_BODYRESPONSE']._serialized_end=2812
-  _globals['_TRAILERSRESPONSE']._serialized_start=2814
-  _globals['_TRAILERSRESPONSE']._serialized_end=2890
-  _globals['_GRPCSTATUS']._serialized_start=2892
-  _globals['_GRPCSTATUS']._serialized_end=2920
-  _globals['_IMMEDIATERESPONSE']._serialized_start=2923
-  _globals['_IMMEDIATERESPONSE']._serialized_end=3118
-  _globals['_PROCESSINGRESPONSE']._serialized_start=3121
-  _globals['_PROCESSINGRESPONSE']._serialized_end=3748
+  _globals['_HEADERVALUE']._serialized_start=150
+  _globals['_HEADERVALUE']._serialized_end=210
+  _globals['_HEADERMAP']._serialized_start=212
+  _globals['_HEADERMAP']._serialized_end=270
+  _globals['_HEADERVALUEOPTION']._serialized_start=272
+  _globals['_HEADERVALUEOPTION']._serialized_end=381
+  _globals['_METADATA']._serialized_start=384
+  _globals['_METADATA']._serialized_end=546
+  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_start=468
+  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_end=546
+  _globals['_HTTPSTATUS']._serialized_start=548
+  _globals['_HTTPSTATUS']._serialized_end=574
+  _globals['_PROCESSINGMODE']._serialized_start=577
+  _globals['_PROCESSINGMODE']._serialized_end=1215
+  _globals['_PROCESSINGMODE_HEADERSENDMODE']._serialized_start=1054
+  _globals['_PROCESSINGMODE_HEADERSENDMODE']._serialized_end=1103
+  _globals['_PROCESSINGMODE_BODYSENDMODE']._serialized_start=1105
+  _globals['_PROCESSINGMODE_BODYSENDMODE']._serialized_end=1215
+  _globals['_PROTOCOLCONFIGURATION']._serialized_start=1218
+  _globals['_PROTOCOLCONFIGURATION']._serialized_end=1443
+  _globals['_HTTPHEADERS']._serialized_start=1445
+  _globals['_HTTPHEADERS']._serialized_end=1526
+  _globals['_HTTPBODY']._serialized_start=1528
+  _globals['_HTTPBODY']._serialized_end=1575
+  _globals['_HTTPTRAILERS']._serialized_start=1577
+  _globals['_HTTPTRAILERS']._serialized_end=1637
+  _globals['_PROCESSINGREQUEST']._serialized_start=1640
+  _globals['_PROCESSINGREQUEST']._serialized_end=2301
+  _globals['_PROCESSINGREQUEST_ATTRIBUTESENTRY']._serialized_start=2216
+  _globals['_PROCESSINGREQUEST_ATTRIBUTESENTRY']._serialized_end=2290
+  _globals['_HEADERMUTATION']._serialized_start=2303
+  _globals['_HEADERMUTATION']._serialized_end=2400
+  _globals['_BODYMUTATION']._serialized_start=2402
+  _globals['_BODYMUTATION']._serialized_end=2466
+  _globals['_COMMONRESPONSE']._serialized_start=2469
+  _globals['_COMMONRESPONSE']._serialized_end=2719
+  _globals['_COMMONRESPONSE_RESPONSESTATUS']._serialized_start=2663
+  _globals['_COMMONRESPONSE_RESPONSESTATUS']._serialized_end=2719
+  _globals['_HEADERSRESPONSE']._serialized_start=2721
+  _globals['_HEADERSRESPONSE']._serialized_end=2789
+  _globals['_BODYRESPONSE']._serialized_start=2791
+  _globals['_BODYRESPONSE']._serialized_end=2856
+  _globals['_TRAILERSRESPONSE']._serialized_start=2858
+  _globals['_TRAILERSRESPONSE']._serialized_end=2934
+  _globals['_GRPCSTATUS']._serialized_start=2936
+  _globals['_GRPCSTATUS']._serialized_end=2964
+  _globals['_IMMEDIATERESPONSE']._serialized_start=2967
+  _globals['_IMMEDIATERESPONSE']._serialized_end=3162
+  _globals['_PROCESSINGRESPONSE']._serialized_start=3165
+  _globals['_PROCESSINGRESPONSE']._serialized_end=3792
 # @@protoc_insertion_point(module_scope)

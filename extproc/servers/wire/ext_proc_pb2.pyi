@@ -12,6 +12,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
+from google.protobuf import wrappers_pb2 as _wrappers_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -76,22 +77,21 @@ class HeaderValueOption(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     APPEND_FIELD_NUMBER: _builtins.int
-    append: _builtins.bool
     @_builtins.property
     def header(self) -> Global___HeaderValue: ...
+    @_builtins.property
+    def append(self) -> _wrappers_pb2.BoolValue: ...
     def __init__(
         self,
         *,
         header: Global___HeaderValue | None = ...,
-        append: _builtins.bool | None = ...,
+        append: _wrappers_pb2.BoolValue | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_append", b"_append", "append", b"append", "header", b"header"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_append", b"_append", "append", b"append", "header", b"header"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "header", b"header"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__append: _TypeAlias = _typing.Literal["append"]  # noqa: Y015
-    _WhichOneofArgType__append: _TypeAlias = _typing.Literal["_append", b"_append"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__append) -> _WhichOneofReturnType__append | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeaderValueOption: _TypeAlias = HeaderValueOption  # noqa: Y015
 

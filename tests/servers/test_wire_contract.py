@@ -1,0 +1,97 @@
+"""Our own protos say what Envoy's schema says: every field has the number and the wire type it has there."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as filter_v3
+from envoy_data_plane.envoy.service.auth import v3 as auth
+from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
+from envoy_data_plane.envoy.type import v3 as type_v3
+from google.protobuf.descriptor import FieldDescriptor
+
+from extproc.servers.wire import ext_authz_pb2, ext_proc_pb2
+
+PAIRS: list[tuple[Any, Any]] = [
+    (ext_proc_pb2.ProcessingRequest, ext_proc.ProcessingRequest),
+    (ext_proc_pb2.ProcessingResponse, ext_proc.ProcessingResponse),
+    (ext_proc_pb2.ProtocolConfiguration, ext_proc.ProtocolConfiguration),
+    (ext_proc_pb2.HttpHeaders, ext_proc.HttpHeaders),
+    (ext_proc_pb2.HttpBody, ext_proc.HttpBody),
+    (ext_proc_pb2.HttpTrailers, ext_proc.HttpTrailers),
+    (ext_proc_pb2.HeadersResponse, ext_proc.HeadersResponse),
+    (ext_proc_pb2.BodyResponse, ext_proc.BodyResponse),
+    (ext_proc_pb2.TrailersResponse, ext_proc.TrailersResponse),
+    (ext_proc_pb2.CommonResponse, ext_proc.CommonResponse),
+    (ext_proc_pb2.ImmediateResponse, ext_proc.ImmediateResponse),
+    (ext_proc_pb2.GrpcStatus, ext_proc.GrpcStatus),
+    (ext_proc_pb2.HeaderMutation, ext_proc.HeaderMutation),
+    (ext_proc_pb2.BodyMutation, ext_proc.BodyMutation),
+    (ext_proc_pb2.ProcessingMode, filter_v3.ProcessingMode),
+    (ext_proc_pb2.HeaderMap, core.HeaderMap),
+    (ext_proc_pb2.HeaderValue, core.HeaderValue),
+    (ext_proc_pb2.HeaderValueOption, core.HeaderValueOption),
+    (ext_proc_pb2.Metadata, core.Metadata),
+    (ext_proc_pb2.HttpStatus, type_v3.HttpStatus),
+    (ext_authz_pb2.CheckRequest, auth.CheckRequest),
+    (ext_authz_pb2.CheckResponse, auth.CheckResponse),
+    (ext_authz_pb2.AttributeContext, auth.AttributeContext),
+    (ext_authz_pb2.AttributeContext.Peer, auth.AttributeContextPeer),
+    (ext_authz_pb2.AttributeContext.Request, auth.AttributeContextRequest),
+    (ext_authz_pb2.AttributeContext.HttpRequest, auth.AttributeContextHttpRequest),
+    (ext_authz_pb2.DeniedHttpResponse, auth.DeniedHttpResponse),
+    (ext_authz_pb2.OkHttpResponse, auth.OkHttpResponse),
+    (ext_authz_pb2.Address, core.Address),
+    (ext_authz_pb2.SocketAddress, core.SocketAddress),
+]
+
+KINDS = {
+    FieldDescriptor.TYPE_BYTES: {"bytes", "string"},  # text that a client controls is bytes in ours
+    FieldDescriptor.TYPE_STRING: {"string"},
+    FieldDescriptor.TYPE_MESSAGE: {"message", "map"},
+    FieldDescriptor.TYPE_BOOL: {"bool"},
+    FieldDescriptor.TYPE_ENUM: {"enum"},
+    FieldDescriptor.TYPE_INT32: {"int32", "enum"},  # HttpStatus.code: the same varint
+    FieldDescriptor.TYPE_UINT32: {"uint32"},
+    FieldDescriptor.TYPE_INT64: {"int64"},
+}
+
+
+def fields_of(foreign: Any) -> dict[str, Any]:
+    return {field.name: field.metadata["betterproto"] for field in dataclasses.fields(foreign)}
+
+
+@pytest.mark.parametrize(("ours", "foreign"), PAIRS, ids=lambda pair: getattr(pair, "__name__", ""))
+def test_every_field_has_envoys_number_and_type(ours: Any, foreign: Any) -> None:
+    known = fields_of(foreign)
+    for field in ours.DESCRIPTOR.fields:
+        assert field.name in known, f"{ours.DESCRIPTOR.name}.{field.name} is not in Envoy's schema"
+        assert field.number == known[field.name].number
+        assert known[field.name].proto_type in KINDS[field.type]
+
+
+@pytest.mark.parametrize(
+    ("ours", "foreign"),
+    [
+        (ext_proc_pb2.ProcessingMode.HeaderSendMode, filter_v3.ProcessingModeHeaderSendMode),
+        (ext_proc_pb2.ProcessingMode.BodySendMode, filter_v3.ProcessingModeBodySendMode),
+        (ext_proc_pb2.CommonResponse.ResponseStatus, ext_proc.CommonResponseResponseStatus),
+    ],
+)
+def test_every_enum_value_is_envoys(ours: Any, foreign: Any) -> None:
+    assert dict(ours.items()) == {item.name: item.value for item in foreign}
+
+
+def test_a_message_of_the_foreign_schema_is_read_by_ours() -> None:
+    sent = ext_proc.ProcessingRequest(
+        request_headers=ext_proc.HttpHeaders(
+            headers=core.HeaderMap(headers=[core.HeaderValue(key=":path", raw_value=b"/x")]),
+            end_of_stream=True,
+        )
+    )
+    read = ext_proc_pb2.ProcessingRequest.FromString(bytes(sent))
+    assert read.request_headers.headers.headers[0].raw_value == b"/x"
+    assert read.request_headers.end_of_stream
