@@ -197,7 +197,7 @@ class HttpExchange:
         """For ext_authz, which never shows us the response: nothing that is owed on it may be owed."""
         plan = self._plan
         assert plan is not None  # noqa: S101  (only a decided request is forwarded)
-        if self._obligations.masks or plan.rules.needs_response_body or plan.rules.has_phase(Phase.RESPONSE):
+        if self._obligations.masks or plan.rules.has_phase(Phase.RESPONSE):
             self.stage = Stage.START
             return self._refuse(
                 now, 500, "response-not-seen", "Policy needs the response, which ext_authz does not show."

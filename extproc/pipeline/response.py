@@ -27,7 +27,7 @@ class ResponseSide:
     """One response. `finished` once its outcome is written and nothing more is to be seen."""
 
     __slots__ = (
-        "_facts", "_headers", "_in_force", "_known", "_local", "_masker", "_mode", "_opaque", "_plan", "_ruling",
+        "_facts", "_headers", "_in_force", "_judged", "_known", "_local", "_masker", "_mode", "_opaque", "_plan", "_ruling",
         "_scribe", "_seen", "_size", "_stream", "code", "finished", "method", "owed",
     )  # fmt: skip
 
@@ -51,6 +51,7 @@ class ResponseSide:
         self._stream: LiteralStream | None = None
         self._seen = bytearray()
         self._size = 0
+        self._judged = False
         self.code = 0
         self.finished = False
 
@@ -71,9 +72,15 @@ class ResponseSide:
             return self._whole(b"", b"", now, at_headers=True)
         if self._opaque:
             return self._unseen("opaque", now)
-        self._mode, refusal = self._needed_mode(headers)
-        if refusal:
-            return self._withhold(502, refusal, WITHHELD[refusal], now)
+        if not plan.rules.reads_response_body:
+            refusal = self._judge_now(
+                now
+            )  # nothing more can become known, and masks decide how the body must come
+            if refusal is not None:
+                return refusal
+        self._mode, obstacle = self._needed_mode(headers)
+        if obstacle:
+            return self._withhold(502, obstacle, WITHHELD[obstacle], now)
         if self._mode > self._in_force:
             return self._withhold(502, "response-not-sent", WITHHELD["response-not-sent"], now)
         if self._mode is BodyMode.NONE:
@@ -91,14 +98,14 @@ class ResponseSide:
     def _wants_any(self) -> bool:
         plan = self._plan
         return bool(
-            self.owed.masks or plan.credential or plan.rules.needs_response_body
+            self.owed.masks or plan.credential or plan.rules.reads_response_body
             or "masked" in (plan.record_response, self.owed.record_response)
         )  # fmt: skip
 
     def _needed_mode(self, headers: Headers) -> tuple[BodyMode, str]:
         """How the body must come, or the code of the refusal when it cannot come that way."""
         plan = self._plan
-        must_buffer = bool(self.owed.masks) or (plan.rules.needs_response_body and not self._local)
+        must_buffer = bool(self.owed.masks) or (plan.rules.reads_response_body and not self._local)
         if not must_buffer and not self._wants_any():
             return BodyMode.NONE, ""
         media = headers.get("content-type").partition(";")[0].strip().lower()
@@ -127,7 +134,7 @@ class ResponseSide:
             return self._piece(body, end_of_stream, now)
         plan = self._plan
         limit = plan.response_limit
-        if len(body) > limit and (self.owed.masks or plan.rules.needs_response_body):
+        if len(body) > limit and (self.owed.masks or plan.rules.reads_response_body):
             return self._withhold(502, "response-too-large", WITHHELD["response-too-large"], now)
         try:
             plain = decode(body, ",".join(self._headers.all("content-encoding")), limit)
@@ -221,8 +228,9 @@ class ResponseSide:
     def _judge_now(self, now: float) -> Refuse | None:
         """Response rules, once all that can be known is known."""
         rules = self._plan.rules
-        if self._facts is None or not rules.has_phase(Phase.RESPONSE):
+        if self._judged or self._facts is None or not rules.has_phase(Phase.RESPONSE):
             return None
+        self._judged = True
         before = self.owed
         try:
             self._ruling = ruling = rules.judge(Phase.RESPONSE, self._facts, self._ruling)
@@ -234,7 +242,7 @@ class ResponseSide:
         if decision is not None:
             self.owed = decision.obligations
         if self.owed.masks != before.masks:
-            if self._mode is not BodyMode.BUFFERED and self._facts.response_body is None:
+            if self._mode is BodyMode.STREAMED:
                 return self._withhold(502, "stream-not-maskable", WITHHELD["stream-not-maskable"], now)
             self._masker = self._plan.masker_for(self.owed.masks)
         return None

@@ -147,7 +147,9 @@ class RuleSet:
         self.needs_request_body: bool = any(_reads_body(rule, "request.") for rule in self.rules) or any(
             rule.effect == "hold" or rule.obligations.record_request != "none" for rule in enforced
         )
-        self.needs_response_body: bool = any(_reads_body(rule, "response.") for rule in self.rules) or any(
+        self.reads_response_body: bool = any(_reads_body(rule, "response.") for rule in self.rules)
+        """Whether a rule over the response can only be judged once its body is here."""
+        self.needs_response_body: bool = self.reads_response_body or any(
             rule.obligations.masks or rule.obligations.record_response != "none" for rule in enforced
         )
 
