@@ -304,8 +304,7 @@ def _print_explanation(case: Case, result: CaseResult, policies: PolicySet, as_j
 def _masker() -> Callable[[str], str]:
     """Every recognizer, replaced by the kind of what it found. The keys are not used by `replace`."""
     from extproc.domain.mask import MaskSpec
-    from extproc.masking import MaskSecrets, compile_masker
-    from extproc.masking.recognizers import ENTITIES
+    from extproc.masking import ENTITIES, MaskSecrets, compile_masker
 
     spec = MaskSpec(name="explain", entities=tuple(sorted(ENTITIES)), operator="replace")
     masker = compile_masker([spec], MaskSecrets(b"\0" * 32, b"\0" * 32))
