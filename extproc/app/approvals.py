@@ -6,20 +6,27 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import structlog
 import uvicorn
 
 from extproc.adapters.control import Control
+from extproc.adapters.hold_sqlite import SqliteHoldStore
+from extproc.adapters.jwks import JwksKeys
+from extproc.adapters.ledger_files import LedgerWriter
 from extproc.app.governing import provider_rules
 from extproc.app.worker import open_holds, open_keys, open_ledger, recorder
 from extproc.config import Settings
-from extproc.domain.errors import PolicyError
+from extproc.domain.errors import PolicyError, StoreUnavailableError
+from extproc.domain.mask import MaskSpec
 from extproc.domain.principal import Principal
-from extproc.identity import NeedKeysFor, Verifier, token_error
+from extproc.domain.record import Record
+from extproc.identity import NeedKeysFor, Verifier
+from extproc.masking import ENTITIES, MaskSecrets, compile_masker
 from extproc.servers.approvals_api import create_app
 from extproc.servers.hold_outbox import tend_holds
 
@@ -36,32 +43,82 @@ class Supervisor:
         self._lock = asyncio.Lock()
         self._answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
-    async def listen(self, stopping: asyncio.Event) -> None:
+    async def listen(self) -> None:
         """Until the supervisor is gone."""
         while (message := await self._control.receive()) is not None:
             if "reloaded" in message:
                 self._answers.put_nowait(message["reloaded"])
-        stopping.set()
 
     async def reload(self, principal: Principal) -> Mapping[str, Any]:
         """Raises PolicyError when the files are no good: the last good set stays."""
         async with self._lock:
+            while not self._answers.empty():
+                self._answers.get_nowait()  # the late answer to a call that gave up
             await self._control.send({"reload": {"by": "api", "principal": principal.to_record()}})
-            answer = await asyncio.wait_for(self._answers.get(), RELOAD_WAIT)
+            try:
+                answer = await asyncio.wait_for(self._answers.get(), RELOAD_WAIT)
+            except TimeoutError:
+                raise StoreUnavailableError("the supervisor did not answer") from None
         if "error" in answer:
             raise PolicyError(str(answer["error"]))
         return answer
 
 
 async def run_approvals(settings: Settings, control: Control, stopping: asyncio.Event) -> None:
-    """Serve the API until `stopping`."""
+    """Serve the API until `stopping`, or until a part of it ends: then the supervisor starts it anew."""
     keys = open_keys(settings)
-    verifier = Verifier(
-        provider_rules(settings, settings.approvals.audience), max_token_bytes=settings.limits.token_bytes
-    )
     holds = open_holds(settings)
     ledger = open_ledger(settings, "approvals")
     supervisor = Supervisor(control)
+    record = masked_recorder(ledger)
+    try:
+        await holds.check()
+        await keys.refresh_due(time.time())
+        app = create_app(
+            holds,
+            authenticator(settings, keys),
+            audience=settings.approvals.audience,
+            clients=settings.approvals.clients,
+            record=record,
+            now=time.time,
+            reload=supervisor.reload,
+            status=lambda: {"ledger": ledger.healthy},
+            operators=settings.approvals.operators,
+            auditors=settings.approvals.auditors,
+        )
+        server = ApiServer(_config(settings, app))
+        tasks = [
+            asyncio.create_task(server.serve([_bind(settings)]), name="api"),
+            asyncio.create_task(keys.run(), name="keys"),
+            asyncio.create_task(tend_holds(holds, record, time.time), name="holds"),
+            asyncio.create_task(_forget(holds, settings.holds.keep), name="forget"),
+            asyncio.create_task(supervisor.listen(), name="control"),
+            asyncio.create_task(stopping.wait(), name="stop"),
+        ]
+        listening = asyncio.create_task(server.listening.wait())
+        await asyncio.wait((*tasks, listening), return_when=asyncio.FIRST_COMPLETED)
+        listening.cancel()
+        await control.send({"ready": True})
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        log.info("approvals.stopping", ended=[task.get_name() for task in done])
+        server.should_exit = True
+        await asyncio.gather(tasks[0], return_exceptions=True)
+        for task in tasks[1:]:
+            task.cancel()
+        for task, ended in zip(tasks, await asyncio.gather(*tasks, return_exceptions=True), strict=True):
+            if isinstance(ended, Exception):
+                log.error("approvals.part_failed", part=task.get_name(), error=repr(ended))
+    finally:
+        await keys.close()
+        await holds.aclose()
+        ledger.close()
+
+
+def authenticator(settings: Settings, keys: JwksKeys) -> Callable[[str], Awaitable[Principal]]:
+    """Tokens of the approvals audience become principals. Raises TokenError and StoreUnavailableError."""
+    verifier = Verifier(
+        provider_rules(settings, settings.approvals.audience), max_token_bytes=settings.limits.token_bytes
+    )
 
     async def authenticate(token: str) -> Principal:
         found = verifier.verify(token, keys, time.time())
@@ -69,43 +126,35 @@ async def run_approvals(settings: Settings, control: Control, stopping: asyncio.
             await keys.refresh(found.provider, time.time())
             found = verifier.verify(token, keys, time.time())
         if isinstance(found, NeedKeysFor):
-            raise token_error("keys_unavailable")
+            raise StoreUnavailableError("the issuer's keys cannot be had now")
         return found
 
-    try:
-        await holds.check()
-        await keys.refresh_due(time.time())
-        app = create_app(
-            holds,
-            authenticate,
-            audience=settings.approvals.audience,
-            clients=settings.approvals.clients,
-            record=recorder(ledger),
-            now=time.time,
-            reload=supervisor.reload,
-            status=lambda: {"ledger": ledger.healthy},
-        )
-        server = ApiServer(_config(settings, app))
-        background = [
-            asyncio.create_task(keys.run(), name="keys"),
-            asyncio.create_task(tend_holds(holds, recorder(ledger), time.time), name="holds"),
-            asyncio.create_task(supervisor.listen(stopping), name="control"),
-        ]
-        serving = asyncio.create_task(server.serve([_bind(settings)]), name="api")
-        ready = asyncio.create_task(server.listening.wait())
-        await asyncio.wait((serving, ready), return_when=asyncio.FIRST_COMPLETED)
-        await control.send({"ready": True})
-        stop = asyncio.create_task(stopping.wait())
-        await asyncio.wait((stop, serving), return_when=asyncio.FIRST_COMPLETED)
-        server.should_exit = True
-        await serving
-        for task in (*background, stop, ready):
-            task.cancel()
-        await asyncio.gather(*background, stop, ready, return_exceptions=True)
-    finally:
-        await keys.close()
-        await holds.aclose()
-        ledger.close()
+    return authenticate
+
+
+def masked_recorder(ledger: LedgerWriter) -> Callable[[Record], None]:
+    """Records what people type only after every recognizer has looked at it."""
+    write = recorder(ledger)
+    secrets = MaskSecrets(hash_salt=bytes(32), hmac_key=bytes(32))  # `replace` uses neither
+    masker = compile_masker([MaskSpec("typed", entities=tuple(ENTITIES), operator="replace")], secrets)
+
+    def record(entry: Record) -> None:
+        reason = entry.fields.get("reason")
+        if isinstance(reason, str):
+            entry = replace(entry, fields={**entry.fields, "reason": masker.text(reason)[0]})
+        write(entry)
+
+    return record
+
+
+async def _forget(holds: SqliteHoldStore, keep: float) -> None:
+    """Drop holds that closed long ago; their moves stay in the ledger."""
+    while True:
+        try:
+            await holds.forget(time.time() - keep)
+        except StoreUnavailableError as error:
+            log.warning("holds.not_forgotten", error=str(error))
+        await asyncio.sleep(3600)
 
 
 class ApiServer(uvicorn.Server):

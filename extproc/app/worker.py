@@ -68,7 +68,9 @@ def open_keys(settings: Settings) -> JwksKeys:
 def open_holds(settings: Settings) -> SqliteHoldStore:
     """The hold store all processes of this machine share."""
     limits = settings.holds.limits
-    return SqliteHoldStore(settings.holds.store.path, limits=HoldLimits(limits.per_principal, limits.total))
+    return SqliteHoldStore(
+        settings.holds.store.path, limits=HoldLimits(limits.per_principal, limits.total, limits.waiters)
+    )
 
 
 class Worker:

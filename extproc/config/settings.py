@@ -359,6 +359,7 @@ class HoldLimits(Branch, frozen=True, kw_only=True):
 
     per_principal: Annotated[Count, about("Open holds of one principal.")] = 20
     total: Annotated[Count, about("Open holds altogether.")] = 10_000
+    waiters: Annotated[Count, about("Requests waiting on one hold.")] = 100
 
 
 class Holds(Branch, frozen=True, kw_only=True):
@@ -366,6 +367,9 @@ class Holds(Branch, frozen=True, kw_only=True):
 
     store: Annotated[StoreLocation, about("`sqlite:path`.")] = field(default_factory=_hold_store)
     limits: Annotated[HoldLimits, about("How many may be open.")] = HoldLimits()
+    keep: Annotated[
+        Duration, about("How long a closed hold stays in the store; the ledger keeps its moves for good.")
+    ] = 30 * 86400.0
 
 
 class ApprovalsTls(Branch, frozen=True, kw_only=True):
@@ -387,6 +391,10 @@ class Approvals(Branch, frozen=True, kw_only=True):
     clients: Annotated[
         tuple[Text, ...], about("Clients (`azp` or `client_id`) whose tokens may approve; empty is nobody.")
     ] = ()
+    operators: Annotated[tuple[Text, ...], about("Groups that may reload policies and read every hold.")] = (
+        "operators",
+    )
+    auditors: Annotated[tuple[Text, ...], about("Groups that may read every hold.")] = ("auditors",)
     tls: Annotated[ApprovalsTls | None, about("Required off loopback.")] = None
     insecure: Annotated[bool, about("Allow plain TCP on loopback.")] = False
 

@@ -26,6 +26,7 @@ from extproc.pipeline.response import ResponseSide, status_code
 from extproc.pipeline.scribe import Scribe
 from extproc.pipeline.settled import HoldSettled
 from extproc.pipeline.view import hold_view
+from extproc.protocols.http.body import readable_codings
 from extproc.protocols.http.head import RequestLine, check_override_param, read_request_line
 from extproc.protocols.http.prefer import wait_asked
 
@@ -217,7 +218,10 @@ class HttpExchange:
             verdict = "hold" if stage is Stage.WAITING else "error"
             records.append(self._intent(now, verdict, "abandoned"))
             executed = False
-        code = self._response.code if self._response is not None else 0
+        code = 0
+        if self._response is not None:
+            code = self._response.code
+            executed = not self._response.is_local  # whatever became of the answer, there was one
         records.append(self.scribe.outcome(now, executed=executed, end="aborted", code=code, reason=reason))
         return tuple(records)
 
@@ -394,9 +398,7 @@ class HttpExchange:
             or "masked" in (plan.record_response, owed.record_response)
         )  # fmt: skip
         if inspected and "accept-encoding" in headers:
-            accepted = headers.get("accept-encoding").lower()
-            readable = [coding for coding in ("gzip", "deflate") if coding in accepted]
-            put.append(("accept-encoding", ", ".join(readable) or "identity"))
+            put.append(("accept-encoding", readable_codings(",".join(headers.all("accept-encoding")))))
         if owed.masks:
             # a part of a body cannot be parsed, so it cannot be masked
             remove.extend(name for name in ("range", "if-range") if name in headers)

@@ -27,8 +27,8 @@ class ResponseSide:
     """One response. `finished` once its outcome is written and nothing more is to be seen."""
 
     __slots__ = (
-        "_facts", "_headers", "_in_force", "_judged", "_known", "_local", "_masker", "_mode", "_opaque", "_plan", "_ruling",
-        "_scribe", "_seen", "_size", "_stream", "code", "finished", "method", "owed",
+        "_facts", "_headers", "_in_force", "_judged", "_known", "_local", "_masker", "_mode", "_opaque",
+        "_plan", "_ruling", "_scribe", "_seen", "_size", "_stream", "code", "finished", "method", "owed",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +54,11 @@ class ResponseSide:
         self._judged = False
         self.code = 0
         self.finished = False
+
+    @property
+    def is_local(self) -> bool:
+        """Envoy answered in the upstream's place, before the request went on."""
+        return self._local
 
     # ------------------------------------------------------------------ headers
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -18,17 +17,13 @@ from extproc.domain.hold import HeldRequest
 from extproc.domain.principal import Principal
 from extproc.domain.record import INTENT, OUTCOME, Record
 from extproc.domain.request import Headers, RequestHead
+from extproc.domain.times import rfc3339
 from extproc.masking import Masker
 from extproc.pipeline.facts import SECRET_HEADERS
 from extproc.protocols.http.body import decode
 
 MAX_TEXT = 2048
 """Characters of a URL or name that a line keeps."""
-
-
-def rfc3339(at: float) -> str:
-    """UTC with microseconds, as the ledger writes time."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def keyed_digest(key: bytes, data: bytes) -> str:
