@@ -182,7 +182,9 @@ class Stack:
             "approvals": {"listen": f"unix:{self.directory}/a.sock", "clients": ["approvals-console"]},
             "envoy": {"admin": f"unix:{self.directory}/e.sock"},
         }
-        settings.update(self._settings)
+        for name, value in self._settings.items():
+            both = isinstance(value, dict) and isinstance(settings.get(name), dict)
+            settings[name] = {**settings[name], **value} if both else value
         self.config_path.write_text(yaml.safe_dump(settings))
 
     def write_policy(self, text: str) -> None:

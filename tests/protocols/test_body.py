@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.domain.errors import ProtocolError
-from extproc.protocols.http.body import decode, is_form, is_json, read_json
+from extproc.protocols.http.body import decode, is_form, is_json, read_json, readable_codings
 from extproc.protocols.http.prefer import wait_asked
 
 JSON = "application/json"
@@ -152,3 +152,22 @@ def test_any_coded_bytes_decode_within_the_limit_or_are_refused(body, coding):
 )
 def test_the_callers_wish_to_wait_is_read(values, honour, seconds):
     assert wait_asked(values, honour_wait=honour) == seconds
+
+
+@pytest.mark.parametrize(
+    ("asked", "left"),
+    [
+        ("gzip", "gzip"),
+        ("deflate, gzip;q=0.5", "deflate, gzip"),
+        ("br, GZIP", "gzip"),
+        ("gzip;q=0", "identity"),
+        ("gzip; q = 0.000, deflate", "deflate"),
+        ("gzip;q=0.001", "gzip"),
+        ("br", "identity"),
+        ("*", "identity"),
+        ("", "identity"),
+        ("xgzip, gzip-9", "identity"),
+    ],
+)
+def test_codings_that_cannot_be_undone_are_struck_out(asked, left):
+    assert readable_codings(asked) == left

@@ -211,8 +211,8 @@ def check_request(*pairs: tuple[bytes, bytes], raw: bool = True, **context: str)
     else:
         for name, value in pairs:
             http.headers[name.decode()] = value.decode()
-    for name, text in context.items():
-        request.attributes.context_extensions[name.replace("_", ".")] = text
+    for key, text in context.items():
+        request.attributes.context_extensions[key.replace("_", ".")] = text
     return request
 
 

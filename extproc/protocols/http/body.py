@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 import zlib
 from typing import Any, NoReturn
@@ -41,6 +42,23 @@ def decode(body: bytes, content_encoding: str, limit: int) -> bytes:
         # a second gzip member or trailing bytes: readers disagree whether they belong to the body
         raise ProtocolError("broken-coding", "The coded body is cut short or has trailing bytes.")
     return plain
+
+
+def readable_codings(accept_encoding: str) -> str:
+    """What is left of an Accept-Encoding once every coding that we cannot undo is struck out (RFC 9110 §12.5.3).
+
+    `gzip;q=0` means "not gzip"; weights are dropped, since at most two codings are left.
+    """
+    kept: list[str] = []
+    for element in accept_encoding.lower().split(","):
+        coding, *parameters = (part.strip() for part in element.split(";"))
+        refused = any(_ZERO_WEIGHT.fullmatch(parameter) for parameter in parameters)
+        if coding in ("gzip", "deflate") and not refused and coding not in kept:
+            kept.append(coding)
+    return ", ".join(kept) or "identity"
+
+
+_ZERO_WEIGHT = re.compile(r"q\s*=\s*0(\.0{0,3})?")
 
 
 def is_json(content_type: str) -> bool:
