@@ -35,6 +35,11 @@ class Tally:
         if self._left < 0:
             raise MaskingError("over-budget", "the body holds more candidates than the masking budget allows")
 
+    def foresee(self, units: int) -> None:
+        """Fail now if so many units could never be spent."""
+        if units > self._left:
+            self.spend(units)
+
     def count(self, kind: str) -> None:
         """One more of `kind` was masked."""
         self.spend()
@@ -44,50 +49,59 @@ class Tally:
 class Search:
     """A recognizer with its compiled patterns, ready to find."""
 
-    __slots__ = ("_context", "_pattern", "_row")
+    __slots__ = ("_pattern", "_row", "context")
 
     def __init__(self, row: Recognizer) -> None:
         self._row = row
         self._pattern: Any = _compile(row.pattern)
-        self._context: Any = _compile(row.context) if row.context else None
+        self.context: Any = _compile(row.context) if row.context else None
 
-    def places(self, data: bytes) -> list[int]:
-        """Where candidates begin, unconfirmed, in order."""
+    def places(self, data: bytes, tally: Tally) -> list[int]:
+        """Where candidates begin, unconfirmed, in order. Raises MaskingError("over-budget") if they are too many."""
         places: list[int] = []
         pattern = self._pattern
+        head = self._row.head
         match = pattern.search(data)
         while match is not None:
             start, end = match.span()
             places.append(start)
-            match = pattern.search(data, end)
+            if not len(places) & 0xFFF:
+                tally.foresee(len(places))
+            match = pattern.search(data, start + head if head else end)
+        tally.foresee(len(places))
         return places
 
     def find(self, text: bytes, before: bytes, tally: Tally, into: list[Finding]) -> None:
         """Add confirmed findings to `into`; `before` are the bytes in front of `text`, for context words."""
         row = self._row
         pattern = self._pattern
-        context = self._context
         confirm = row.confirm
         match = pattern.search(text)
         while match is not None:
             start, end = match.span()
-            tally.spend()
-            resume = end
-            if context is None or context.search(before_candidate(text, start, before)) is not None:
+            tally.spend(1 + (end - start >> 5))
+            resume = start + row.head if row.head else end
+            if self._is_named(text, start, before):
+                tally.spend(row.cost)
                 spans = ((start, end),) if confirm is None else confirm(text, start, end, before)
                 for first, last in spans:
                     into.append(Finding(first, last, row.entity, row.priority))
                     resume = last
             match = pattern.search(text, max(resume, start + 1))
 
+    def _is_named(self, text: bytes, start: int, before: bytes) -> bool:
+        """Whether context words stand before the candidate, if it needs them."""
+        context = self.context
+        return context is None or context.search(before_candidate(text, start, before)) is not None
+
 
 class Finder:
     """All recognizers of a plan behind one first look."""
 
-    __slots__ = ("_needs", "_searches", "_sentinel", "_set")
+    __slots__ = ("_needs", "_sentinel", "_set", "searches")
 
     def __init__(self, rows: Sequence[Recognizer]) -> None:
-        self._searches = tuple(Search(row) for row in rows)
+        self.searches = tuple(Search(row) for row in rows)
         self._set: Any = re2.Set.SearchSet(_options())
         needs: list[tuple[int, ...]] = []
         try:
@@ -104,25 +118,28 @@ class Finder:
         self._needs = tuple(needs)
 
     def __bool__(self) -> bool:
-        return bool(self._searches)
+        return bool(self.searches)
 
     def look(self, data: bytes) -> tuple[Search, ...]:
         """The recognizers that may find something in `data`: one pass, whatever their number."""
         hits = self._set.Match(data)
         if hits is None or self._sentinel not in hits:
-            return self._searches
+            return self.searches
         if len(hits) == 1:
             return ()
         seen = set(hits)
         return tuple(
             search
-            for search, needed in zip(self._searches, self._needs, strict=True)
+            for search, needed in zip(self.searches, self._needs, strict=True)
             if all(index in seen for index in needed)
         )
 
     def find(self, text: bytes, searches: Sequence[Search], before: bytes, tally: Tally) -> list[Finding]:
         """Every finding of `searches` in `text`, overlapping ones included, in order of their place."""
         found: list[Finding] = []
+        if len(searches) > 3:  # another look costs less than so many searches
+            seen = self.look(text)
+            searches = [search for search in searches if search.context or search in seen]
         for search in searches:
             search.find(text, before, tally, found)
         if len(found) > 1:

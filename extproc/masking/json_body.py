@@ -55,15 +55,21 @@ def check_json(data: bytes) -> None:
 
 
 def first_look(data: bytes, rules: Rules) -> tuple[Search, ...]:
-    """Which recognizers may find something, escapes of every level undone (it may say too much, never too little)."""
+    """Which recognizers may find something in valid JSON, its escapes undone. It may say too much, never too little.
+
+    A backslash that is itself escaped may begin an escape of a document inside a string: then there is no look.
+    """
     if b"\\" not in data:
         return rules.finder.look(data)
-    plain = data
-    if b"\\u" in plain:
-        plain = _NEAR_ASCII.sub(_plain, plain)
-    plain = _SPACES.sub(b" ", plain)
-    plain = _SLASHES.sub(b"/", plain)
-    return rules.finder.look(plain)
+    if b"\\\\" in data or b"\\u005" in data:
+        return rules.finder.searches
+    text = data
+    for escape in (b"\\n", b"\\t", b"\\r", b"\\b", b"\\f"):
+        text = text.replace(escape, b" ")
+    text = text.replace(b"\\/", b"/")
+    if b"\\u" in text:
+        text = _NEAR_ASCII.sub(_near_ascii, text)
+    return rules.finder.look(text)
 
 
 _decode = msgspec.json.Decoder(msgspec.Raw).decode
@@ -76,14 +82,13 @@ _MEMBER = re.compile(
 _NAME, _TEXT, _OPEN, _SCALAR, _CLOSE = 1, 2, 3, 4, 5
 """Groups of `_MEMBER`: an optional key, then a string, an opening bracket or another scalar; or a closing bracket."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-_NEAR_ASCII = re.compile(rb"\\u(00[2-7][0-9a-fA-F]|00[aA]0|20(?:1[0-5]|2[fF])|000[9aAdD])")
-_SPACES = re.compile(rb"\\{1,15}[bfnrt]")
-_SLASHES = re.compile(rb"\\{1,15}/")
+_NEAR_ASCII = re.compile(rb"\\u(00[0-7][0-9a-fA-F]|00[aA]0|20(?:1[0-5]|2[fF]))")
+"""Escapes of what patterns are made of: ASCII, and the gaps between the digits of a number."""
 _BRACKETS = bytes(0x5B if byte in b"[{" else 0x5D if byte in b"]}" else byte for byte in range(256))
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b'[]{}"')
 
 
-def _plain(match: re.Match[bytes]) -> bytes:
+def _near_ascii(match: re.Match[bytes]) -> bytes:
     code = int(match.group(1), 16)
     return chr(code).encode() if code >= 0x20 else b" "
 
@@ -138,7 +143,7 @@ def _sweep(data: bytes, rules: Rules, searches: Sequence[Search], tally: Tally, 
     """Visit only the tokens around `places`. Outside strings the number of quotes so far is even."""
     edits: list[Edit] = []
     at = 0
-    for place in _places(data, searches):
+    for place in _places(data, searches, tally):
         if place < at:
             continue
         if data.count(b'"', at, place) & 1:
@@ -173,10 +178,10 @@ def _number_start(data: bytes, place: int, floor: int) -> int:
     return place
 
 
-def _places(data: bytes, searches: Sequence[Search]) -> list[int]:
+def _places(data: bytes, searches: Sequence[Search], tally: Tally) -> list[int]:
     places: set[int] = set()
     for search in searches:
-        places.update(search.places(data))
+        places.update(search.places(data, tally))
     at = data.find(b"\\")
     while at >= 0:
         places.add(at)
@@ -239,7 +244,7 @@ def _walk(
 ) -> list[Edit]:
     """One pass over every member of a valid document, following the path automaton."""
     edits: list[Edit] = []
-    places = [*_places(data, searches), len(data)]
+    places = [*_places(data, searches, tally), len(data)]
     coming = 0  # the next place where a pattern matched or a backslash stands
     frames: list[tuple[bool, Node | None, Operator | None, str, int]] = []
     # the root value is like the only element of an array

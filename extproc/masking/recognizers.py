@@ -38,7 +38,11 @@ Confirm = Callable[[bytes, int, int, bytes], Spans]
 
 @dataclass(frozen=True, slots=True)
 class Recognizer:
-    """How one kind of value is found. Several rows may find the same entity; a lower `priority` wins a tie."""
+    """How one kind of value is found. Several rows may find the same entity; a lower `priority` wins a tie.
+
+    After a refused candidate the search goes on behind it, or `head` bytes after its start where a candidate may
+    overlap the next. `cost` is what its confirmation takes from the budget.
+    """
 
     entity: str
     look: bytes
@@ -46,6 +50,8 @@ class Recognizer:
     priority: int
     confirm: Confirm | None = None
     context: bytes = b""
+    head: int = 0
+    cost: int = 0
 
 
 def build_recognizers(entities: Sequence[str], literals: Sequence[str]) -> tuple[Recognizer, ...]:
@@ -316,6 +322,7 @@ _PEM_BODY = re.compile(rb"(?:[0-9A-Za-z+/=:,.\-\s]|\\)*")
 # --- the table --------------------------------------------------------------------------------------------------
 
 _COUNTRIES = b"|".join(country.encode() for country in IBAN_LENGTHS)
+_IBAN = rb"(?i:" + _COUNTRIES + rb")[0-9]{2}(?:(?:[ \-]|\xc2\xa0)?[0-9A-Za-z]){11}"
 _PHONE_WORDS = rb"(?i)phone|mobile|(?:\b|_)cell|telefon|(?:\b|_)tel(?:\b|_)|fax|msisdn|whatsapp|(?:\b|_)sms"
 _SSN_WORDS = rb"(?i)ssn|social.{0,2}sec|ss#|taxpayer|tax.{0,2}id"
 _SECRET_WORDS = rb"(?i)aws.{0,20}(?:secret|key)|secret.{0,2}(?:access.{0,2})?key"
@@ -359,10 +366,11 @@ TABLE: tuple[Recognizer, ...] = (
     ),
     Recognizer(
         "IBAN_CODE",
-        look=_EDGE + rb"(?i:" + _COUNTRIES + rb")[0-9]{2}(?:(?:[ \-]|\xc2\xa0)?[0-9A-Za-z]){11}",
-        pattern=rb"[A-Za-z]{2}[0-9]{2}",
+        look=_EDGE + _IBAN,
+        pattern=_IBAN,
         priority=6,
         confirm=_confirm_iban,
+        head=4,
     ),
     Recognizer(
         "CREDIT_CARD",
@@ -391,6 +399,7 @@ TABLE: tuple[Recognizer, ...] = (
         look=rb"\+[ (]{0,2}[0-9](?:[ ().\-/]{0,3}[0-9]){6}",
         pattern=rb"\+[ (]{0,2}[0-9](?:[ ().\-/]{0,3}[0-9]){6,24}",
         priority=9,
+        cost=2,
         confirm=_confirm_international,
     ),
     Recognizer(
@@ -398,6 +407,7 @@ TABLE: tuple[Recognizer, ...] = (
         look=_EDGE + rb"00[1-9](?:[ ().\-/]{0,3}[0-9]){6}",
         pattern=rb"00[1-9](?:[ ().\-/]{0,3}[0-9]){6,24}",
         priority=9,
+        cost=2,
         confirm=_confirm_international,
     ),
     Recognizer(
@@ -405,6 +415,7 @@ TABLE: tuple[Recognizer, ...] = (
         look=rb"\(?[2-9][0-9]{2}\)?[ .\-]{1,2}[2-9][0-9]{2}[ .\-][0-9]{4}",
         pattern=rb"(?:1[ .\-])?\(?[2-9][0-9]{2}\)?[ .\-]{1,2}[2-9][0-9]{2}[ .\-][0-9]{4}",
         priority=9,
+        cost=2,
         confirm=_confirm_north_american,
     ),
     Recognizer(
@@ -412,6 +423,7 @@ TABLE: tuple[Recognizer, ...] = (
         look=_EDGE + rb"\(?[0-9](?:[ ().\-/]{0,3}[0-9]){6}",
         pattern=rb"\(?[0-9](?:[ ().\-/]{0,3}[0-9]){6,24}",
         priority=9,
+        cost=2,
         confirm=_confirm_named_phone,
         context=_PHONE_WORDS,
     ),
