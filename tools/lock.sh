@@ -1,10 +1,19 @@
 #!/usr/bin/env bash
-# Writes requirements.lock: every dependency with its hashes, for all platforms, naming no registry.
+# Writes requirements.lock (everything, for development) and, with the same versions, the two the image needs:
+# deploy/build.lock and deploy/runtime.lock. Each file is named by its hash and no registry is named at all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
 "${PYTHON:-python3}" -m venv "$scratch/venv"
 "$scratch/venv/bin/python" -m pip --disable-pip-version-check --quiet install uv
-"$scratch/venv/bin/uv" pip compile --universal --generate-hashes --no-emit-index-url --no-header \
-  --extra dev pyproject.toml -o requirements.lock "$@"
+compile() {
+  "$scratch/venv/bin/uv" pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header "$@"
+}
+
+# `tools/lock.sh image` leaves requirements.lock as it is.
+if [ "${1:-}" != image ]; then
+  compile --extra dev pyproject.toml -o requirements.lock "$@"
+fi
+compile --constraints requirements.lock --no-annotate pyproject.toml -o deploy/runtime.lock
+echo hatchling | compile --constraints requirements.lock --no-annotate - -o deploy/build.lock
