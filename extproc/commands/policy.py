@@ -212,9 +212,11 @@ def _named_case(name: str, found: FoundPolicies, policies: PolicySet) -> Case:
 
 def _request_case(text: str, policies: PolicySet) -> Case:
     """A case without expectations, from JSON (which is YAML too)."""
-    body = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
     try:
+        body = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
         request = json.loads(body)
+    except OSError as error:
+        raise PolicyError(f"--request: {text[1:]} cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise PolicyError(f"--request is not JSON: {error}") from None
     if not isinstance(request, dict):

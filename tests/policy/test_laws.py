@@ -125,7 +125,7 @@ def test_another_rule_only_ever_tightens_but_for_an_allow(
     before = judge(drawn, "deny", switch)
     after = judge([*drawn, Drawn("extra", effect, "f0", False, False)], "deny", switch)
     if effect in ("deny", "none"):
-        assert order.index(type(after.decision)) >= order.index(type(before.decision))  # type: ignore[arg-type]
+        assert order.index(type(after.decision)) >= order.index(type(before.decision))
     if isinstance(before.decision, Allow | Hold) and isinstance(after.decision, Allow | Hold):
         assert set(before.decision.obligations.masks) <= set(after.decision.obligations.masks)
 
