@@ -26,13 +26,13 @@ SERVICES = ("", "envoy.service.ext_proc.v3.ExternalProcessor", "envoy.service.au
 class GrpcChannel:
     """The way back of one RPC: an ordered queue and one writer at a time."""
 
-    __slots__ = ("_context", "_lock", "_queue", "cut", "writing")
+    __slots__ = ("_context", "_queue", "cut", "reason", "writing")
 
     def __init__(self, context: Any) -> None:
         self._context = context
         self._queue: deque[pb.ProcessingResponse] = deque()
-        self._lock = asyncio.Lock()
         self.cut = asyncio.Event()
+        self.reason = ""
         self.writing: asyncio.Task[None] | None = None
 
     def send(self, reply: pb.ProcessingResponse) -> None:
@@ -41,6 +41,7 @@ class GrpcChannel:
             self.writing = asyncio.get_running_loop().create_task(self._drain())
 
     def abort(self, reason: str) -> None:
+        self.reason = reason
         self.cut.set()
 
     async def _drain(self) -> None:
@@ -134,7 +135,7 @@ class _Methods(grpc.GenericRpcHandler):
                     if cut.done():
                         read.cancel()
                         how = "cut"
-                        raise CutError("extproc ended this stream")
+                        raise CutError(channel.reason)
                     data = read.result()
                     if data is grpc.aio.EOF:
                         how = "half-closed"
