@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from extproc.domain.decision import Deny, HeaderChange, Obligations, Phase, Ruling
 from extproc.domain.errors import MaskingError, ProtocolError
@@ -78,9 +79,8 @@ class ResponseSide:
         if self._opaque:
             return self._unseen("opaque", now)
         if not plan.rules.reads_response_body:
-            refusal = self._judge_now(
-                now
-            )  # nothing more can become known, and masks decide how the body must come
+            # nothing more can become known, and masks decide how the body must come
+            refusal = self._judge_now(now)
             if refusal is not None:
                 return refusal
         self._mode, obstacle = self._needed_mode(headers)
@@ -92,12 +92,15 @@ class ResponseSide:
             return self._unseen("uninspected" if self._wants_any() else "none", now)
         modes = BodyModes(BodyMode.NONE, self._mode) if self._mode is not self._in_force else None
         if self._mode is BodyMode.STREAMED:
-            if plan.credential is not None:
-                self._stream = LiteralStream(plan.credential.forms)
             verdict = self._judge_now(now)
             if isinstance(verdict, Refuse):
                 return verdict
-            return Forward(headers=self._header_change(), modes=modes)
+            change = self._header_change()
+            if plan.credential is not None:
+                self._stream = LiteralStream(plan.credential.forms)
+                # what is taken out changes the length, and Envoy leaves this header to whoever lowers the mode
+                change = replace(change, remove=(*change.remove, "content-length"))
+            return Forward(headers=change, modes=modes)
         return Forward(modes=modes)
 
     def _wants_any(self) -> bool:
@@ -124,12 +127,14 @@ class ResponseSide:
                 return BodyMode.BUFFERED, "stream-not-maskable"
             if known is not None and known > plan.response_limit:
                 return BodyMode.BUFFERED, "response-too-large"
-            if streamed:
-                return BodyMode.STREAMED, ""  # rules that read the body count as not evaluated
-            return BodyMode.BUFFERED, ""
-        if streamed or known is None or known > plan.response_limit:
-            return BodyMode.STREAMED, ""
-        return BodyMode.BUFFERED, ""
+            if not streamed:
+                return BodyMode.BUFFERED, ""
+            # rules that read the body of a stream count as not evaluated
+        is_long = known is not None and known > plan.response_limit
+        if plan.credential is not None and headers.get("content-encoding", "identity").lower() != "identity":
+            # nobody can look for the credential in coded pieces: the whole, or nothing
+            return BodyMode.BUFFERED, "stream-unreadable" if streamed or is_long else ""
+        return BodyMode.STREAMED if streamed or known is None or is_long else BodyMode.BUFFERED, ""
 
     # ------------------------------------------------------------------ body
 
@@ -347,6 +352,7 @@ def status_code(headers: Headers) -> int:
 WITHHELD: dict[str, str] = {
     "partial-not-maskable": "A partial response cannot be masked, so it is withheld.",
     "stream-not-maskable": "A streamed response cannot be masked, so it is withheld.",
+    "stream-unreadable": "A stream in a content coding cannot be inspected, so it is withheld.",
     "response-too-large": "The response is over the target's limit, so it cannot be inspected.",
     "response-not-sent": "Envoy is not configured to send the response body that policy needs.",
 }
