@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from extproc.config import load_config
+from extproc.config import check_waits, load_config
+from extproc.policy import PolicySource, TargetInfo, load_policies
 from tests.support.envoy import envoy_is_here, validate_envoy
 from tests.support.pki import write_certificate
 from tools.ready_envoy import rendered, sources, target
@@ -298,6 +299,19 @@ def test_compose_agrees_with_the_settings_it_mounts():
     assert all(
         name in pipelines[part] for part in ("receivers", "processors", "exporters") for name in used[part]
     )
+
+
+def test_the_policy_of_compose_loads_and_its_holds_fit_into_envoys_patience():
+    settings = load_config(ROOT / "deploy/compose/extproc.yaml")
+    sources = [
+        PolicySource(str(path), path.read_text())
+        for folder in settings.policies.folders
+        for path in sorted(folder.glob("*.yaml"))
+    ]
+    targets = {target.name: TargetInfo(target.kind, target.labels) for target in settings.targets}
+    rules = load_policies(sources, targets).for_target("customers-api")
+    check_waits(settings, rules.max_wait)
+    assert rules.max_wait > 0
 
 
 def test_compose_pins_every_image():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import urlsplit
 
 from extproc.config.document import Place
+from extproc.config.findings import Finding, is_reserved, twice
+from extproc.config.identity_checks import check_identity
 from extproc.config.settings import (
     Listener,
-    Provider,
     Route,
     Settings,
     Target,
@@ -18,25 +18,10 @@ from extproc.config.shape import did_you_mean
 from extproc.config.units import LONGEST_SOCKET_PATH, Address, format_duration, format_size
 from extproc.domain.errors import ConfigError
 
-Finding = tuple[Place, str]
-
 ENVOY_LONGEST_TIMEOUT = 3600.0
 """Envoy refuses message timeouts above one hour."""
 WAIT_MARGIN = 15.0
 """Seconds between the end of the longest wait and Envoy's own timeout, for our answer to arrive."""
-MAX_SKEW = 300.0
-
-# Hop-by-hop fields (RFC 9110 7.6.1) and fields whose meaning HTTP, Envoy or tracing owns.
-_RESERVED_HEADERS = frozenset(
-    {
-        *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
-        *("host", "content-length", "content-encoding", "content-type", "accept-encoding", "expect"),
-        *("forwarded", "via", "proxy-authenticate", "x-request-id", "x-forwarded-for", "x-forwarded-proto"),
-        *("x-forwarded-host", "x-forwarded-port", "x-forwarded-client-cert"),
-        *("traceparent", "tracestate", "baggage"),
-    }
-)
-_RESERVED_PREFIXES = ("x-envoy-", "x-extproc-", ":")
 
 
 def check(settings: Settings) -> Iterator[Finding]:
@@ -125,8 +110,8 @@ def _socket_path(where: Place, address: Address) -> Iterator[Finding]:
 
 
 def _listeners(settings: Settings) -> Iterator[Finding]:
-    yield from _twice(("listeners",), [listener.name for listener in settings.listeners])
-    yield from _twice(("listeners",), [str(listener.address) for listener in settings.listeners], "address")
+    yield from twice(("listeners",), [listener.name for listener in settings.listeners])
+    yield from twice(("listeners",), [str(listener.address) for listener in settings.listeners], "address")
     targets = [target.name for target in settings.targets]
     for number, listener in enumerate(settings.listeners):
         where: Place = ("listeners", number)
@@ -168,7 +153,7 @@ def _match(route: Route) -> tuple[str, str]:
 
 
 def _targets(settings: Settings) -> Iterator[Finding]:
-    yield from _twice(("targets",), [target.name for target in settings.targets])
+    yield from twice(("targets",), [target.name for target in settings.targets])
     for number, target in enumerate(settings.targets):
         where: Place = ("targets", number)
         yield from _upstream((*where, "upstream"), target)
@@ -207,7 +192,7 @@ def _credential(settings: Settings, where: Place, target: Target) -> Iterator[Fi
     if target.credential is None:
         return
     header = target.credential.header
-    if header in _RESERVED_HEADERS or header.startswith(_RESERVED_PREFIXES):
+    if is_reserved(header):
         yield (
             (*where, "header"),
             f'"{header}" belongs to the connection or to Envoy and cannot carry a credential',
@@ -216,62 +201,6 @@ def _credential(settings: Settings, where: Place, target: Target) -> Iterator[Fi
         yield (*where, "prefix"), "may only have printable ASCII characters"
     if header in target.volatile_headers:
         yield (*where, "header"), f'"{header}" cannot be volatile as well'
-
-
-def _identity(settings: Settings) -> Iterator[Finding]:
-    identity = settings.identity
-    yield from _twice(("identity", "providers"), [provider.name for provider in identity.providers])
-    yield from _twice(
-        ("identity", "providers"), [provider.issuer for provider in identity.providers], "issuer"
-    )
-    header = identity.header
-    if header in _RESERVED_HEADERS or header == "cookie" or header.startswith(_RESERVED_PREFIXES):
-        yield ("identity", "header"), f'"{header}" cannot carry a token'
-    if settings.targets and not identity.providers and identity.trust.metadata is None:
-        yield ("identity",), "names no provider, so every request would be refused"
-    for number, provider in enumerate(identity.providers):
-        yield from _provider(("identity", "providers", number), provider)
-    if identity.trust.metadata is not None and identity.trust.metadata.namespace == "extproc":
-        yield ("identity", "trust", "metadata", "namespace"), '"extproc" is where we write; it proves nothing'
-
-
-def _provider(where: Place, provider: Provider) -> Iterator[Finding]:
-    keys = provider.keys
-    if (keys.discovery, keys.jwks_url is not None, keys.jwks_file is not None).count(True) != 1:
-        yield (*where, "keys"), "needs exactly one of discovery, jwks_url and jwks_file"
-    if keys.discovery or provider.issuer.startswith("http:"):
-        yield from _https((*where, "issuer"), provider.issuer, provider.insecure_loopback)
-    if keys.jwks_url is not None:
-        yield from _https((*where, "keys", "jwks_url"), keys.jwks_url, provider.insecure_loopback)
-    if provider.skew > MAX_SKEW:
-        yield (*where, "skew"), f"must be at most {format_duration(MAX_SKEW)}"
-    if len(set(provider.audiences)) != len(provider.audiences):
-        yield (*where, "audiences"), "names an audience twice"
-
-
-def _https(where: Place, url: str, insecure_loopback: bool) -> Iterator[Finding]:
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError:
-        yield where, "is not a URL"
-        return
-    if parts.scheme not in ("http", "https") or not host:
-        yield where, "must be an https URL"
-    elif parts.username or parts.password or parts.fragment:
-        yield where, "must not have a user, password or fragment"
-    elif parts.scheme == "http":
-        if not _is_loopback(host):
-            yield where, "must be https"
-        elif not insecure_loopback:
-            yield where, "must be https; for a demo on this machine set insecure_loopback: true"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _limits(settings: Settings) -> Iterator[Finding]:
@@ -346,18 +275,11 @@ def _place(text: str) -> Place:
     return tuple(keys)
 
 
-def _twice(where: Place, names: Sequence[str], field: str = "name") -> Iterator[Finding]:
-    for number, name in enumerate(names):
-        first = names.index(name)
-        if first != number:
-            yield (*where, number, field), f'"{name}" is taken by {where[-1]}[{first}]'
-
-
 _PARTS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _processor,
     _listeners,
     _targets,
-    _identity,
+    check_identity,
     _approvals,
     _limits,
     _rest,
