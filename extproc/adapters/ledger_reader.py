@@ -214,7 +214,10 @@ class WriterTail:
             size = os.fstat(fd).st_size
             if size < self.place.offset:
                 raise TailError("shrunken", f"{self._directory.name}: a segment is shorter than it was")
-            lines = self._whole_lines(os.pread(fd, max(limit, MAX_LINE), self.place.offset))
+            data = os.pread(fd, limit, self.place.offset)
+            if len(data) == limit and b"\n" not in data:
+                data = os.pread(fd, max(limit, MAX_LINE), self.place.offset)
+            lines = self._whole_lines(data)
             if lines:
                 return lines
             if following is None:

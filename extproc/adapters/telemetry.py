@@ -1,0 +1,296 @@
+"""The exporter: spans leave by OTLP, at least once, and the cursor moves only after they have arrived.
+
+The one place that knows OpenTelemetry. There is no batch processor: nothing is queued that could be dropped; what
+the collector has not taken stays in the ledger until it has.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import structlog
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanKind, TraceFlags
+from opentelemetry.trace import SpanContext as OtelContext
+from opentelemetry.trace.status import Status, StatusCode
+
+from extproc import __version__
+from extproc.adapters.span_feed import SpanFeed
+from extproc.domain.errors import ConfigError
+from extproc.ledger.spans import SpanContext, SpanView, Value
+
+OtlpProtocol = Literal["grpc", "http"]
+POLL = 0.5
+"""Seconds between two looks at the ledger when there was nothing to tell."""
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 60.0
+"""Seconds to wait after a failed export: doubling from the first to the longest."""
+
+_KINDS = {"server": SpanKind.SERVER, "internal": SpanKind.INTERNAL}
+_SCOPE = InstrumentationScope("extproc", __version__, "https://opentelemetry.io/schemas/1.44.0")
+_UNSET = Status(StatusCode.UNSET)
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetrySettings:
+    """What the configuration names; None leaves it to the `OTEL_*` variables and their defaults.
+
+    `endpoint` is a URL without a path.
+    """
+
+    endpoint: str | None = None
+    protocol: OtlpProtocol | None = None
+    headers: Mapping[str, str] | None = field(default=None, repr=False)
+    service_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """The `OTEL_*` variables that we obey ourselves; the exporter classes read the rest of theirs."""
+
+    protocol: OtlpProtocol
+    ratio: float
+    value_limit: int
+    batch: int
+    disabled: bool
+    has_endpoint: bool
+
+
+def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
+    """Read them. Raises ConfigError where one cannot be understood."""
+    env = os.environ if environ is None else environ
+    named = env.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or env.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "grpc"
+    protocols: dict[str, OtlpProtocol] = {"grpc": "grpc", "http/protobuf": "http"}
+    if named not in protocols:
+        raise ConfigError(f"OTEL_EXPORTER_OTLP_PROTOCOL: {named!r} is neither grpc nor http/protobuf")
+    limits = ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT")
+    return Environment(
+        protocol=protocols[named],
+        ratio=_sampling_ratio(env),
+        value_limit=next((_whole(env, name, 1) for name in limits if env.get(name)), 1024),
+        batch=_whole(env, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 1)
+        if env.get("OTEL_BSP_MAX_EXPORT_BATCH_SIZE")
+        else 512,
+        disabled=env.get("OTEL_SDK_DISABLED", "").lower() == "true"
+        or env.get("OTEL_TRACES_EXPORTER") == "none",
+        has_endpoint=any(
+            env.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        ),
+    )
+
+
+def is_enabled(settings: TelemetrySettings, environment: Environment) -> bool:
+    """Does anybody want spans? Somebody must have named a collector."""
+    return not environment.disabled and (settings.endpoint is not None or environment.has_endpoint)
+
+
+def build_span_exporter(settings: TelemetrySettings, environment: Environment) -> SpanExporter:
+    """The OTLP exporter for the protocol that is configured."""
+    # what goes wrong is told once by our own loop, not once for every attempt
+    logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
+    headers = dict(settings.headers) if settings.headers else None
+    if (settings.protocol or environment.protocol) == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
+
+        return GrpcExporter(endpoint=settings.endpoint, headers=headers)
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
+
+    endpoint = settings.endpoint
+    return HttpExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces" if endpoint else None, headers=headers)
+
+
+def build_resource(service_name: str | None) -> Resource:
+    """`service.name` from the configuration, else from `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES`."""
+    named = Resource.create(
+        {"service.version": __version__} | ({"service.name": service_name} if service_name else {})
+    )
+    if str(named.attributes.get("service.name", "")).startswith("unknown_service"):
+        return named.merge(Resource({"service.name": "extproc"}))
+    return named
+
+
+class SpanBuilder:
+    """Makes the SDK's spans from ours; text is cut at `value_limit` characters."""
+
+    def __init__(self, resource: Resource, value_limit: int = 1024) -> None:
+        self._resource = resource
+        self._limit = value_limit
+
+    def build(self, view: SpanView) -> ReadableSpan:
+        """One finished span."""
+        parent = None
+        if view.parent_id:
+            # whether the parent is remote does not change what is exported, except for a flag: Envoy is remote
+            parent = _otel(
+                SpanContext(view.context.trace_id, view.parent_id), is_remote=view.kind == "server"
+            )
+        return ReadableSpan(
+            name=view.name[:256],
+            context=_otel(view.context),
+            parent=parent,
+            resource=self._resource,
+            attributes={name: self._cut(value) for name, value in view.attributes.items()},
+            links=tuple(Link(_otel(context, is_remote=True)) for context in view.links),
+            kind=_KINDS[view.kind],
+            status=_UNSET if view.error is None else Status(StatusCode.ERROR, view.error[:256]),
+            start_time=view.start_us * 1000,
+            end_time=view.end_us * 1000,
+            instrumentation_scope=_SCOPE,
+        )
+
+    def _cut(self, value: Value) -> Value:
+        if isinstance(value, str):
+            return value[: self._limit]
+        if isinstance(value, list):
+            return [item[: self._limit] for item in value[:128]]
+        return value
+
+
+class TelemetryExporter:
+    """Reads the feed, exports, moves the cursor. One thread, no queue."""
+
+    def __init__(
+        self,
+        feed: SpanFeed,
+        exporter: SpanExporter,
+        builder: SpanBuilder,
+        *,
+        ratio: float = 1.0,
+        batch: int = 512,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`ratio` is the share of plain allows to keep; everything else is always kept."""
+        self._feed = feed
+        self._exporter = exporter
+        self._builder = builder
+        self._ratio = ratio
+        self._batch = batch
+        self._clock = clock
+        self._left: list[ReadableSpan] = []
+        self._reachable = True
+        self._fits = batch
+
+    @property
+    def reachable(self) -> bool:
+        """Did the collector take the last export?"""
+        return self._reachable
+
+    def step(self) -> bool:
+        """Read and export once. True if something was delivered; what was not stays for the next step."""
+        if not self._left:
+            views = self._feed.next_batch(self._batch, self._clock())
+            if not views:
+                return False
+            kept = [view for view in views if self._is_kept(view)]
+            self._feed.counts.sampled_out += len(views) - len(kept)
+            self._left = [self._builder.build(view) for view in kept]
+        while self._left:
+            if not self._export(self._left[: self._fits]):
+                return False
+            self._feed.counts.exported += len(self._left[: self._fits])
+            del self._left[: self._fits]
+            self._fits = self._batch
+        self._feed.save()
+        return True
+
+    def run(self, stop: threading.Event) -> int:
+        """Work until `stop`; then deliver what is there if the collector can be reached. 1 if it could not."""
+        pause = FIRST_PAUSE
+        while not stop.is_set():
+            try:
+                delivered = self.step()
+            except OSError as failure:
+                log.error("telemetry.cursor", error=failure.strerror)
+                stop.wait(LONGEST_PAUSE)
+                continue
+            if delivered:
+                pause = FIRST_PAUSE
+            elif self._left:
+                stop.wait(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+            else:
+                stop.wait(POLL)
+        try:
+            while self._reachable and self.step():
+                pass
+        except OSError as failure:
+            log.error("telemetry.cursor", error=failure.strerror)
+        self._feed.close()
+        self._exporter.shutdown()
+        return 0 if self._reachable else 1
+
+    def _is_kept(self, view: SpanView) -> bool:
+        # the same share of traces as the SDK's TraceIdRatioBased keeps: by the low 64 bits of the trace id
+        return not view.plain or int(view.context.trace_id[16:], 16) < self._ratio * (1 << 64)
+
+    def _export(self, spans: list[ReadableSpan]) -> bool:
+        try:
+            delivered = self._exporter.export(spans) is SpanExportResult.SUCCESS
+        except Exception as failure:  # whatever an exporter raises, nothing may be skipped
+            log.error("telemetry.exporter_failed", error=type(failure).__name__)
+            delivered = False
+        if delivered != self._reachable:
+            self._reachable = delivered
+            (log.info if delivered else log.warning)(
+                "telemetry.reachable" if delivered else "telemetry.unreachable"
+            )
+        if not delivered:
+            self._fits = max(1, self._fits // 2)  # perhaps it was too much at once for the collector
+        return delivered
+
+
+def open_exporter(
+    directory: Path,
+    cursor: Path,
+    settings: TelemetrySettings,
+    environment: Environment | None = None,
+) -> TelemetryExporter:
+    """Everything put together. Raises ConfigError."""
+    env = environment or read_environment()
+    builder = SpanBuilder(build_resource(settings.service_name), env.value_limit)
+    exporter = build_span_exporter(settings, env)
+    return TelemetryExporter(SpanFeed(directory, cursor), exporter, builder, ratio=env.ratio, batch=env.batch)
+
+
+def _sampling_ratio(env: Mapping[str, str]) -> float:
+    sampler = env.get("OTEL_TRACES_SAMPLER", "parentbased_always_on").removeprefix("parentbased_")
+    if sampler == "always_on":
+        return 1.0
+    if sampler == "always_off":
+        return 0.0
+    if sampler != "traceidratio":
+        raise ConfigError(f"OTEL_TRACES_SAMPLER: {sampler!r} is not known")
+    try:
+        ratio = float(env.get("OTEL_TRACES_SAMPLER_ARG", "1"))
+    except ValueError:
+        ratio = -1.0
+    if not 0.0 <= ratio <= 1.0:
+        raise ConfigError("OTEL_TRACES_SAMPLER_ARG: must be a number from 0 to 1")
+    return ratio
+
+
+def _whole(env: Mapping[str, str], name: str, least: int) -> int:
+    try:
+        value = int(env[name])
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise ConfigError(f"{name}: must be a whole number of at least {least}")
+    return value
+
+
+def _otel(context: SpanContext, *, is_remote: bool = False) -> OtelContext:
+    return OtelContext(int(context.trace_id, 16), int(context.span_id, 16), is_remote, _SAMPLED)
