@@ -54,7 +54,7 @@ class CelExprEngine:
         result = program.return_type()
         if result not in (cel.Type.BOOL, cel.Type.DYN):
             raise ConditionError([Mistake(1, 1, f"the condition is of type {_name(result)}, not bool")])
-        return Condition(text, checked, asked, program, result == cel.Type.BOOL)
+        return Condition(text, checked, asked, program)
 
     def batch(self, conditions: Sequence[Condition]) -> CelExprBatch:
         return CelExprBatch(self._env, conditions)
@@ -90,13 +90,12 @@ def _start_of(name: str, condition: str, line: int, column: int) -> int:
 class CelExprBatch:
     """Conditions compiled into as few list expressions as their size allows: nearly always one."""
 
-    __slots__ = ("_conditions", "_env", "_parts", "_size", "_sure")
+    __slots__ = ("_conditions", "_env", "_parts", "_size")
 
     def __init__(self, env: Any, conditions: Sequence[Condition]) -> None:
         self._env = env
         self._conditions = tuple(conditions)
         self._size = len(self._conditions)
-        self._sure = all(condition.is_boolean for condition in conditions)
         self._parts = _list_expressions(env, self._conditions)
 
     def judge(self, data: dict[str, object]) -> Sequence[Judgement]:
@@ -114,9 +113,10 @@ class CelExprBatch:
         # An error value's plain value is its text: only a list of the right length is an answer.
         if type(found) is not list or len(found) != self._size:
             return self._singly(data)
-        if self._sure:
-            return found
-        return [_judgement(value) for value in found]
+        for value in found:
+            if value is not True and value is not False:
+                return [_judgement(value) for value in found]
+        return found
 
     def _singly(self, data: dict[str, object]) -> list[Judgement]:
         try:

@@ -50,7 +50,7 @@ class CelPythonEngine:
         if result not in ("bool", "dyn"):
             raise ConditionError([Mistake(1, 1, f"the condition is of type {spelled(result)}, not bool")])
         program = self._env.program(tree, functions=STRICT)
-        return Condition(text, syntax, syntax, program, result == "bool")
+        return Condition(text, syntax, syntax, program)
 
     def batch(self, conditions: Sequence[Condition]) -> CelPythonBatch:
         return CelPythonBatch(conditions)

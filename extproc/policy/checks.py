@@ -8,6 +8,7 @@ from extproc.domain.decision import HeaderChange, Phase
 from extproc.policy.documents import Mark, Reader, place_within
 from extproc.policy.engine import MAX_CONDITION, Condition, ConditionError, Engine, Unjudged
 from extproc.policy.facts import FACTS, ROOTS
+from extproc.policy.literals import impossible_literals
 from extproc.policy.model import FileSpec, RuleSpec
 from extproc.policy.rules import Rule
 from extproc.policy.syntax import Call, Const, Expr, Ident, Select, iteration_variables, reads, walk
@@ -68,6 +69,8 @@ def _check_condition(reader: Reader, rule: Rule, always: bool | Unjudged, engine
         _note(reader, rule.spec, mark, "the condition is never true, so the rule can never match")
     elif isinstance(always, Unjudged) and not rule.reads:
         _note(reader, rule.spec, mark, f"the condition can never be evaluated: {always.reason}")
+    for message in impossible_literals(rule.condition.syntax):
+        _note(reader, rule.spec, mark, message)
     for text in sorted(_constant_calls(rule.condition.syntax)):
         if not _evaluates(engine, text):
             _note(reader, rule.spec, mark, f"{text} can never be evaluated")

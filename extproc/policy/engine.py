@@ -64,8 +64,6 @@ class Condition:
     parsed: Expr
     """As written, macros unfolded: `has(request.json)` is still to be seen here."""
     program: Any
-    is_boolean: bool
-    """False when only the evaluation can tell whether the result is a boolean."""
 
 
 class Batch(Protocol):

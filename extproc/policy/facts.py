@@ -21,6 +21,9 @@ EVERY_KIND: frozenset[str] = frozenset()
 RISK = "risk"
 """The one fact that policy itself supplies: the sum over the rules that matched so far."""
 
+SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
+"""Never facts, whatever a request or a case says."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fact:

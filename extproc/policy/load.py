@@ -64,10 +64,7 @@ class PolicySet:
 
     def for_target(self, name: str) -> RuleSet:
         """The target's rules; a target that no file names denies everything."""
-        found = self._rule_sets.get(name)
-        if found is None:
-            found = self._rule_sets[name] = _rule_set(name, [], {}, None)
-        return found
+        return self._rule_sets.get(name) or _rule_set(name, [], {}, None)
 
 
 def load_policies(

@@ -9,7 +9,8 @@ import pytest
 from extproc.domain.decision import Allow
 from extproc.domain.errors import PolicyError
 from extproc.policy import PolicySource
-from extproc.policy.cases import Case, build_facts, read_cases, run_case
+from extproc.policy.case_facts import build_facts
+from extproc.policy.cases import Case, read_cases, run_case
 from extproc.policy.explain import Explained, explain
 from extproc.policy.facts import FACTS
 from extproc.policy.junit import junit_report

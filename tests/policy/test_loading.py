@@ -6,7 +6,7 @@ import pytest
 
 from extproc.domain.errors import PolicyError
 from extproc.policy import PolicyLoadError, TargetInfo
-from tests.policy.build import HOLD, policies, rule, text
+from tests.policy.build import HOLD, judged, policies, request, rule, text
 
 GET = 'request.method == "GET"'
 
@@ -57,6 +57,30 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "bad-duration": (
         rule("r", 'now - duration("1 day") > now', "{allow: {}}"),
         'duration("1 day") can never be evaluated',
+    ),
+    "capital-header": (
+        rule("r", 'request.headers["X-Team"] == "a"', "{allow: {}}"),
+        'header names are in lower case in request.headers: "x-team"',
+    ),
+    "capital-header-in": (
+        rule("r", '"X-Team" in response.headers', "{deny: {}}"),
+        'header names are in lower case in response.headers: "x-team"',
+    ),
+    "secret-header": (
+        rule("r", "has(request.headers.cookie)", "{allow: {}}"),
+        'request.headers never holds "cookie"',
+    ),
+    "pseudo-header": (
+        rule("r", 'request.headers[":path"] == "/"', "{allow: {}}"),
+        'request.headers never holds ":path"',
+    ),
+    "unknown-kind": (
+        rule("r", 'principal.kind == "agnet"', "{allow: {}}"),
+        'principal.kind is one of human, agent, service, machine, never "agnet"; did you mean "agent"?',
+    ),
+    "unknown-kind-in": (
+        rule("r", '!(principal.kind in ["human", "robot"])', "{allow: {}}"),
+        'never "robot"',
     ),
     "then-empty": (rule("r", GET, "{}"), "then does nothing"),
     "two-effects": (
@@ -360,3 +384,22 @@ def test_both_engines_load_and_refuse_alike(engine: str) -> None:
         policies(text(rule("r", 'request.metod == "a"', "{allow: {}}")), engine=engine)
     with pytest.raises(PolicyError, match="asks about a whole fact"):
         policies(text(rule("r", "has(request.json)", "{allow: {}}")), engine=engine)
+
+
+def test_a_condition_at_the_parser_s_limit_still_works_among_others() -> None:
+    """The parser allows so many levels; a list of conditions takes one of them."""
+    deepest = None
+    for depth in range(1, 60):
+        condition = f"{'[' * depth}1{']' * depth} == {'[' * depth}1{']' * depth} && {GET}"
+        try:
+            policies(text(rule("r", condition, "{allow: {}}")))
+        except PolicyError:
+            break
+        deepest = condition
+    assert deepest is not None
+    found = policies(text(rule("deep", deepest, "{allow: {}}"), rule("other", GET, "{risk: 1}"))).for_target(
+        "api"
+    )
+    ruling = judged(found, request(request__method="GET"))
+    assert [match.rule for match in ruling.matched] == ["p/deep", "p/other"]
+    assert ruling.errors == ()

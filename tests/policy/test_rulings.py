@@ -125,6 +125,14 @@ def test_a_value_that_is_no_boolean_does_not_evaluate() -> None:
     assert denied.errors == ("p/r: the result is not true or false",)
 
 
+def test_a_condition_that_looks_boolean_may_still_give_something_else() -> None:
+    when = f"{ALWAYS} ? request.json.flag : false"
+    facts = request(request__json={"flag": "yes"})
+    found = judged(rule_set(rule("a", ALWAYS, "{allow: {}}"), rule("r", when, DENY)), facts)
+    assert isinstance(found.decision, Deny)
+    assert found.errors == ("p/r: the result is not true or false",)
+
+
 def test_one_rule_s_trouble_stays_its_own() -> None:
     rules = rule_set(
         rule("bad", UNKNOWN, "{allow: {}, mask: cards}"), rule("good", ALWAYS, "{allow: {}, mask: pii}")
