@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help install test lint format unit e2e demo bench lock proto envoy clean
+.PHONY: help install test lint format unit e2e demo bench lock proto docs envoy clean
 
 help:  ## what there is
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -55,8 +55,11 @@ proto: $(READY)  ## message classes from our .proto files
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. \
 	  extproc/servers/wire/*.proto
 
+docs: $(READY)  ## renew the table of settings in docs/configuration.md
+	$(BIN)/python -m tools.config_page
+
 envoy: $(READY)  ## render the ready Envoy configurations
-	$(BIN)/python tools/ready_envoy.py
+	$(BIN)/python -m tools.ready_envoy
 
 clean:  ## remove what make made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -421,7 +421,9 @@ class Telemetry(Branch, frozen=True, kw_only=True):
     """How the view of the ledger leaves."""
 
     otlp: Annotated[Otlp | None, about("Where spans go; nothing is exported without it.")] = None
-    service_name: Annotated[Text, about("`service.name` of our spans.")] = "extproc"
+    service_name: Annotated[
+        Text | None, about("`service.name` of our spans; default is `OTEL_SERVICE_NAME`, else `extproc`.")
+    ] = None
 
 
 class Limits(Branch, frozen=True, kw_only=True):

@@ -91,4 +91,4 @@ def test_the_schema_accepts_what_we_accept_and_refuses_what_we_refuse(file: Path
 def test_the_documentation_lists_every_setting_as_it_is():
     table = run("schema", "--format", "markdown").stdout
     page = Path(__file__).parents[2] / "docs" / "configuration.md"
-    assert table.strip() in page.read_text(), "run: extproc config schema --format markdown"
+    assert table.strip() in page.read_text(), "run: make docs"

@@ -277,6 +277,14 @@ MISTAKES: dict[str, tuple[str, str]] = {
         change("https://issuer", "https://a:b@issuer"),
         "must not have a user, password",
     ),
+    "issuer twice": (
+        GOOD.replace(
+            "masks:",
+            '    - {name: b, issuer: "https://issuer.example", audiences: [b], keys: {discovery: true}}\nmasks:',
+            1,
+        ),
+        'providers[1].issuer: "https://issuer.example" is taken by providers[0]',
+    ),
     "two key sources": (
         change("{discovery: true}", '{discovery: true, jwks_url: "https://a.example/k"}'),
         "needs exactly one of discovery, jwks_url and jwks_file",
