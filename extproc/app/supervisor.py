@@ -18,6 +18,7 @@ import structlog
 from extproc.adapters.control import Control
 from extproc.adapters.policy_files import Author, author_of, read_policies
 from extproc.app.bundle import Bundle, load_bundle, write_bundle
+from extproc.app.tailers import wants_spans
 from extproc.app.worker import open_ledger
 from extproc.config import Settings, check_waits
 from extproc.domain.errors import ExtprocError, LedgerUnavailableError
@@ -63,7 +64,7 @@ class Supervisor:
         self._digest = ""
         self.children = [Child("worker", index) for index in range(settings.processor.workers)]
         self.children += [Child("approvals"), Child("checkpointer")]
-        if settings.telemetry.otlp is not None or _otel_from_environment(os.environ):
+        if wants_spans(settings):
             self.children.append(Child("exporter"))
 
     async def run(self) -> None:
@@ -226,10 +227,3 @@ class Supervisor:
         except TimeoutError:
             process.kill()
             await process.wait()
-
-
-def _otel_from_environment(environment: Mapping[str, str]) -> bool:
-    return any(
-        environment.get(name)
-        for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    )

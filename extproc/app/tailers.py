@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Coroutine
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -12,19 +15,55 @@ import structlog
 from extproc.adapters.checkpoint_key import load_or_create_key
 from extproc.adapters.checkpointer import Checkpointer
 from extproc.adapters.control import Control
+from extproc.adapters.telemetry import TelemetrySettings, is_enabled, open_exporter, read_environment
 from extproc.config import Settings
 
 log = structlog.get_logger()
+
+CURSOR = "exporter.cursor"
+"""The exporter's own file in the state folder: how far it has come."""
 
 
 async def run_checkpointer(settings: Settings, control: Control, stopping: asyncio.Event) -> None:
     """Sign until `stopping`. It alone reads the signing key."""
     signer = load_or_create_key(settings.state / "checkpoint" / "signing.key")
-    checkpointer = Checkpointer(settings.ledger.directory, signer)
+    exported = partial(exported_count, settings.state / CURSOR)
+    checkpointer = Checkpointer(settings.ledger.directory, signer, exported=exported)
     stop = threading.Event()
     await _follow(control, stopping, stop, asyncio.to_thread(checkpointer.run, stop))
     if checkpointer.alarms:
         log.critical("ledger.alarms", writers=[alarm.writer for alarm in checkpointer.alarms])
+
+
+async def run_exporter(settings: Settings, control: Control, stopping: asyncio.Event) -> None:
+    """Send spans until `stopping`, then what is left if the collector can be reached."""
+    exporter = open_exporter(settings.ledger.directory, settings.state / CURSOR, telemetry_settings(settings))
+    stop = threading.Event()
+    await _follow(control, stopping, stop, asyncio.to_thread(exporter.run, stop))
+
+
+def telemetry_settings(settings: Settings) -> TelemetrySettings:
+    """What extproc.yaml names; the OTEL_* variables say the rest."""
+    otlp = settings.telemetry.otlp
+    name = settings.telemetry.service_name
+    if otlp is None:
+        return TelemetrySettings(service_name=name)
+    headers = {header: reference.resolve() for header, reference in otlp.headers.items()}
+    return TelemetrySettings(otlp.endpoint, otlp.protocol, headers or None, name)
+
+
+def wants_spans(settings: Settings) -> bool:
+    """Whether anybody named a collector. Raises ConfigError for OTEL_* variables that cannot be understood."""
+    return is_enabled(telemetry_settings(settings), read_environment())
+
+
+def exported_count(cursor: Path) -> int | None:
+    """Spans delivered so far, as the exporter's cursor says; None when there is no exporter."""
+    try:
+        state = json.loads(cursor.read_bytes())
+        return int(state["exported"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 async def _follow(

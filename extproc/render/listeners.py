@@ -242,7 +242,7 @@ def _tracing(settings: Settings) -> HttpConnectionManagerTracing | None:
     otlp = settings.telemetry.otlp
     if otlp is None or not settings.envoy.tracing:
         return None
-    config = OpenTelemetryConfig(service_name=f"{settings.telemetry.service_name}-envoy")
+    config = OpenTelemetryConfig(service_name=f"{settings.telemetry.service_name or 'extproc'}-envoy")
     if otlp.protocol == "grpc":
         config.grpc_service = GrpcService(
             envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=COLLECTOR), timeout=seconds(2)
