@@ -98,10 +98,12 @@ class Search:
 class Finder:
     """All recognizers of a plan behind one first look."""
 
-    __slots__ = ("_needs", "_sentinel", "_set", "searches")
+    __slots__ = ("_needs", "_sentinel", "_set", "looks_beyond_ascii", "searches")
 
     def __init__(self, rows: Sequence[Recognizer]) -> None:
         self.searches = tuple(Search(row) for row in rows)
+        # the table spells such bytes out; only a literal holds them as they are
+        self.looks_beyond_ascii = not all(row.look.isascii() for row in rows)
         self._set: Any = re2.Set.SearchSet(_options())
         needs: list[tuple[int, ...]] = []
         try:

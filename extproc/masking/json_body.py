@@ -64,10 +64,11 @@ def first_look(data: bytes, rules: Rules) -> tuple[Search, ...]:
     if b"\\\\" in data or b"\\u005" in data:
         return rules.finder.searches
     text = data
-    for escape in (b"\\n", b"\\t", b"\\r", b"\\b", b"\\f"):
-        text = text.replace(escape, b" ")
-    text = text.replace(b"\\/", b"/")
+    for escape, plain in _SHORT_ESCAPES:
+        text = text.replace(escape, plain)
     if b"\\u" in text:
+        if rules.finder.looks_beyond_ascii:
+            return rules.finder.searches
         text = _NEAR_ASCII.sub(_near_ascii, text)
     return rules.finder.look(text)
 
@@ -84,13 +85,16 @@ _NAME, _TEXT, _OPEN, _SCALAR, _CLOSE = 1, 2, 3, 4, 5
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _NEAR_ASCII = re.compile(rb"\\u(00[0-7][0-9a-fA-F]|00[aA]0|20(?:1[0-5]|2[fF]))")
 """Escapes of what patterns are made of: ASCII, and the gaps between the digits of a number."""
+_SHORT_ESCAPES = (
+    (b"\\n", b"\n"), (b"\\t", b"\t"), (b"\\r", b"\r"), (b"\\b", b"\b"), (b"\\f", b"\f"),
+    (b"\\/", b"/"), (b'\\"', b'"'),
+)  # fmt: skip
 _BRACKETS = bytes(0x5B if byte in b"[{" else 0x5D if byte in b"]}" else byte for byte in range(256))
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b'[]{}"')
 
 
 def _near_ascii(match: re.Match[bytes]) -> bytes:
-    code = int(match.group(1), 16)
-    return chr(code).encode() if code >= 0x20 else b" "
+    return chr(int(match.group(1), 16)).encode()
 
 
 def _is_json(data: bytes) -> bool:
@@ -194,6 +198,8 @@ def _number(
 ) -> list[Edit]:
     """A number with a finding becomes a string, or null; a fraction or an exponent is never a finding."""
     text = data[start:end]
+    if not text.removeprefix(b"-").isdigit():
+        return []
     before = data[max(0, start - CONTEXT_BYTES) : start]
     edits, is_null = rules.edits(text, searches, before, tally)
     if is_null:

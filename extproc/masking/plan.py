@@ -60,9 +60,11 @@ def compile_masker(
             operators[entity] = strictest(operators.get(entity), operator) or operator
         for path in spec.paths:
             try:
-                paths.append(PathRule(path, parse_path(path), operator))
+                steps = parse_path(path)
             except PolicyError as problem:
                 raise PolicyError(f'mask "{spec.name}": {problem}') from None
+            if operator.rank:
+                paths.append(PathRule(path, steps, operator))
     literal_spec = operators.pop(LITERAL, None)
     try:
         rows = build_recognizers(tuple(operators), literals)
@@ -73,14 +75,16 @@ def compile_masker(
     own = tuple(
         spec.replacement.encode() for spec in specs if spec.operator == "replace" and spec.replacement
     )
+    active = {entity: operator for entity, operator in operators.items() if operator.rank}
     described_text = json.dumps([table_digest(), sorted(map(json.dumps, described)), len(literals)])
     return Masker(
-        Rules(Finder(rows), operators, compile_paths(paths), tuple(rule.names for rule in paths)),
+        Rules(Finder(rows), active, compile_paths(paths), tuple(rule.names for rule in paths)),
+        entities=tuple(operators),
         own=own,
         digest=hashlib.sha256(described_text.encode()).hexdigest(),
         max_bytes=max_bytes,
         max_findings=max_findings,
-        literals_only=not paths and set(operators) <= {LITERAL},
+        literals_only=not paths and set(active) <= {LITERAL},
     )
 
 
@@ -92,6 +96,7 @@ class Masker:
     """
 
     _rules: Rules
+    entities: tuple[str, ...]
     own: tuple[bytes, ...]
     digest: str
     max_bytes: int
@@ -115,7 +120,7 @@ class Masker:
     def findings(self, data: bytes, content_type: str) -> dict[str, int]:
         """How often each entity of the plan occurs, `keep` included, path rules aside. Raises as `body` does."""
         tally = Tally(self.max_findings)
-        every = dict.fromkeys(self._rules.operators, REDACT)
+        every = dict.fromkeys(self.entities, REDACT)
         self._body(data, content_type, replace(self._rules, operators=every, root=None), tally)
         return tally.counts
 
@@ -170,7 +175,7 @@ class Masker:
             raise MaskingError("too-large", f"more than {self.max_bytes} bytes cannot be masked")
 
     def _body(self, data: bytes, content_type: str, rules: Rules, tally: Tally) -> bytes:
-        if not data or (not rules.finder and rules.root is None):
+        if not data or (not rules.operators and rules.root is None):
             return data
         self._check_size(len(data))
         try:

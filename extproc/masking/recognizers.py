@@ -158,7 +158,7 @@ def _card_from(text: bytes, groups: list[tuple[int, int]], first: int) -> int:
         if len(digits) >= 12 and is_card_number(digits.decode("ascii")):
             dotted = index > first and text[groups[first][1]] == 0x2E
             whole = not (_is_word(text, start - 1) or _is_word(text, end))
-            if whole and (dotted or not _continues(text, start, end, b".")):
+            if whole and (index > first + 1 if dotted else not _continues(text, start, end, b".")):
                 return index
         if end - begin < 3:
             return -1

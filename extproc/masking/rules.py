@@ -32,11 +32,12 @@ class Rules:
         return any(all(name in data for name in names) for names in self.path_names)
 
     def edits(
-        self, text: bytes, searches: Sequence[Search], before: bytes, tally: Tally, above: int = -1
+        self, text: bytes, searches: Sequence[Search], before: bytes, tally: Tally, above: int = 0
     ) -> tuple[list[Edit], bool]:
         """Changes to `text`, and whether the whole of it is to become null.
 
-        Only operators stricter than rank `above` count: a path rule has already taken care of the others.
+        Only operators stricter than rank `above` count: `keep` changes nothing, and a path rule has already taken
+        care of what is no stricter than itself.
         """
         found = self._wanted(text, self.finder.find(text, searches, before, tally), above)
         edits: list[Edit] = []
