@@ -1,0 +1,337 @@
+"""`extproc ledger`: verify what was recorded, watch it, look at one exchange."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from extproc.adapters.ledger_reader import (
+    PUBLIC_KEY,
+    SegmentFile,
+    TailError,
+    WriterTail,
+    list_segments,
+    list_writers,
+    read_payload_entry,
+    verify_directory,
+)
+from extproc.ledger import Line, NoteError, NoteKey, RecordError, Report, parse_key, parse_line
+from extproc.ledger.payloads import HEADER_SIZE, check_entry
+
+DEFAULT_CONFIG = Path("extproc.yaml")
+FOLLOW_EVERY = 0.3
+"""Seconds between two looks of `tail --follow`."""
+
+
+class Place:
+    """Where the ledger is: `--dir`, or what the configuration says."""
+
+    def __init__(self, directory: Path | None, config: Path | None) -> None:
+        self._directory = directory
+        self._config = config
+
+    def find(self) -> Path:
+        """The directory. Exits with 2 on a bad configuration and with 3 if there is no ledger."""
+        directory = self._directory or self._from_config()
+        if not directory.is_dir():
+            click.echo(f"{directory}: no ledger there", err=True)
+            sys.exit(3)
+        return directory
+
+    def _from_config(self) -> Path:
+        from extproc.config import load_config
+        from extproc.domain.errors import ConfigError
+
+        try:
+            return load_config(self._config or DEFAULT_CONFIG).ledger.directory
+        except ConfigError as mistake:
+            raise click.UsageError(f"{mistake}\nSay where the ledger is with --dir or --config.") from None
+
+
+_dir = click.option("--dir", "directory", type=click.Path(path_type=Path), help="The ledger's directory.")
+_config = click.option(
+    "--config", type=click.Path(path_type=Path), help="extproc.yaml that names it (default: ./extproc.yaml)."
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+
+
+@click.group()
+def ledger() -> None:
+    """Verify, tail and show the ledger."""
+
+
+@ledger.command()
+@_dir
+@_config
+@click.option("--key", help="The checkpoint public key, or a file that holds it. Get it from elsewhere.")
+@click.option("--thorough", is_flag=True, help="Also check that every line is in canonical form.")
+@_json
+def verify(
+    directory: Path | None, config: Path | None, key: str | None, thorough: bool, as_json: bool
+) -> None:
+    """Recompute every hash, link, tree, signature and payload commitment.
+
+    Exit codes: 0 nothing is wrong, 1 something is, 2 wrong usage, 3 there is no ledger.
+    """
+    place = Place(directory, config).find()
+    trusted, own_key = _find_key(place, key)
+    try:
+        report = verify_directory(place, trusted, thorough=thorough)
+    except OSError as failure:
+        click.echo(f"{place}: {failure.strerror}", err=True)
+        sys.exit(3)
+    if own_key:
+        report.unchecked.append(
+            "the key: it came from the ledger itself, so compare it with one kept elsewhere"
+        )
+    if as_json:
+        click.echo(json.dumps(report.to_json()))
+    else:
+        _print_report(report, trusted)
+    sys.exit(0 if report.ok else 1)
+
+
+@ledger.command()
+@_dir
+@_config
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is added.")
+@click.option("-n", "--lines", "count", default=20, show_default=True, help="How many of the latest records.")
+@click.option("--kind", "kinds", multiple=True, help="Only records of this kind (or `hold.*`); repeatable.")
+@_json
+def tail(
+    directory: Path | None,
+    config: Path | None,
+    follow: bool,
+    count: int,
+    kinds: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """The latest records of all writers, in the order of their times."""
+    place = Place(directory, config).find()
+    show = _as_json if as_json else _in_one_line
+    tails: dict[str, WriterTail] = {}
+    latest: list[Line] = []
+    for line in _added(place, tails):
+        if _is_wanted(line, kinds):
+            latest.append(line)
+            if len(latest) > 4 * count + 1000:
+                latest = _last(latest, count)
+    for line in _last(latest, count):
+        click.echo(show(line))
+    while follow:
+        sys.stdout.flush()
+        time.sleep(FOLLOW_EVERY)
+        for line in _last([line for line in _added(place, tails) if _is_wanted(line, kinds)], sys.maxsize):
+            click.echo(show(line))
+
+
+@ledger.command()
+@click.argument("what")
+@_dir
+@_config
+@_json
+def show(what: str, directory: Path | None, config: Path | None, as_json: bool) -> None:
+    """Everything about WHAT: a decision or session id, a hold id, a record's hash (or its beginning), writer:seq.
+
+    Exit codes: 0 found, 1 nothing is known of it, 3 there is no ledger.
+    """
+    place = Place(directory, config).find()
+    found = list(_find(place, what))
+    if as_json:
+        click.echo(json.dumps([_whole_record(place, line) for line in found]))
+    for line in [] if as_json else found:
+        _print_record(_whole_record(place, line))
+    if not found:
+        click.echo(f"nothing is known of {printable(what)}", err=True)
+        sys.exit(1)
+
+
+def printable(text: str) -> str:
+    """Text as it may go to a terminal: control, format and bidirectional characters become escapes."""
+    return "".join(
+        c if c.isprintable() else f"\\u{ord(c):04x}" if ord(c) < 65536 else f"\\U{ord(c):08x}" for c in text
+    )
+
+
+def _find_key(place: Path, key: str | None) -> tuple[NoteKey | None, bool]:
+    """The key to trust, and whether it came out of the ledger itself."""
+    own = place / PUBLIC_KEY
+    try:
+        if key is not None:
+            file = Path(key)
+            return parse_key(file.read_text("ascii") if file.is_file() else key), False
+        return (parse_key(own.read_text("ascii")), True) if own.is_file() else (None, False)
+    except (NoteError, OSError, ValueError) as mistake:
+        if key is None:
+            return None, False
+        raise click.UsageError(f"--key: {mistake}") from None
+
+
+def _print_report(report: Report, key: NoteKey | None) -> None:
+    for writer in report.writers.values():
+        ended = "stopped" if writer.stopped else "no stop record"
+        counts = f"{writer.records} records, {writer.payloads} payloads, {writer.unsigned} unsigned"
+        click.echo(f"{writer.writer}: {counts}, {ended}")
+    signed_by = f" signed by {key.name}+{key.id.hex()}" if key is not None else ""
+    until = f", the last at {report.last_checkpoint}" if report.last_checkpoint else ""
+    click.echo(f"{report.checkpoints} checkpoints{signed_by}{until}")
+    for note in report.notes:
+        click.echo(f"note: {note}")
+    for gap in report.unchecked:
+        click.echo(f"not checked: {gap}")
+    for problem in report.problems:
+        click.echo(printable(f"PROBLEM {problem}"), err=True)
+    if report.more_problems:
+        click.echo(f"PROBLEM and {report.more_problems} more", err=True)
+    click.echo(
+        f"{report.records} records, {report.unsigned} after the last checkpoint: "
+        + ("nothing is wrong" if report.ok else f"{len(report.problems) + report.more_problems} problems")
+    )
+
+
+def _added(place: Path, tails: dict[str, WriterTail]) -> Iterator[Line]:
+    """Records of all writers that were not read before; what cannot be read is said on stderr."""
+    for writer in list_writers(place):
+        follower = tails.setdefault(writer, WriterTail(place / writer))
+        try:
+            while lines := follower.read():
+                for line in lines:
+                    try:
+                        yield parse_line(line.data)
+                    except RecordError as trouble:
+                        click.echo(f"{writer}: no record at {line.place}: {trouble}", err=True)
+        except (TailError, OSError) as trouble:
+            click.echo(f"{writer}: {trouble}", err=True)
+
+
+def _last(lines: list[Line], count: int) -> list[Line]:
+    return sorted(lines, key=lambda line: (line.at, line.writer, line.seq))[-count:] if count > 0 else []
+
+
+def _is_wanted(line: Line, kinds: tuple[str, ...]) -> bool:
+    return not kinds or any(
+        line.kind == kind or (kind.endswith("*") and line.kind.startswith(kind[:-1])) for kind in kinds
+    )
+
+
+def _in_one_line(line: Line) -> str:
+    fields = line.fields
+    parts = [line.at, line.kind]
+    request, response = fields.get("request"), fields.get("response")
+    if isinstance(request, dict):
+        parts.append(f"{request.get('method', '')} {request.get('path', '')}")
+    if isinstance(response, dict) and response.get("code"):
+        parts.append(str(response["code"]))
+    principal = fields.get("principal")
+    if isinstance(principal, dict):
+        parts.append(f"by {principal.get('subject', '')}")
+    named = ("target", "verdict", "code", "end", "reason", "decision_id", "hold")
+    parts += [
+        f"{name}={fields[name]}" for name in named if isinstance(fields.get(name), str) and fields[name]
+    ]
+    parts.append(f"{line.writer}:{line.seq}")
+    return printable(" ".join(parts))
+
+
+def _as_json(line: Line) -> str:
+    return json.dumps(_plain(line))
+
+
+def _plain(line: Line) -> dict[str, Any]:
+    envelope = {"writer": line.writer, "seq": line.seq, "at": line.at, "kind": line.kind, "hash": line.hash}
+    return {**envelope, "prev": line.prev, **line.fields}
+
+
+def _find(place: Path, what: str) -> Iterator[Line]:
+    """Reads every line: the ledger has no index. The text is looked for before a line is taken apart."""
+    writer, colon, seq = what.rpartition(":")
+    if colon and seq.isascii() and seq.isdigit():
+        yield from _find_place(place, writer, int(seq))
+        return
+    by_hash = 8 <= len(what) <= 64 and not what.strip("0123456789abcdef")
+    needle = json.dumps(what, ensure_ascii=False).encode()
+    for name in list_writers(place):
+        for segment in list_segments(place / name):
+            for data in _lines(segment):
+                if needle in data or by_hash:
+                    line = _parse(data)
+                    if line is not None and _is_about(line, what, by_hash):
+                        yield line
+
+
+def _find_place(place: Path, writer: str, seq: int) -> Iterator[Line]:
+    if writer not in list_writers(place):
+        return
+    segments = [segment for segment in list_segments(place / writer) if segment.first <= seq]
+    for data in _lines(segments[-1]) if segments else ():
+        line = _parse(data)
+        if line is not None and line.seq == seq:
+            yield line
+
+
+def _lines(segment: SegmentFile) -> Iterator[bytes]:
+    rest = b""
+    for chunk in segment.chunks():
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+
+
+def _parse(data: bytes) -> Line | None:
+    try:
+        return parse_line(data)
+    except RecordError:
+        return None
+
+
+def _is_about(line: Line, what: str, by_hash: bool) -> bool:
+    hold = line.fields.get("hold")
+    ids = (
+        line.fields.get("decision_id"),
+        line.fields.get("session_id"),
+        hold.get("id") if isinstance(hold, dict) else hold,
+        (line.fields.get("trace") or {}).get("trace_id")
+        if isinstance(line.fields.get("trace"), dict)
+        else None,
+    )
+    return what in ids or (by_hash and line.hash.startswith(what))
+
+
+def _whole_record(place: Path, line: Line) -> dict[str, Any]:
+    """The record with its payloads, each checked against its commitment."""
+    shown = _plain(line)
+    payloads: dict[str, Any] = {}
+    for name, named in line.payloads.items():
+        entry = read_payload_entry(place, line.writer, named.ref, named.size)
+        state = check_entry(entry, named.size, named.commitment) if entry is not None else "missing"
+        payloads[name] = {"size": named.size, "ref": named.ref, "state": state}
+        if state == "good" and entry is not None:
+            payloads[name]["content"] = _content(entry[HEADER_SIZE:])
+    return shown | ({"payloads": payloads} if payloads else {})
+
+
+def _content(data: bytes) -> Any:
+    text = data.decode("utf-8", "backslashreplace")
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _print_record(record: dict[str, Any], depth: int = 0) -> None:
+    for name, value in record.items():
+        label = "  " * depth + printable(name)
+        if isinstance(value, dict) and value:
+            click.echo(f"{label}:")
+            _print_record(value, depth + 1)
+        elif isinstance(value, str):
+            click.echo(f"{label}: {printable(value)}")
+        else:
+            click.echo(f"{label}: {printable(json.dumps(value, ensure_ascii=False))}")
+    if depth == 0:
+        click.echo("")
