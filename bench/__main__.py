@@ -1,0 +1,71 @@
+"""What extproc costs: `python -m bench`, `--quick` for under a minute, `--profile` for where the time goes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.cases import CASES
+from bench.measure import BenchError, Plan, run
+from bench.report import RESULTS, markdown, write
+from bench.rig import Rig, can_export
+from extproc.demo.processes import StartError
+
+QUICK = Plan(rounds=3, requests=240, connections=8, rate=120.0, rate_seconds=0.4, settle=8.0)
+FULL = Plan(rounds=9, requests=600, connections=8, rate=120.0, rate_seconds=1.5, settle=60.0)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; 0 when everything was measured, 1 when something else than that happened."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the main cases in under a minute")
+    parser.add_argument(
+        "--profile", action="store_true", help="where the governed path spends its time, in-process"
+    )
+    parser.add_argument("--case", action="append", choices=[case.name for case in CASES], help="only these")
+    parser.add_argument("--rounds", type=int, help="how often every case is run")
+    parser.add_argument("--requests", type=int, help="requests of a round")
+    parser.add_argument(
+        "--settle", type=float, help="seconds to wait for exporter and checkpointer at the end"
+    )
+    parser.add_argument("--no-export", action="store_true", help="without an exporter and a collector")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the JSON")
+    given = parser.parse_args(arguments)
+    if given.profile:
+        from bench.hotspots import report
+
+        print(
+            report(given.case or ["get", "post", "kept", "mask-dirty"], seconds=1.5 if given.quick else 6.0)
+        )
+        return 0
+    base = QUICK if given.quick else FULL
+    plan = Plan(
+        given.rounds or base.rounds, given.requests or base.requests, base.connections, base.rate,
+        base.rate_seconds if given.latency is None else given.latency,
+        base.settle if given.settle is None else given.settle,
+    )  # fmt: skip
+    cases = [
+        case
+        for case in CASES
+        if (case.name in given.case if given.case else case.in_quick or not given.quick)
+    ]
+    try:
+        # Unix sockets live here, and their paths must be short.
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            targets = [case.target for case in cases]
+            with Rig(Path(folder), targets, export=not given.no_export and can_export()) as rig:
+                done = run(rig, cases, plan)
+                path = write(done, rig, given.output)
+    except (BenchError, StartError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    print(markdown(done))
+    print(f"\nJSON: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""Rounds: every case in every setup, one after the other, again and again, so that noise hits all alike."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from bench import cpu
+from bench.cases import TARGETS, Case, Setup
+from bench.loadgen import LoadResult, Requests, closed_loop, open_loop
+from bench.rig import Rig
+
+HOT = ("envoy", "worker", "empty", "upstream")
+"""Whose CPU belongs to the requests of one round."""
+BESIDE = ("exporter", "checkpointer", "approvals", "supervisor")
+"""Who works for all requests, later: only a whole run can be divided by its requests."""
+
+
+class BenchError(RuntimeError):
+    """The run measured something else than it was meant to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is run. Rates in requests a second."""
+
+    rounds: int
+    requests: int
+    connections: int
+    rate: float
+    rate_seconds: float
+    settle: float = 20.0
+
+    def __post_init__(self) -> None:
+        if min(self.rounds, self.requests, self.connections) < 1:
+            raise ValueError("rounds, requests and connections must be at least 1")
+
+
+@dataclass(slots=True)
+class Measured:
+    """One case in one setup, over all rounds. Microseconds of CPU per request by role, one entry a round."""
+
+    case: Case
+    setup: Setup
+    cpu_us: dict[str, list[float]] = field(default_factory=dict)
+    rates: list[float] = field(default_factory=list)
+    generator_us: list[float] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
+    """Seconds, open loop, all rounds."""
+    streams: int = 0
+    messages: int = 0
+    answered: int = 0
+
+    def take(self, load: LoadResult, spent: cpu.Reading) -> None:
+        """Add a closed-loop round."""
+        self.answered += load.answered
+        self.rates.append(load.rate)
+        self.generator_us.append(load.own_cpu * 1e6 / load.answered)
+        for role in HOT:
+            self.cpu_us.setdefault(role, []).append(spent[role] * 1e6 / load.answered)
+
+    @property
+    def processor_role(self) -> str:
+        """Whose CPU is the processor's in this setup; empty without one."""
+        return {"governed": "worker", "empty": "empty", "bare": ""}[self.setup]
+
+    def processor_us(self) -> list[float]:
+        """The processor's CPU per request, by round."""
+        return self.cpu_us.get(self.processor_role, [])
+
+    def percentile(self, share: float) -> float:
+        """Seconds, of the open-loop latencies."""
+        return LoadResult(latencies=self.latencies).percentile(share)
+
+
+@dataclass(slots=True)
+class Run:
+    """Everything one run measured."""
+
+    plan: Plan
+    measured: dict[tuple[str, Setup], Measured]
+    beside_us: dict[str, float] = field(default_factory=dict)
+    """CPU per governed request over the whole run, by role."""
+    governed_requests: int = 0
+    caught_up: bool = True
+    """The exporter and the checkpointer had read everything before their CPU was divided."""
+
+
+def run(rig: Rig, cases: Sequence[Case], plan: Plan) -> Run:
+    """Measure. Raises BenchError when a reply has another status, or a message count is not what it should be."""
+    return asyncio.run(_run(rig, cases, plan))
+
+
+async def _run(rig: Rig, cases: Sequence[Case], plan: Plan) -> Run:
+    done = Run(plan, {(case.name, setup): Measured(case, setup) for case in cases for setup in case.setups})
+    token = rig.token()
+    for one in done.measured.values():
+        warm = min(plan.requests, 40)
+        _check(one, await _closed(rig, one, token, warm, plan.connections), warm)
+    before = {key: rig.messages(one.case.target, one.setup) for key, one in done.measured.items()}
+    whole = cpu.read(rig.pids)
+    for number in range(plan.rounds):
+        for one in _in_turn(list(done.measured.values()), number):
+            await _round(rig, one, token, plan)
+    done.caught_up = await asyncio.to_thread(rig.settle, plan.settle)
+    spent = cpu.used(whole, cpu.read(rig.pids))
+    done.governed_requests = sum(
+        one.answered + len(one.latencies) for (_, setup), one in done.measured.items() if setup == "governed"
+    )
+    done.beside_us = {
+        role: spent[role] * 1e6 / done.governed_requests
+        for role in BESIDE
+        if role in spent and done.governed_requests
+    }
+    _count_messages(rig, done, before)
+    return done
+
+
+def _in_turn(all_of_them: list[Measured], number: int) -> Iterator[Measured]:
+    """Another one begins each round, and every second round goes backwards."""
+    start = number * 5 % len(all_of_them)
+    turned = all_of_them[start:] + all_of_them[:start]
+    return reversed(turned) if number % 2 else iter(turned)
+
+
+async def _round(rig: Rig, one: Measured, token: str, plan: Plan) -> None:
+    requests = _requests(rig, one, token, plan.requests)
+    hot = {role: rig.pids[role] for role in HOT}
+    before = cpu.read(hot)
+    load = await closed_loop(
+        rig.address(one.case.target, one.setup), requests, connections=plan.connections, count=plan.requests
+    )
+    spent = cpu.used(before, cpu.read(hot))
+    _check(one, load, plan.requests)
+    one.take(load, spent)
+    due = int(plan.rate * plan.rate_seconds)
+    if due:
+        calm = await open_loop(
+            rig.address(one.case.target, one.setup), _requests(rig, one, token, due), rate=plan.rate,
+            seconds=plan.rate_seconds, connections=plan.connections,
+        )  # fmt: skip
+        _check(one, calm, due)
+        one.latencies += calm.latencies
+
+
+async def _closed(rig: Rig, one: Measured, token: str, count: int, connections: int) -> LoadResult:
+    return await closed_loop(
+        rig.address(one.case.target, one.setup),
+        _requests(rig, one, token, count),
+        connections=connections,
+        count=count,
+    )
+
+
+def _requests(rig: Rig, one: Measured, token: str, count: int) -> Requests:
+    """Made before the clock starts; signing a token costs more than a request."""
+    if not one.case.fresh_tokens:
+        request = rig.request(one.case, token)
+        return lambda _: request
+    made = [rig.request(one.case, rig.token()) for _ in range(count)]
+    return made.__getitem__
+
+
+def _check(one: Measured, load: LoadResult, count: int) -> None:
+    expected = one.case.status
+    if load.statuses != {expected: count} or load.failed:
+        raise BenchError(
+            f"{one.case.name} {one.setup}: expected {count} answers {expected}, "
+            f"got {dict(load.statuses)} and errors {dict(load.errors)}"
+        )
+
+
+def _count_messages(rig: Rig, done: Run, before: dict[tuple[str, Setup], tuple[int, int]]) -> None:
+    """Equal work or no comparison: Envoy's own counters must say what the target promises.
+
+    Cases of one target share its listener, so the counters are compared by target.
+    """
+    for key, one in done.measured.items():
+        target = TARGETS[one.case.target]
+        if one.setup == "bare" or target.mode != "ext_proc":
+            continue
+        streams, messages = rig.messages(one.case.target, one.setup)
+        one.streams, one.messages = streams - before[key][0], messages - before[key][1]
+        if one.messages != one.streams * target.messages:
+            raise BenchError(
+                f"{one.case.name} {one.setup}: {one.messages} messages on {one.streams} streams, "
+                f"expected {target.messages} on each"
+            )
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> tuple[float, float, float] | None:
+    """Median, lowest and highest of the ratios round by round; None when there is nothing to divide by."""
+    ratios = [a / b for a, b in zip(above, below, strict=False) if b > 0]
+    return (statistics.median(ratios), min(ratios), max(ratios)) if ratios else None
