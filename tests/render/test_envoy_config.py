@@ -335,6 +335,7 @@ def test_spans_of_envoy_go_where_ours_go_or_nowhere(pki: Path):
     for variant in ("plain", "spans without Envoy's"):
         assert "tracing" not in manager(render(variant, pki))
         assert "otlp" not in clusters(render(variant, pki))
+    assert manager(grpc)["tracing"]["provider"]["typed_config"]["service_name"] == "extproc-envoy"
 
 
 def test_no_secret_and_no_reference_to_one_is_rendered(pki: Path, monkeypatch: pytest.MonkeyPatch):
