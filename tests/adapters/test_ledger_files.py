@@ -124,9 +124,12 @@ def test_a_commit_is_one_write_of_lines_after_one_of_payloads(tmp_path):
 
 
 def test_only_the_owner_can_read_it(tmp_path):
-    os.umask(0)
-    writer = open_writer(tmp_path / "ledger")
-    fill(writer, 1)
+    before = os.umask(0)
+    try:
+        writer = open_writer(tmp_path / "ledger")
+        fill(writer, 1)
+    finally:
+        os.umask(before)
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "ledger").rglob("*")}
     assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
     assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}

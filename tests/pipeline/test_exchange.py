@@ -53,7 +53,7 @@ rules:
 BARE = {"record_request": "none", "record_response": "none"}
 
 
-def problem_of(step) -> dict:
+def problem_of(step):
     assert isinstance(step, Refuse)
     return json.loads(step.body)
 
