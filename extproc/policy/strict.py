@@ -53,9 +53,7 @@ def _number(value: Any) -> int | float:
 
 def _ordered(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def apply(left: Any, right: Any) -> Any:
-        if isinstance(left, celtypes.BoolType) or isinstance(right, celtypes.BoolType):
-            raise TypeError("no such overload")
-        if isinstance(left, _NUMBERS) and isinstance(right, _NUMBERS):
+        if isinstance(left, _NUMBERS) and isinstance(right, _NUMBERS):  # BoolType is none of them
             return celtypes.BoolType(compare(_number(left), _number(right)))
         if type(left) is type(right) and isinstance(left, _ORDERED):
             if isinstance(left, celtypes.StringType):
