@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.cases import CASES
 from bench.measure import BenchError, Plan, run
 from bench.report import RESULTS, markdown, write
-from bench.rig import Rig, can_export
+from bench.rig import Rig
 from extproc.demo.processes import StartError
 
 QUICK = Plan(rounds=3, requests=240, connections=8, rate=120.0, rate_seconds=0.4, settle=8.0)
@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, help="requests of a round")
     parser.add_argument(
         "--settle", type=float, help="seconds to wait for exporter and checkpointer at the end"
+    )
+    parser.add_argument(
+        "--latency", type=float, metavar="SECONDS", help="open loop of a round, for p50 and p99"
     )
     parser.add_argument("--no-export", action="store_true", help="without an exporter and a collector")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the JSON")
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Unix sockets live here, and their paths must be short.
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             targets = [case.target for case in cases]
-            with Rig(Path(folder), targets, export=not given.no_export and can_export()) as rig:
+            with Rig(Path(folder), targets, export=not given.no_export) as rig:
                 done = run(rig, cases, plan)
                 path = write(done, rig, given.output)
     except (BenchError, StartError) as error:

@@ -20,7 +20,6 @@ import yaml
 
 from bench.cases import ALL, CREDENTIAL, TARGETS, Case, Setup
 from bench.cpu import cpu_now
-from extproc.app import tailers
 from extproc.demo.issuer import Issuer
 from extproc.demo.processes import (
     ManagedProcess,
@@ -127,40 +126,30 @@ class Rig:
         upstream, collector = free_ports(2)
         self.issuer.start()
         self._processes.on_exit(self.issuer.stop)
-        self._run("upstream", "bench.upstream", "--port", str(upstream))
-        self._run("collector", "bench.upstream", "--port", str(collector))
-        self._run("empty", "bench.empty", "--listen", f"unix:{self.directory}/empty.sock")
         self._write(upstream, collector)
-        service = self._processes.add(self._serve())
-        self.pids["supervisor"] = [service.pid]
+        started = [
+            self._run("upstream", "bench.upstream", "--port", str(upstream)),
+            self._run("collector", "bench.upstream", "--port", str(collector)),
+            self._run("empty", "bench.empty", "--listen", f"unix:{self.directory}/empty.sock"),
+        ]
+        service = self._run("supervisor", "extproc.cli", "serve", "--config", str(self.config))
+        config = self._render()
+        for process in started:
+            _wait_for("ready", process)
+        _wait_for("serve.ready", service)
         self.pids.update(self._children())
-        self._start_envoy()
+        self._start_envoy(config)
 
-    def _run(self, name: str, module: str, *arguments: str) -> None:
-        log = self.directory / f"{name}.log"
-        process = self._processes.add(start(name, [sys.executable, "-m", module, *arguments], log=log))
-        wait_until(lambda: "ready" in process.log_tail(), within=20, what=f"{name} is ready", process=process)
-        self.pids[name] = [process.pid]
-
-    def _serve(self) -> ManagedProcess:
-        log = self.directory / "serve.log"
-        service = start(
-            "serve",
-            [sys.executable, "-m", "extproc.cli", "serve", "--config", str(self.config)],
-            log=log,
+    def _run(self, name: str, module: str, *arguments: str) -> ManagedProcess:
+        process = start(
+            name,
+            [sys.executable, "-m", module, *arguments],
+            log=self.directory / f"{name}.log",
             environment={"BENCH_CREDENTIAL": CREDENTIAL},
         )
-        try:
-            wait_until(
-                lambda: "serve.ready" in service.log_tail(200),
-                within=60,
-                what="extproc serves",
-                process=service,
-            )
-        except StartError:
-            service.stop()
-            raise
-        return service
+        self._processes.on_exit(process.kill)  # nothing here is worth a drain
+        self.pids[name] = [process.pid]
+        return process
 
     def _children(self) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
@@ -191,17 +180,24 @@ class Rig:
             }
         self.config.write_text(yaml.safe_dump(settings))
 
-    def _start_envoy(self) -> None:
+    def _render(self) -> dict[str, Any]:
+        command = ["render", "envoy", "--config", str(self.config), "--format", "json"]
         done = subprocess.run(
-            [sys.executable, "-m", "extproc.cli", "render", "envoy", "--config", str(self.config), "--format", "json"],
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+            [sys.executable, "-m", "extproc.cli", *command],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         if done.returncode != 0:
             raise StartError(f"extproc render envoy: {done.stderr}")
-        config = with_setups(json.loads(done.stdout), self._ports, f"{self.directory}/empty.sock")
+        return with_setups(json.loads(done.stdout), self._ports, f"{self.directory}/empty.sock")
+
+    def _start_envoy(self, config: dict[str, Any]) -> None:
         path = self.directory / "envoy.json"
         path.write_text(json.dumps(config, indent=1))
-        envoy = self._processes.add(start_envoy(path, log_directory=self.directory, level="warning"))
+        envoy = start_envoy(path, log_directory=self.directory, level="warning")
+        self._processes.on_exit(envoy.kill)
         admin = f"unix:{self.directory}/e.sock"
         wait_until(lambda: answers_ok(admin, "/ready"), within=20, what="Envoy is ready", process=envoy)
         wait_until(lambda: self._healthy(admin), within=20, what="both processors are healthy", process=envoy)
@@ -213,9 +209,10 @@ class Rig:
         return all(stats.get(f"cluster.{name}.membership_healthy", 0) >= 1 for name in ("extproc", "empty"))
 
 
-def can_export() -> bool:
-    """This extproc has an exporter; the report says `n/a` for its share where not."""
-    return hasattr(tailers, "run_exporter")
+def _wait_for(word: str, process: ManagedProcess) -> None:
+    wait_until(
+        lambda: word in process.log_tail(400), within=40, what=f"{process.name} is ready", process=process
+    )
 
 
 def _listener_name(target: str, setup: Setup) -> str:

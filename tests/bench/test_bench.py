@@ -37,7 +37,7 @@ def test_a_tiny_run_gives_every_ratio_by_name(tmp_path: Path, capsys: pytest.Cap
     for name in names:
         assert result["ratios"][f"{name}.processor_cpu.governed/empty"] > 0
         assert f"| {name} | {TARGETS[BY_NAME[name].target].messages} |" in printed.out
-    for role in ("checkpointer", "approvals", "supervisor"):
+    for role in ("exporter", "checkpointer", "approvals", "supervisor"):
         assert role in result["beside_us_per_governed_request"]
     assert result["governed_requests"] >= 6 * 20
     assert {one["setup"] for one in result["measured"]} == {"bare", "empty", "governed"}
