@@ -103,8 +103,10 @@ class HttpExchange:
 
     def request_body(self, body: bytes, now: float) -> Step:
         """The whole request body (BUFFERED)."""
-        if self.stage is not Stage.BODY or self._facts is None or self._plan is None:
+        if self.stage in (Stage.FORWARDED, Stage.RESPONDING, Stage.DONE):
             return PASS  # an override that Envoy did not take: the decision is already made
+        if self.stage is not Stage.BODY or self._facts is None or self._plan is None:
+            return self.misconfigured(now)  # it did not wait for the decision about the headers
         if len(body) > self._plan.request_limit:
             return self._refuse(now, 413, "body-too-large", "The request body is over the target's limit.")
         self._facts.body = body
@@ -183,8 +185,10 @@ class HttpExchange:
 
     def response_body(self, body: bytes, end_of_stream: bool, now: float) -> Step:
         """The whole response body (BUFFERED) or its next piece (STREAMED)."""
-        if self.stage is not Stage.RESPONDING or self._response is None:
+        if self.stage is Stage.DONE:
             return PASS
+        if self.stage is not Stage.RESPONDING or self._response is None:
+            return self.misconfigured(now)  # its headers were not shown, so nobody chose what to mask
         step = self._response.body(body, end_of_stream, now)
         if self._response.finished:
             self.stage = Stage.DONE
@@ -221,7 +225,7 @@ class HttpExchange:
         code = 0
         if self._response is not None:
             code = self._response.code
-            executed = not self._response.is_local  # whatever became of the answer, there was one
+            executed = self.has_run
         records.append(self.scribe.outcome(now, executed=executed, end="aborted", code=code, reason=reason))
         return tuple(records)
 
@@ -236,6 +240,11 @@ class HttpExchange:
         return self._refuse(
             now, 500, "internal-error", "extproc could not process this request.", verdict="error"
         )
+
+    @property
+    def has_run(self) -> bool:
+        """The upstream answered, so it did what was asked, whatever the caller is told."""
+        return self._response is not None and not self._response.is_local
 
     # ------------------------------------------------------------------ identify
 

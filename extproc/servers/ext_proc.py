@@ -7,7 +7,8 @@ Only a hold or a key fetch starts a task, so the reader is never blocked.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -66,7 +67,7 @@ class PostedReply:
 class ProcessStream:
     """One `Process` RPC: one HTTP exchange."""
 
-    __slots__ = ("_body_sent", "_call", "_channel", "_exchange", "_service", "_task", "ended")
+    __slots__ = ("_call", "_channel", "_exchange", "_pieces", "_service", "_task", "_time_asked", "ended")
 
     def __init__(self, service: Service, call: CallMetadata, channel: Channel) -> None:
         self._service = service
@@ -74,7 +75,8 @@ class ProcessStream:
         self._channel = channel
         self._exchange: HttpExchange | None = None
         self._task: asyncio.Task[None] | None = None
-        self._body_sent = False
+        self._pieces = 0
+        self._time_asked = False
         self.ended = False
 
     def receive(self, data: bytes) -> None:
@@ -96,14 +98,17 @@ class ProcessStream:
             log.exception("exchange.failed", kind=kind)
             self._fail(kind)
 
+    @property
+    def _under_way(self) -> bool:
+        """A piece of the response has left: all that can still be done is to cut it off."""
+        return self._pieces > 1
+
     def closed(self, reason: str) -> None:
         """Envoy ended the stream, in whatever way: nothing can be answered any more."""
         if self.ended and self._task is None:
             return
         self.ended = True
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
+        self._stop_waiting()
         if self._exchange is not None:
             self._service.note(self._exchange.aborted(self._service.now(), reason))
 
@@ -112,6 +117,7 @@ class ProcessStream:
     def _handle(self, kind: str, message: pb.ProcessingRequest) -> None:
         service = self._service
         exchange = self._exchange
+        self._time_asked = False
         now = service.now()
         if exchange is None:
             in_force = modes_in_force(message)
@@ -137,19 +143,15 @@ class ProcessStream:
             case "request_body":
                 self._reply(kind, exchange.request_body(message.request_body.body, now))
             case "response_headers":
-                if self._task is not None:
-                    # a local reply of Envoy while the request still waits: the wait is over
-                    self._task.cancel()
-                    self._task = None
+                self._stop_waiting()  # a local reply of Envoy while the request waits: the wait is over
                 headers = headers_of(message.response_headers.headers)
                 self._reply(
                     kind, exchange.response_headers(headers, message.response_headers.end_of_stream, now)
                 )
             case "response_body":
                 part = message.response_body
-                step = exchange.response_body(part.body, part.end_of_stream, now)
-                self._reply(kind, step)
-                self._body_sent = True
+                self._pieces += 1
+                self._reply(kind, exchange.response_body(part.body, part.end_of_stream, now))
             case _:
                 self._reply(kind, Forward())
 
@@ -158,7 +160,7 @@ class ProcessStream:
             case Forward():
                 self._post(step.records, forward_reply(kind, step))
             case Refuse():
-                if self._body_sent:
+                if self._under_way:
                     self._service.note(step.records)
                     self._abort("the response must stop here")
                     return
@@ -166,13 +168,11 @@ class ProcessStream:
             case NeedBody():
                 self._post(step.records, UNCHANGED[kind])
             case Wait():
-                wait = step
-                if wait.wait > 0:
-                    self._post(wait.records, timeout_reply(wait.wait + TIMEOUT_MARGIN))
-                self._task = self._service.spawn(self._wait(kind, wait))
+                self._await(step.wait, self._wait(kind, step))
             case NeedKeys():
-                self._post(step.records, timeout_reply(KEYS_WAIT + TIMEOUT_MARGIN))
-                self._task = self._service.spawn(self._fetch(kind, step))
+                # a hold may follow, and by then it is too late to ask for more
+                longest = max(KEYS_WAIT, self._service.current().max_wait)
+                self._await(longest, self._fetch(kind, step))
 
     def _post(self, records: tuple[Record, ...], message: pb.ProcessingResponse) -> None:
         append = self._service.ledger.append
@@ -183,6 +183,13 @@ class ProcessStream:
             self.unrecorded()
             return
         self._service.post(PostedReply(self, self._channel, message))
+
+    def _await(self, seconds: float, work: Coroutine[Any, Any, None]) -> None:
+        """Let `work` bring the answer. Envoy grants more time once per message, so it is asked for at once."""
+        if seconds > 0 and not self._time_asked:
+            self._time_asked = True
+            self._post((), timeout_reply(seconds + TIMEOUT_MARGIN))
+        self._task = self._service.spawn(work)
 
     async def _wait(self, kind: str, wait: Wait) -> None:
         exchange = self._exchange
@@ -223,7 +230,7 @@ class ProcessStream:
     def _fail(self, kind: str) -> None:
         """An unexpected fault of ours: refuse in-band while that is possible, otherwise cut."""
         exchange = self._exchange
-        if exchange is None or self._body_sent:
+        if exchange is None or self._under_way:
             self._abort("internal error")
             return
         try:
@@ -232,15 +239,23 @@ class ProcessStream:
             log.exception("exchange.failed_twice", kind=kind)
             self._abort("internal error")
             return
-        self._post(step.records, refuse_reply(step))
+        try:
+            self._post(step.records, refuse_reply(step))
+        except Exception:
+            log.exception("exchange.failed_twice", kind=kind)
+            self._abort("internal error")
 
     def unrecorded(self) -> None:
         """What this stream decided could not be written down, so none of it may happen."""
-        if self._body_sent:
+        self._stop_waiting()  # an approval must not be spent on what is refused here
+        if self._under_way:
             self._abort("nothing can be recorded")
             return
         self.ended = True
-        body = problem(503, "ledger-unavailable", "The audit ledger cannot be written.")
+        has_run = self._exchange is not None and self._exchange.has_run
+        body = problem(
+            503, "ledger-unavailable", "The audit ledger cannot be written.", extra={"executed": has_run}
+        )
         self._channel.send(
             refuse_reply(
                 Refuse(
@@ -252,11 +267,14 @@ class ProcessStream:
             )
         )
 
+    def _stop_waiting(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+
     def _abort(self, reason: str) -> None:
         self.ended = True
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
+        self._stop_waiting()
         if self._exchange is not None:
             self._service.note(self._exchange.aborted(self._service.now(), reason))
         self._channel.abort(reason)

@@ -84,7 +84,9 @@ class Service:
         batch, self._outbox = self._outbox, []
         try:
             self.ledger.commit()
-        except LedgerUnavailableError:
+        except Exception as error:
+            if not isinstance(error, LedgerUnavailableError):
+                log.exception("ledger.failed")
             log.error("ledger.unavailable", refused=len(batch))
             for reply in batch:
                 reply.refuse()
