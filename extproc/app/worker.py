@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 import structlog
@@ -28,6 +28,7 @@ from extproc.ledger.lines import new_writer_id
 from extproc.pipeline import Governance
 from extproc.servers.desk import HoldDesk
 from extproc.servers.grpc_transport import GrpcServer
+from extproc.servers.lean_transport import LeanServer
 from extproc.servers.peer_gate import PeerGate
 from extproc.servers.service import Service
 
@@ -76,8 +77,11 @@ def open_holds(settings: Settings) -> SqliteHoldStore:
 class Worker:
     """What one worker process runs."""
 
-    def __init__(self, settings: Settings, index: int, bundle: Path) -> None:
+    def __init__(
+        self, settings: Settings, index: int, bundle: Path, *, transport: Literal["grpcio", "lean"] = "grpcio"
+    ) -> None:
         self._settings = settings
+        self._transport = transport
         self._index = index
         self._keys = open_keys(settings)
         self._identifier = TokenIdentifier(settings, self._keys)
@@ -101,10 +105,7 @@ class Worker:
         settings = self._settings
         await self._holds.check()
         await self._keys.refresh_due(time.time())
-        tls = settings.processor.tls
-        server = GrpcServer(
-            self._service, client_sans=frozenset(tls.client_sans) if tls is not None else None
-        )
+        server = self._server()
         gate = self._listen(server, settings.processor.addresses[self._index])
         background = [
             asyncio.create_task(self._keys.run(), name="keys"),
@@ -135,9 +136,23 @@ class Worker:
         policies = load_bundle(self._settings, read_bundle(bundle).sources)
         return build_governance(self._settings, policies, self._state, self._identifier)
 
-    def _listen(self, server: GrpcServer, address: Address) -> PeerGate | None:
-        """Bind the server; where others than our own uid may connect, behind a gate that checks them."""
+    def _server(self) -> GrpcServer | LeanServer:
+        """The transport that was asked for; TLS is spoken by grpcio alone."""
         processor = self._settings.processor
+        if processor.tls is not None:
+            return GrpcServer(self._service, client_sans=frozenset(processor.tls.client_sans))
+        if self._transport == "lean":
+            return LeanServer(self._service, uids=processor.peers.uids, gid=processor.peers.gid)
+        return GrpcServer(self._service)
+
+    def _listen(self, server: GrpcServer | LeanServer, address: Address) -> PeerGate | None:
+        """Bind the server. Where others than our own uid may connect, grpcio needs a gate that checks them."""
+        processor = self._settings.processor
+        if isinstance(server, LeanServer):
+            if address.path is not None:
+                address.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            server.listen(str(address))
+            return None
         if address.path is None:
             server.listen(str(address), _credentials(processor.tls))
             return None

@@ -1,8 +1,8 @@
 """The first invariant, in its one place: no `Process` stream ends with OK before Envoy has half-closed it.
 
 Envoy takes an OK end as "the processor needs no more" and passes everything after it uninspected, even with
-`failure_mode_allow: false`. So every way out of a handler leads through `run_until_half_closed`, and only the
-one where Envoy itself ended its side returns; all others abort with a status that is not OK.
+`failure_mode_allow: false`. So both transports ask `how_to_end` for the status a stream ends with: OK only if Envoy
+itself ended its side and nothing went wrong, UNAVAILABLE otherwise.
 """
 
 from __future__ import annotations
@@ -15,9 +15,23 @@ import structlog
 
 log = structlog.get_logger()
 
+OK = 0
+UNAVAILABLE = 14
+NOT_FINISHED = "the stream was not finished"
+
 
 class CutError(Exception):
     """The stream must be cut: with UNAVAILABLE, never with OK."""
+
+
+def how_to_end(half_closed: object, trouble: str | None = None) -> tuple[int, str]:
+    """The gRPC status and message that end a `Process` stream.
+
+    `half_closed` is true only once Envoy's END_STREAM was seen; `trouble` is the reason of any other end.
+    """
+    if half_closed and trouble is None:
+        return OK, ""
+    return UNAVAILABLE, trouble or NOT_FINISHED
 
 
 async def run_until_half_closed(
@@ -27,16 +41,18 @@ async def run_until_half_closed(
 
     A cancelled handler stays cancelled: the transport reports CANCELLED, which is not OK either.
     """
-    reason = "the stream was not finished"
+    half_closed, trouble = False, None
     try:
-        if await serve():
-            return
+        half_closed = await serve()
     except asyncio.CancelledError:
         raise
     except CutError as cut:
-        reason = str(cut)
+        trouble = str(cut)
     except BaseException:
         log.exception("process.failed")
-        reason = "internal error"
+        trouble = "internal error"
+    status, reason = how_to_end(half_closed, trouble)
+    if status == OK:
+        return
     await abort(reason)
     raise AssertionError("abort returned")  # pragma: no cover

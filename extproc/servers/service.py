@@ -104,6 +104,10 @@ class Service:
             self.ledger.commit()
         except LedgerUnavailableError:
             log.error("ledger.unavailable", lost=[record.kind for record in records])
+            # what replies waited for went with it
+            batch, self._outbox = self._outbox, []
+            for reply in batch:
+                reply.refuse()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task that this service owns until it ends."""

@@ -1,0 +1,628 @@
+"""The server side of an HTTP/2 connection that carries gRPC (RFC 9113; gRPC over HTTP/2). No I/O, no clock.
+
+events = connection.receive(data, now)
+connection.send_message(stream_id, reply)
+connection.finish(stream_id)
+write(connection.bytes_to_send())
+"""
+
+from __future__ import annotations
+
+from extproc.protocols.h2 import blocks
+from extproc.protocols.h2.decoder import CompressionError, HeaderDecoder, HeaderListTooLargeError
+from extproc.protocols.h2.events import CallEnded, CallStarted, ConnectionFailed, Event, HalfClosed
+from extproc.protocols.h2.frames import (
+    ACK,
+    CONTINUATION,
+    DATA,
+    DEFAULT_FRAME,
+    DEFAULT_WINDOW,
+    ENABLE_PUSH,
+    END_HEADERS,
+    END_STREAM,
+    FRAME_HEAD,
+    HAS_PRIORITY,
+    HEAD_BYTES,
+    HEADER_TABLE_SIZE,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    LARGEST_FRAME,
+    LARGEST_WINDOW,
+    MAX_CONCURRENT_STREAMS,
+    MAX_FRAME_SIZE,
+    MAX_HEADER_LIST_SIZE,
+    NUMBER,
+    PADDED,
+    PING,
+    PREFACE,
+    PUSH_PROMISE,
+    SETTINGS,
+    SETTINGS_ACK,
+    STREAM_ID,
+    ErrorCode,
+    build_frame,
+    build_goaway,
+    build_rst,
+    build_settings,
+    build_window_update,
+    parse_settings,
+)
+from extproc.protocols.h2.head import CallHead, MalformedError, check_trailers
+from extproc.protocols.h2.limits import Budget, Limits
+from extproc.protocols.h2.sending import Sender, WindowOverflowError
+from extproc.protocols.h2.stream import BadMessageError, Stream
+
+_REMEMBERED = 1024
+"""Streams we ended before their peer did, kept so that what was on its way is no offence."""
+
+
+class _ConnectionError(Exception):
+    def __init__(self, code: ErrorCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class Connection:
+    """One connection. After `ConnectionFailed` it reads nothing more and only says goodbye."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits = limits or Limits()
+        self._decoder = HeaderDecoder(limits.header_list)
+        self._sender = Sender()
+        self._streams: dict[int, Stream] = {}
+        self._ended_early: dict[int, None] = {}
+        self._last_id = 0
+        self._last_heard = 0
+        self._unread = bytearray()
+        self._need = len(PREFACE)
+        self._preface_seen = False
+        self._settings_seen = False
+        self._block: bytearray | None = None
+        self._block_stream = 0
+        self._block_flags = 0
+        self._block_size = 0
+        self._continuations = 0
+        self._receive_window = limits.connection_window
+        self._ungranted = 0
+        self._unfinished = 0
+        self._control = Budget(limits.control_burst, limits.control_rate)
+        self._resets = Budget(limits.reset_burst, limits.reset_rate)
+        self._now = 0.0
+        self._goodbye = False
+        self.failed = False
+        """The connection is lost; close it once `bytes_to_send` is written."""
+        self._sender.out.append(
+            build_settings(
+                {
+                    HEADER_TABLE_SIZE: 0,
+                    MAX_CONCURRENT_STREAMS: limits.streams,
+                    INITIAL_WINDOW_SIZE: limits.stream_window,
+                    MAX_FRAME_SIZE: limits.frame,
+                    MAX_HEADER_LIST_SIZE: limits.header_list,
+                }
+            )
+        )
+        if limits.connection_window > DEFAULT_WINDOW:
+            self._sender.out.append(build_window_update(0, limits.connection_window - DEFAULT_WINDOW))
+
+    # ------------------------------------------------------------------ for the owner
+
+    @property
+    def open_calls(self) -> int:
+        """Streams that are not over yet."""
+        return len(self._streams)
+
+    @property
+    def buffered(self) -> int:
+        """Bytes kept: of unread frames, unfinished messages, unsent replies."""
+        block = len(self._block) if self._block is not None else 0
+        return len(self._unread) + block + self._unfinished + self._sender.backlog
+
+    @property
+    def is_spoken_to(self) -> bool:
+        """The peer has sent its preface and settings."""
+        return self._settings_seen
+
+    def receive(self, data: bytes, now: float = 0.0) -> list[Event]:
+        """What these bytes mean. Never raises for what a peer sends; `now` is in seconds, of any clock."""
+        events: list[Event] = []
+        if self.failed:
+            return events
+        self._now = now
+        if self._unread:
+            self._unread += data
+            if len(self._unread) < self._need:
+                return events
+            data = bytes(self._unread)
+            self._unread.clear()
+        try:
+            position = self._frames(data, events)
+        except _ConnectionError as error:
+            self._fail(error.code, error.reason, events)
+            return events
+        if position < len(data):
+            self._unread += memoryview(data)[position:]
+        return events
+
+    def send_message(self, stream_id: int, payload: bytes) -> bool:
+        """One reply. False if the call is over already, or is cut because too much is waiting to be sent."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.trailers is not None:
+            return False
+        self._sender.message(stream, payload)
+        if self._sender.backlog > self._limits.unsent and stream.backlog:
+            self.reset(stream_id, ErrorCode.ENHANCE_YOUR_CALM)
+            return False
+        return True
+
+    def finish(self, stream_id: int, status: int = 0, message: str = "") -> None:
+        """End a call with a gRPC status. Nothing happens if it is over already.
+
+        OK is possible only after the peer's END_STREAM: ValueError otherwise. A status that is not OK does not wait
+        for replies that flow control keeps back: the stream is reset instead.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.trailers is not None:
+            return
+        if status == blocks.OK and not stream.remote_closed:
+            raise ValueError("a call may end with OK only after its peer has half-closed it")
+        if stream.backlog:
+            if status != blocks.OK:
+                self.reset(stream_id, ErrorCode.CANCEL)
+                return
+            stream.trailers = blocks.trailers(status, message)
+            return
+        if stream.headers_sent:
+            self._end(stream, blocks.trailers(status, message))
+        else:
+            self._end(stream, blocks.trailers_only(status, message))
+
+    def reset(self, stream_id: int, code: int = ErrorCode.CANCEL) -> None:
+        """Cut a call."""
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            self._sender.out.append(build_rst(stream_id, code))
+            self._forget(stream, early=True)
+
+    def drain(self) -> list[int]:
+        """Say that we are going (GOAWAY). Calls of which no message was handled are refused, so that their peer may
+        try them elsewhere; their ids are returned. New ones are refused too."""
+        refused = [stream.id for stream in self._streams.values() if not stream.heard]
+        if self.failed or self._goodbye:
+            return []
+        self._goodbye = True
+        self._sender.out.append(build_goaway(self._last_heard, ErrorCode.NO_ERROR))
+        for stream_id in refused:
+            self.reset(stream_id, ErrorCode.REFUSED_STREAM)
+        return refused
+
+    def bytes_to_send(self) -> bytes:
+        """Everything to be written now."""
+        out = self._sender.out
+        if not out:
+            return b""
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        return bytes(data)
+
+    # ------------------------------------------------------------------ frames
+
+    def _frames(self, data: bytes, events: list[Event]) -> int:
+        """Handle every whole frame; returns where the first incomplete one begins."""
+        position, end = 0, len(data)
+        if not self._preface_seen:
+            seen = data[: len(PREFACE)]
+            if not PREFACE.startswith(seen):
+                raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "not an HTTP/2 preface")
+            if len(seen) < len(PREFACE):
+                return 0
+            self._preface_seen = True
+            position = len(PREFACE)
+        largest = self._limits.frame
+        unpack = FRAME_HEAD.unpack_from
+        while end - position >= HEAD_BYTES:
+            head, flags, stream_id = unpack(data, position)
+            length = head >> 8
+            if length > largest:
+                raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "a frame larger than allowed")
+            start = position + HEAD_BYTES
+            stop = start + length
+            if stop > end:
+                self._need = HEAD_BYTES + length
+                return position
+            position = stop
+            kind = head & 0xFF
+            stream_id &= STREAM_ID
+            if self._block is not None:
+                if kind != CONTINUATION or stream_id != self._block_stream:
+                    raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "a header block was interrupted")
+                self._continuation(data, start, stop, flags, events)
+            elif kind == DATA and self._settings_seen:
+                self._data(data, start, stop, flags, stream_id, events)
+            elif kind == HEADERS and self._settings_seen:
+                self._headers(data, start, stop, flags, stream_id, events)
+            else:
+                self._other(kind, data[start:stop], flags, stream_id, events)
+        self._need = HEAD_BYTES
+        return position
+
+    def _data(
+        self, data: bytes, start: int, stop: int, flags: int, stream_id: int, events: list[Event]
+    ) -> None:
+        size = stop - start
+        self._receive_window -= size
+        if self._receive_window < 0:
+            raise _ConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "the connection's window was overrun")
+        self._ungranted += size
+        if flags & PADDED:
+            stop, start = self._unpadded(data, start, stop)
+        if start == stop and not flags & END_STREAM:
+            self._spend()
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._on_closed(stream_id)
+        elif stream.remote_closed:
+            self._violation(stream, ErrorCode.STREAM_CLOSED, "DATA after END_STREAM", events)
+        else:
+            stream.receive_window -= size
+            if stream.receive_window < 0:
+                self._violation(stream, ErrorCode.FLOW_CONTROL_ERROR, "the window was overrun", events)
+            else:
+                stream.ungranted += size
+                self._take(stream, data, start, stop, events)
+                if flags & END_STREAM:
+                    self._half_closed(stream, events)
+                elif stream.ungranted >= self._limits.stream_window >> 1 and stream_id in self._streams:
+                    self._grant_stream(stream)
+        if self._ungranted >= self._limits.connection_window >> 1:
+            self._grant()
+
+    def _take(self, stream: Stream, data: bytes, start: int, stop: int, events: list[Event]) -> None:
+        before = len(stream.partial)
+        try:
+            stream.take(data, start, stop, self._limits.message, events)
+        except BadMessageError as bad:
+            # the events of whole messages before it stand
+            self._unfinished += len(stream.partial) - before
+            self._refuse(stream, bad.status, bad.reason, events)
+            return
+        self._unfinished += len(stream.partial) - before
+        if stream.heard and stream.id > self._last_heard:
+            self._last_heard = stream.id
+        if self._unfinished > self._limits.unfinished and stream.partial:
+            self._refuse(stream, blocks.RESOURCE_EXHAUSTED, "too many unfinished messages", events)
+
+    def _half_closed(self, stream: Stream, events: list[Event]) -> None:
+        if stream.id not in self._streams:
+            return
+        if stream.partial:
+            self._violation(stream, ErrorCode.PROTOCOL_ERROR, "the last message was cut short", events)
+            return
+        stream.remote_closed = True
+        events.append(HalfClosed(stream.id))
+
+    # ------------------------------------------------------------------ header blocks
+
+    def _headers(
+        self, data: bytes, start: int, stop: int, flags: int, stream_id: int, events: list[Event]
+    ) -> None:
+        if not stream_id & 1:
+            raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "a stream id that no client may use")
+        if flags & PADDED:
+            stop, start = self._unpadded(data, start, stop)
+        if flags & HAS_PRIORITY:
+            if stop - start < 5:
+                raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for its priority")
+            start += 5
+        self._block_stream = stream_id
+        self._block_flags = flags
+        if flags & END_HEADERS and stop - start <= self._limits.header_block:
+            self._whole_block(data[start:stop], events)
+            return
+        self._block = bytearray()
+        self._block_size = 0
+        self._continuations = 0
+        self._add_to_block(data, start, stop, flags, events)
+
+    def _continuation(self, data: bytes, start: int, stop: int, flags: int, events: list[Event]) -> None:
+        self._continuations += 1
+        if self._continuations > self._limits.continuations:
+            raise _ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many CONTINUATION frames")
+        self._add_to_block(data, start, stop, flags, events)
+
+    def _add_to_block(self, data: bytes, start: int, stop: int, flags: int, events: list[Event]) -> None:
+        block = self._block
+        assert block is not None  # noqa: S101  (set by HEADERS)
+        self._block_size += stop - start
+        if self._block_size <= self._limits.header_block:
+            block += memoryview(data)[start:stop]
+        elif self._block_size > self._limits.header_flood or not self._decoder.may_skip:
+            raise _ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "a header block larger than allowed")
+        if flags & END_HEADERS:
+            self._block = None
+            self._whole_block(bytes(block), events)
+
+    def _whole_block(self, block: bytes, events: list[Event]) -> None:
+        stream_id, flags = self._block_stream, self._block_flags
+        too_large = self._block_size > self._limits.header_block
+        self._block_size = 0
+        if stream_id <= self._last_id:
+            self._trailers(stream_id, flags, block, too_large, events)
+            return
+        self._last_id = stream_id
+        head: CallHead | None = None
+        malformed = False
+        try:
+            if not too_large:
+                head = self._decoder.head(block)
+        except CompressionError as error:
+            raise _ConnectionError(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+        except HeaderListTooLargeError:
+            pass
+        except MalformedError:
+            malformed = True
+        if self._goodbye or len(self._streams) >= self._limits.streams:
+            self._spend_reset()
+            self._sender.out.append(build_rst(stream_id, ErrorCode.REFUSED_STREAM))
+            self._remember(stream_id)
+            return
+        stream = Stream(stream_id, self._sender.initial_window, self._limits.stream_window)
+        stream.remote_closed = bool(flags & END_STREAM)
+        self._streams[stream_id] = stream
+        if malformed:
+            self._spend_reset()
+            self.reset(stream_id, ErrorCode.PROTOCOL_ERROR)
+        elif head is None:
+            self.finish(stream_id, blocks.RESOURCE_EXHAUSTED, "the metadata is larger than allowed")
+        elif head.refusal is not None:
+            self._end(stream, head.refusal)
+        else:
+            events.append(CallStarted(stream_id, head))
+            if stream.remote_closed:
+                events.append(HalfClosed(stream_id))
+
+    def _trailers(
+        self, stream_id: int, flags: int, block: bytes, too_large: bool, events: list[Event]
+    ) -> None:
+        """A second block of a stream: its trailers, or a mistake. Decoded in any case, to stay in step."""
+        fault = "trailers larger than allowed" if too_large else ""
+        try:
+            if not too_large:
+                check_trailers(self._decoder.fields(block))
+        except CompressionError as error:
+            raise _ConnectionError(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+        except HeaderListTooLargeError:
+            fault = "trailers larger than allowed"
+        except MalformedError as error:
+            fault = str(error)
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            if stream_id not in self._ended_early:
+                raise _ConnectionError(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream")
+            self._spend()
+        elif stream.remote_closed:
+            self._violation(stream, ErrorCode.STREAM_CLOSED, "HEADERS after END_STREAM", events)
+        elif fault or not flags & END_STREAM:
+            self._violation(stream, ErrorCode.PROTOCOL_ERROR, fault or "trailers without END_STREAM", events)
+        else:
+            self._half_closed(stream, events)
+
+    # ------------------------------------------------------------------ everything else
+
+    def _other(self, kind: int, payload: bytes, flags: int, stream_id: int, events: list[Event]) -> None:
+        if not self._settings_seen and (kind != SETTINGS or flags & ACK):
+            raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
+        match kind:
+            case 8:  # WINDOW_UPDATE
+                self._window_update(payload, stream_id, events)
+            case 3:  # RST_STREAM
+                self._rst(payload, stream_id, events)
+            case 4:  # SETTINGS
+                self._settings(payload, flags, stream_id, events)
+            case 6:  # PING
+                self._expect(payload, 8, stream_id, connection=True)
+                self._spend()
+                if not flags & ACK:
+                    self._sender.out.append(build_frame(PING, ACK, 0, payload))
+            case 2:  # PRIORITY is deprecated; only its form is checked
+                self._expect(payload, 5, stream_id, connection=False)
+                self._spend()
+            case 7:  # GOAWAY: the peer opens no more streams; those that are open go on
+                if stream_id or len(payload) < 8:
+                    code = ErrorCode.PROTOCOL_ERROR if stream_id else ErrorCode.FRAME_SIZE_ERROR
+                    raise _ConnectionError(code, "malformed GOAWAY")
+                self._spend()
+            case 5 | 9:
+                what = "PUSH_PROMISE" if kind == PUSH_PROMISE else "CONTINUATION"
+                raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, f"an unexpected {what}")
+            case _:  # unknown frames are ignored (section 5.5)
+                self._spend()
+
+    def _window_update(self, payload: bytes, stream_id: int, events: list[Event]) -> None:
+        if len(payload) != 4:
+            raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "malformed WINDOW_UPDATE")
+        self._spend()
+        increment = NUMBER.unpack(payload)[0] & LARGEST_WINDOW
+        if stream_id == 0:
+            if increment == 0:
+                raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "a window grows by nothing")
+            try:
+                emptied = self._sender.grow(increment)
+            except WindowOverflowError:
+                raise _ConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "a window too large") from None
+            self._control.credit(1 + (increment >> 10))
+            for stream in emptied:
+                self._sent_all(stream)
+            return
+        if stream_id > self._last_id or not stream_id & 1:
+            raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "a frame on an idle stream")
+        found = self._streams.get(stream_id)
+        if found is None:
+            return
+        if increment == 0:
+            self._violation(found, ErrorCode.PROTOCOL_ERROR, "a window grows by nothing", events)
+            return
+        try:
+            if self._sender.grow_stream(found, increment):
+                self._sent_all(found)
+        except WindowOverflowError:
+            self._violation(found, ErrorCode.FLOW_CONTROL_ERROR, "a window too large", events)
+
+    def _rst(self, payload: bytes, stream_id: int, events: list[Event]) -> None:
+        self._expect(payload, 4, stream_id, connection=False)
+        if stream_id > self._last_id or not stream_id & 1:
+            raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "a frame on an idle stream")
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._spend()
+            return
+        if not stream.replied:
+            # a stream that got a reply was real work; one reset before is how floods look
+            self._spend_reset()
+        self._forget(stream, early=False)
+        events.append(CallEnded(stream_id, f"reset by the peer ({NUMBER.unpack(payload)[0]})"))
+
+    def _settings(self, payload: bytes, flags: int, stream_id: int, events: list[Event]) -> None:
+        if stream_id:
+            raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
+        if len(payload) % 6 or (flags & ACK and payload):
+            raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "malformed SETTINGS")
+        if flags & ACK:
+            self._spend()
+            self._decoder.forbid_table()
+            return
+        # adjusting windows costs as much as there are streams
+        self._spend(1 + len(payload) // 6 + (len(self._streams) >> 4) if self._settings_seen else 1)
+        self._settings_seen = True
+        for name, value in parse_settings(payload):
+            if name == INITIAL_WINDOW_SIZE:
+                self._new_initial_window(value)
+            elif name == MAX_FRAME_SIZE:
+                if not DEFAULT_FRAME <= value <= LARGEST_FRAME:
+                    raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE out of range")
+                self._sender.largest_frame = value
+            elif name == ENABLE_PUSH and value > 1:
+                raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH out of range")
+        self._sender.out.append(SETTINGS_ACK)
+
+    def _new_initial_window(self, value: int) -> None:
+        if value > LARGEST_WINDOW:
+            raise _ConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE out of range")
+        change = value - self._sender.initial_window
+        self._sender.initial_window = value
+        if not change:
+            return
+        for stream in list(self._streams.values()):
+            try:
+                if self._sender.grow_stream(stream, change):
+                    self._sent_all(stream)
+            except WindowOverflowError:
+                raise _ConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "a window too large") from None
+
+    # ------------------------------------------------------------------ windows we grant
+
+    def _grant(self) -> None:
+        """Give the connection's window back, unless the peer leaves our replies waiting."""
+        if self._ungranted and self._sender.backlog <= self._limits.connection_window:
+            self._sender.out.append(build_window_update(0, self._ungranted))
+            self._receive_window += self._ungranted
+            self._ungranted = 0
+
+    def _grant_stream(self, stream: Stream) -> None:
+        if stream.ungranted and not stream.backlog and not stream.remote_closed:
+            self._sender.out.append(build_window_update(stream.id, stream.ungranted))
+            stream.receive_window += stream.ungranted
+            stream.ungranted = 0
+
+    def _sent_all(self, stream: Stream) -> None:
+        """A stream's queue ran empty: end it, or let its peer go on."""
+        if stream.trailers is not None:
+            self._end(stream, stream.trailers)
+            return
+        if stream.ungranted >= self._limits.stream_window >> 1:
+            self._grant_stream(stream)
+        if self._ungranted >= self._limits.connection_window >> 1:
+            self._grant()
+
+    # ------------------------------------------------------------------ ends
+
+    def _end(self, stream: Stream, block: bytes) -> None:
+        """Trailers, and the stream is over for us."""
+        self._sender.headers(stream.id, block, end=True)
+        early = not stream.remote_closed
+        if early:
+            # the answer is complete, the rest of the request is not wanted (section 8.1)
+            self._sender.out.append(build_rst(stream.id, ErrorCode.NO_ERROR))
+        self._forget(stream, early=early)
+
+    def _violation(self, stream: Stream, code: ErrorCode, reason: str, events: list[Event]) -> None:
+        """A stream error: this call is lost, the others go on."""
+        self._spend_reset()
+        self.reset(stream.id, code)
+        events.append(CallEnded(stream.id, reason))
+
+    def _refuse(self, stream: Stream, status: int, reason: str, events: list[Event]) -> None:
+        """A call that broke a rule of gRPC: it ends with a status that says so."""
+        self.finish(stream.id, status, reason)
+        if stream.id in self._streams:
+            self.reset(stream.id, ErrorCode.CANCEL)  # its end was waiting for flow control
+        events.append(CallEnded(stream.id, reason))
+
+    def _forget(self, stream: Stream, *, early: bool) -> None:
+        del self._streams[stream.id]
+        self._unfinished -= len(stream.partial)
+        self._sender.drop(stream)
+        if early:
+            self._remember(stream.id)
+        if self._ungranted >= self._limits.connection_window >> 1:
+            self._grant()
+
+    def _remember(self, stream_id: int) -> None:
+        ended = self._ended_early
+        ended[stream_id] = None
+        if len(ended) > _REMEMBERED:
+            del ended[next(iter(ended))]
+
+    def _on_closed(self, stream_id: int) -> None:
+        """DATA for a stream that is not there."""
+        if stream_id > self._last_id or not stream_id & 1:
+            raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "a frame on an idle stream")
+        if stream_id not in self._ended_early:
+            self._spend_reset()
+            self._sender.out.append(build_rst(stream_id, ErrorCode.STREAM_CLOSED))
+            self._remember(stream_id)
+
+    def _fail(self, code: ErrorCode, reason: str, events: list[Event]) -> None:
+        self.failed = True
+        self._sender.out.append(build_goaway(self._last_id, code, reason))
+        for stream in list(self._streams.values()):
+            self._forget(stream, early=False)
+        self._unread.clear()
+        self._block = None
+        events.append(ConnectionFailed(code, reason))
+
+    # ------------------------------------------------------------------ checks
+
+    def _unpadded(self, data: bytes, start: int, stop: int) -> tuple[int, int]:
+        """Where the padded content stops and starts (section 6.1)."""
+        if start == stop:
+            raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "no room for the padding length")
+        padding = data[start]
+        if padding >= stop - start:
+            raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "more padding than frame")
+        return stop - padding, start + 1
+
+    def _expect(self, payload: bytes, size: int, stream_id: int, *, connection: bool) -> None:
+        if connection != (stream_id == 0):
+            raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "a frame on the wrong stream")
+        if len(payload) != size:
+            raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "a frame of the wrong size")
+
+    def _spend(self, amount: float = 1) -> None:
+        if not self._control.spend(self._now, amount):
+            raise _ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many control frames")
+
+    def _spend_reset(self) -> None:
+        if not self._resets.spend(self._now):
+            raise _ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many streams were reset")

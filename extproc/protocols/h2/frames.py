@@ -1,0 +1,94 @@
+"""HTTP/2 frames as bytes: numbers, error codes, and builders for the frames a gRPC server sends (RFC 9113)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from enum import IntEnum
+from struct import Struct
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+HEAD_BYTES = 9
+
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
+    range(10)
+)
+
+END_STREAM = ACK = 0x1
+END_HEADERS = 0x4
+PADDED = 0x8
+HAS_PRIORITY = 0x20
+
+HEADER_TABLE_SIZE = 1
+ENABLE_PUSH = 2
+MAX_CONCURRENT_STREAMS = 3
+INITIAL_WINDOW_SIZE = 4
+MAX_FRAME_SIZE = 5
+MAX_HEADER_LIST_SIZE = 6
+
+DEFAULT_WINDOW = 65_535
+DEFAULT_FRAME = 16_384
+LARGEST_WINDOW = 2**31 - 1
+LARGEST_FRAME = 2**24 - 1
+STREAM_ID = 0x7FFF_FFFF
+"""The high bit of a stream id is reserved and ignored (section 4.1)."""
+
+FRAME_HEAD = Struct(">IBI")
+"""Length and type in one number (length << 8 | type), flags, stream id."""
+DATA_HEAD = Struct(">IBIBI")
+"""A DATA frame's head and a gRPC message's prefix (compressed flag, length) in one go."""
+MESSAGE_HEAD = Struct(">BI")
+NUMBER = Struct(">I")
+_SETTING = Struct(">HI")
+_GOAWAY = Struct(">II")
+
+
+class ErrorCode(IntEnum):
+    """Why a stream or a connection ended (section 7)."""
+
+    NO_ERROR = 0
+    PROTOCOL_ERROR = 1
+    INTERNAL_ERROR = 2
+    FLOW_CONTROL_ERROR = 3
+    SETTINGS_TIMEOUT = 4
+    STREAM_CLOSED = 5
+    FRAME_SIZE_ERROR = 6
+    REFUSED_STREAM = 7
+    CANCEL = 8
+    COMPRESSION_ERROR = 9
+    CONNECT_ERROR = 10
+    ENHANCE_YOUR_CALM = 11
+    INADEQUATE_SECURITY = 12
+    HTTP_1_1_REQUIRED = 13
+
+
+def build_frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
+    """Any frame."""
+    return FRAME_HEAD.pack(len(payload) << 8 | kind, flags, stream_id) + payload
+
+
+def build_settings(values: Mapping[int, int]) -> bytes:
+    """A SETTINGS frame."""
+    return build_frame(SETTINGS, 0, 0, b"".join(_SETTING.pack(name, value) for name, value in values.items()))
+
+
+def build_rst(stream_id: int, code: int) -> bytes:
+    """A RST_STREAM frame."""
+    return build_frame(RST_STREAM, 0, stream_id, NUMBER.pack(code))
+
+
+def build_window_update(stream_id: int, increment: int) -> bytes:
+    """A WINDOW_UPDATE frame; stream 0 is the connection."""
+    return build_frame(WINDOW_UPDATE, 0, stream_id, NUMBER.pack(increment))
+
+
+def build_goaway(last_stream_id: int, code: int, reason: str = "") -> bytes:
+    """A GOAWAY frame; `reason` is debug data and names no secret."""
+    return build_frame(GOAWAY, 0, 0, _GOAWAY.pack(last_stream_id, code) + reason.encode("ascii", "replace"))
+
+
+def parse_settings(payload: bytes) -> Iterator[tuple[int, int]]:
+    """Name and value of each setting; the payload's length was checked."""
+    return _SETTING.iter_unpack(payload)
+
+
+SETTINGS_ACK = build_frame(SETTINGS, ACK, 0)

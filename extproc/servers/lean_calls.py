@@ -1,0 +1,242 @@
+"""The kinds of calls the lean transport serves. Each is told what comes in and answers through its `Wire`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from extproc.protocols.h2 import CallHead
+from extproc.protocols.h2.blocks import DEADLINE_EXCEEDED, INTERNAL, NOT_FOUND, OK, UNAVAILABLE
+from extproc.servers.envoy_proto import (
+    CHECK_METHOD,
+    PROCESS_METHOD,
+    UNCHANGED,
+    CallMetadata,
+    call_metadata,
+)
+from extproc.servers.ext_authz import check
+from extproc.servers.ext_proc import ProcessStream
+from extproc.servers.half_close import how_to_end
+from extproc.servers.lean_health import (
+    HEALTH_CHECK_METHOD,
+    HEALTH_WATCH_METHOD,
+    HealthBoard,
+    asked_service,
+)
+from extproc.servers.service import Service
+from extproc.servers.wire import ext_proc_pb2 as pb
+
+log = structlog.get_logger()
+
+_UNCHANGED_BYTES = {id(reply): reply.SerializeToString() for reply in UNCHANGED.values()}
+"""By identity: these replies are shared and never change."""
+
+
+class Wire(Protocol):
+    """The connection as a call sees it. Both do nothing for a call that is over."""
+
+    def reply(self, stream_id: int, payload: bytes) -> None: ...
+
+    def finish(self, stream_id: int, status: int, message: str = "") -> None: ...
+
+
+class Call(Protocol):
+    """One call. `gone` and `cut` come at most once, and nothing comes after them."""
+
+    def message(self, data: bytes) -> None: ...
+
+    def half_closed(self) -> None:
+        """The peer's END_STREAM. Replies to what came before it have been sent."""
+
+    def gone(self) -> None:
+        """The stream is no more: reset, or its connection is lost."""
+
+    def cut(self, reason: str) -> None:
+        """We must end it now, with a status that is not OK."""
+
+    def expire(self) -> None:
+        """Its deadline (grpc-timeout) has passed."""
+
+
+Opener = Callable[[Service, HealthBoard, Wire, int, CallHead], Call]
+
+
+class ProcessCall:
+    """`ExternalProcessor/Process`: the way between one stream and its exchange."""
+
+    __slots__ = ("_stream", "_stream_id", "_wire", "message")
+
+    def __init__(
+        self, service: Service, board: HealthBoard, wire: Wire, stream_id: int, head: CallHead
+    ) -> None:
+        self._wire = wire
+        self._stream_id = stream_id
+        self._stream = ProcessStream(service, _metadata(head), self)
+        self.message = self._stream.receive
+
+    def send(self, reply: pb.ProcessingResponse) -> None:
+        """A reply whose records are written (`Channel`)."""
+        payload = _UNCHANGED_BYTES.get(id(reply))
+        self._wire.reply(self._stream_id, reply.SerializeToString() if payload is None else payload)
+
+    def abort(self, reason: str) -> None:
+        """The exchange gives up (`Channel`)."""
+        self._end(False, reason)
+
+    def half_closed(self) -> None:
+        self._stream.closed("half-closed")
+        self._end(True)
+
+    def gone(self) -> None:
+        self._stream.closed("cancelled")
+
+    def cut(self, reason: str) -> None:
+        self._stream.closed("cut")
+        self._end(False, reason)
+
+    def expire(self) -> None:
+        self.cut("the call's own deadline has passed")
+
+    def _end(self, half_closed: bool, trouble: str | None = None) -> None:
+        """The only way a Process stream is ended from our side."""
+        self._wire.finish(self._stream_id, *how_to_end(half_closed, trouble))
+
+
+class _Unary:
+    """A call of one message: what is common to Check and health."""
+
+    __slots__ = ("_request", "_stream_id", "_wire")
+
+    def __init__(self, wire: Wire, stream_id: int) -> None:
+        self._wire = wire
+        self._stream_id = stream_id
+        self._request: bytes | None = None
+
+    def message(self, data: bytes) -> None:
+        if self._request is not None:
+            self._wire.finish(self._stream_id, INTERNAL, "two messages in a unary call")
+        self._request = data
+
+    def half_closed(self) -> None:
+        if self._request is None:
+            self._wire.finish(self._stream_id, INTERNAL, "no message in a unary call")
+        else:
+            self.serve(self._request)
+
+    def serve(self, request: bytes) -> None:
+        """The one message is complete."""
+        raise NotImplementedError
+
+    def gone(self) -> None:
+        """Nothing is left behind."""
+
+    def cut(self, reason: str) -> None:
+        self.gone()
+        self._wire.finish(self._stream_id, UNAVAILABLE, reason)
+
+    def expire(self) -> None:
+        self.gone()
+        self._wire.finish(self._stream_id, DEADLINE_EXCEEDED, "the deadline has passed")
+
+
+class CheckCall(_Unary):
+    """`Authorization/Check`."""
+
+    __slots__ = ("_metadata", "_service", "_task")
+
+    def __init__(
+        self, service: Service, board: HealthBoard, wire: Wire, stream_id: int, head: CallHead
+    ) -> None:
+        super().__init__(wire, stream_id)
+        self._service = service
+        self._metadata = _metadata(head)
+        self._task: asyncio.Task[None] | None = None
+
+    def serve(self, request: bytes) -> None:
+        self._task = self._service.spawn(self._check(request))
+
+    async def _check(self, request: bytes) -> None:
+        try:
+            reply = await check(self._service, request, self._metadata)
+            if reply is not None:
+                self._wire.reply(self._stream_id, reply.SerializeToString())
+                self._wire.finish(self._stream_id, OK)
+                return
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("check.failed")
+        self._wire.finish(self._stream_id, INTERNAL, "the check could not be made")
+
+    def gone(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+
+class HealthCheckCall(_Unary):
+    """`Health/Check`."""
+
+    __slots__ = ("_board",)
+
+    def __init__(
+        self, service: Service, board: HealthBoard, wire: Wire, stream_id: int, head: CallHead
+    ) -> None:
+        super().__init__(wire, stream_id)
+        self._board = board
+
+    def serve(self, request: bytes) -> None:
+        service = asked_service(request)
+        if service is None:
+            self._wire.finish(self._stream_id, INTERNAL, "the message does not parse")
+            return
+        answer = self._board.answer(service)
+        if answer is None:
+            self._wire.finish(self._stream_id, NOT_FOUND, "no such service")
+            return
+        self._wire.reply(self._stream_id, answer)
+        self._wire.finish(self._stream_id, OK)
+
+
+class HealthWatchCall(_Unary):
+    """`Health/Watch`: tells until the peer leaves."""
+
+    __slots__ = ("_board",)
+
+    def __init__(
+        self, service: Service, board: HealthBoard, wire: Wire, stream_id: int, head: CallHead
+    ) -> None:
+        super().__init__(wire, stream_id)
+        self._board = board
+
+    def serve(self, request: bytes) -> None:
+        service = asked_service(request)
+        if service is None:
+            self._wire.finish(self._stream_id, INTERNAL, "the message does not parse")
+            return
+        self._board.watch(self, service)
+
+    def tell(self, answer: bytes) -> None:
+        """The status, now or changed."""
+        self._wire.reply(self._stream_id, answer)
+
+    def gone(self) -> None:
+        self._board.leave(self)
+
+
+METHODS: dict[str, Opener] = {
+    PROCESS_METHOD: ProcessCall,
+    CHECK_METHOD: CheckCall,
+    HEALTH_CHECK_METHOD: HealthCheckCall,
+    HEALTH_WATCH_METHOD: HealthWatchCall,
+}
+
+
+def _metadata(head: CallHead) -> CallMetadata:
+    found = head.memo
+    if found is None:
+        head.memo = found = call_metadata(head.metadata)
+    return found  # type: ignore[no-any-return]

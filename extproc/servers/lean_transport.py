@@ -1,0 +1,362 @@
+"""gRPC for the hop from Envoy, without a framework: everything happens in the read callback.
+
+Per callback: decide all messages, one ledger write, one socket write (DESIGN: order of writes). No task and no
+await on that way; only a hold, a key fetch or a Check call starts one, and what those answer later is written once
+per turn of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import socket
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from extproc.protocols.h2 import (
+    CallEnded,
+    CallStarted,
+    Connection,
+    ConnectionFailed,
+    HalfClosed,
+    Limits,
+    MessageReceived,
+)
+from extproc.protocols.h2.blocks import UNIMPLEMENTED
+from extproc.servers.lean_calls import METHODS, Call, HealthWatchCall
+from extproc.servers.lean_health import HealthBoard
+from extproc.servers.peer_gate import peer_uid
+from extproc.servers.service import Service
+
+log = structlog.get_logger()
+
+WRITE_BUFFER = 1 << 20
+"""Bytes the kernel has not taken from us before we stop reading."""
+HANDSHAKE = 10.0
+"""Seconds a peer has for its preface and settings."""
+FAREWELL = 1.0
+"""Seconds for the last bytes to leave."""
+BACKLOG = 1024
+
+
+class LeanServer:
+    """Serves ExternalProcessor, Authorization and health on unix sockets and loopback TCP. No TLS."""
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        uids: Collection[int] = (),
+        gid: int | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """`uids`: who may connect to a unix socket beside our own user. `gid`: the group its file belongs to."""
+        self.service = service
+        self.board = HealthBoard()
+        self.limits = replace(limits or Limits(), message=service.max_message)
+        self.uids = frozenset(uids) | {os.geteuid()}
+        self.connections: set[LeanConnection] = set()
+        self._gid = gid
+        self._sockets: list[socket.socket] = []
+        self._servers: list[asyncio.Server] = []
+        self._quiet: asyncio.Event | None = None
+
+    def listen(self, address: str, credentials: object = None) -> int:
+        """Bind `unix:/path` or `host:port`; returns the port (1 for a unix socket). Raises RuntimeError."""
+        if credentials is not None:
+            raise RuntimeError("the lean transport has no TLS: use transport grpcio")
+        try:
+            if address.startswith("unix:"):
+                self._sockets.append(self._bind_unix(Path(address.removeprefix("unix:"))))
+                return 1
+            bound = _bind_loopback(address)
+        except OSError as error:
+            raise RuntimeError(f"cannot listen at {address}: {error.strerror}") from error
+        self._sockets.append(bound)
+        return int(bound.getsockname()[1])
+
+    async def start(self) -> None:
+        """Accept connections and report healthy."""
+        loop = asyncio.get_running_loop()
+        for bound in self._sockets:
+            open_server = loop.create_unix_server if bound.family == socket.AF_UNIX else loop.create_server
+            self._servers.append(await open_server(lambda: LeanConnection(self), sock=bound, backlog=BACKLOG))
+        self._sockets.clear()
+        await self.set_healthy(True)
+
+    async def set_healthy(self, healthy: bool) -> None:
+        """What Envoy's health check sees."""
+        self.board.set(healthy)
+
+    async def stop(self, grace: float) -> None:
+        """Refuse new calls, give running ones `grace` seconds, then cut them with a status that is not OK."""
+        self.board.set(False)
+        for bound in self._sockets:
+            bound.close()
+        for server in self._servers:
+            server.close()
+        for connection in list(self.connections):
+            connection.drain()
+        await self._until_quiet(grace)
+        for connection in list(self.connections):
+            connection.cut_all("extproc is going away")
+        await self._until_quiet(FAREWELL)
+        for connection in list(self.connections):
+            connection.abandon()
+
+    def left(self, connection: LeanConnection) -> None:
+        """A connection is closed."""
+        self.connections.discard(connection)
+        if self._quiet is not None and not self.connections:
+            self._quiet.set()
+
+    async def _until_quiet(self, seconds: float) -> None:
+        if not self.connections:
+            return
+        self._quiet = asyncio.Event()
+        try:
+            await asyncio.wait_for(self._quiet.wait(), seconds)
+        except TimeoutError:
+            pass  # those that remain are dealt with by the caller
+        finally:
+            self._quiet = None
+
+    def _bind_unix(self, path: Path) -> socket.socket:
+        """Bound with the right mode before anybody can connect."""
+        path.unlink(missing_ok=True)
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
+        try:
+            bound.bind(str(path))
+            if self._gid is not None:
+                os.chown(path, -1, self._gid)
+                path.chmod(0o660)
+            elif self.uids != {os.geteuid()}:
+                path.chmod(0o666)  # the kernel lets anybody connect; SO_PEERCRED decides
+        except BaseException:
+            bound.close()
+            raise
+        finally:
+            os.umask(before)
+        return bound
+
+
+class LeanConnection(asyncio.Protocol):
+    """One connection from Envoy."""
+
+    def __init__(self, server: LeanServer) -> None:
+        self._server = server
+        self._service = server.service
+        self._h2 = Connection(server.limits)
+        self._calls: dict[int, Call] = {}
+        self._deadlines: dict[int, asyncio.TimerHandle] = {}
+        self._loop = asyncio.get_running_loop()
+        self._clock: Callable[[], float] = self._loop.time
+        self._transport: asyncio.Transport | None = None
+        self._reading = False
+        self._write_is_due = False
+        self._paused = False
+        self._draining = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    # ------------------------------------------------------------------ asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101
+        sock: socket.socket = transport.get_extra_info("socket")
+        if sock.family == socket.AF_UNIX:
+            uid = peer_uid(sock)
+            if uid not in self._server.uids:
+                log.warning("peer.refused", uid=uid)
+                transport.abort()
+                return
+        self._transport = transport
+        transport.set_write_buffer_limits(high=WRITE_BUFFER)
+        self._server.connections.add(self)
+        self._timer = self._loop.call_later(HANDSHAKE, self._check_handshake)
+        self._write()
+
+    def data_received(self, data: bytes) -> None:
+        """Decide everything in `data`, then write the ledger once, then the socket once."""
+        if self._transport is None:
+            return
+        self._reading = True
+        calls = self._calls
+        ends: list[HalfClosed | CallEnded | ConnectionFailed] = []
+        for event in self._h2.receive(data, self._clock()):
+            if isinstance(event, MessageReceived):
+                call = calls.get(event.stream_id)
+                if call is not None:
+                    try:
+                        call.message(event.data)
+                    except Exception:
+                        log.exception("call.failed")
+                        call.cut("internal error")
+            elif isinstance(event, CallStarted):
+                self._open(event)
+            else:
+                ends.append(event)
+        self._service.flush()
+        # a stream ends after the replies to what it said before, and after their records
+        for end in ends:
+            if isinstance(end, HalfClosed):
+                call = calls.get(end.stream_id)
+                if call is not None:
+                    call.half_closed()
+            elif isinstance(end, CallEnded):
+                self._gone(end.stream_id)
+            else:
+                log.warning("connection.failed", code=end.code, reason=end.reason)
+                self._lose_all()
+        self._reading = False
+        self._write()
+
+    def eof_received(self) -> None:
+        """The peer will say no more: asyncio closes, `connection_lost` cleans up."""
+
+    def pause_writing(self) -> None:
+        """The peer does not read. Stop asking for more until it does."""
+        self._paused = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if self._transport is not None:
+            self._transport.resume_reading()
+            self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._transport is None:
+            return
+        self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._lose_all()
+        self._server.left(self)
+
+    # ------------------------------------------------------------------ Wire
+
+    def reply(self, stream_id: int, payload: bytes) -> None:
+        """One message of a call that may be over."""
+        if not self._h2.send_message(stream_id, payload):
+            self._gone(stream_id)
+        if not self._reading:
+            self._wake()
+
+    def finish(self, stream_id: int, status: int, message: str = "") -> None:
+        """The end of a call."""
+        self._forget(stream_id)
+        self._h2.finish(stream_id, status, message)
+        if not self._reading:
+            self._wake()
+
+    # ------------------------------------------------------------------ for the server
+
+    def drain(self) -> None:
+        """No new calls; calls that were not handled yet may be tried elsewhere."""
+        self._draining = True
+        for stream_id in self._h2.drain():
+            self._gone(stream_id)
+        for call in list(self._calls.values()):
+            if isinstance(call, HealthWatchCall):
+                call.cut("extproc is going away")  # it would never end by itself
+        self._wake()
+
+    def cut_all(self, reason: str) -> None:
+        """End what still runs. None of it ends with OK."""
+        for call in list(self._calls.values()):
+            call.cut(reason)
+        self._write()
+        if self._transport is not None:
+            self._transport.close()
+
+    def abandon(self) -> None:
+        """Close without waiting for anything."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # ------------------------------------------------------------------
+
+    def _open(self, event: CallStarted) -> None:
+        stream_id, head = event
+        opener = METHODS.get(head.path)
+        if opener is None:
+            self._h2.finish(stream_id, UNIMPLEMENTED, "no such method")
+            return
+        self._calls[stream_id] = opener(self._service, self._server.board, self, stream_id, head)
+        if head.timeout is not None:
+            self._deadlines[stream_id] = self._loop.call_later(head.timeout, self._expire, stream_id)
+
+    def _expire(self, stream_id: int) -> None:
+        call = self._calls.get(stream_id)
+        if call is not None:
+            call.expire()
+
+    def _gone(self, stream_id: int) -> None:
+        call = self._forget(stream_id)
+        if call is not None:
+            call.gone()
+
+    def _forget(self, stream_id: int) -> Call | None:
+        deadline = self._deadlines.pop(stream_id, None) if self._deadlines else None
+        if deadline is not None:
+            deadline.cancel()
+        return self._calls.pop(stream_id, None)
+
+    def _lose_all(self) -> None:
+        for stream_id in list(self._calls):
+            self._gone(stream_id)
+
+    def _wake(self) -> None:
+        """Write soon: once for all that is answered in this turn of the loop."""
+        if not self._write_is_due:
+            self._write_is_due = True
+            self._loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        self._write_is_due = False
+        transport = self._transport
+        if transport is None or self._paused:
+            return
+        data = self._h2.bytes_to_send()
+        if data:
+            transport.write(data)
+        if self._h2.failed or (self._draining and not self._h2.open_calls):
+            self._say_goodbye(transport)
+
+    def _say_goodbye(self, transport: asyncio.Transport) -> None:
+        if not transport.is_closing():
+            transport.close()
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(FAREWELL, self.abandon)
+
+    def _check_handshake(self) -> None:
+        if not self._h2.is_spoken_to:
+            log.warning("connection.silent")
+            self.abandon()
+
+
+def _bind_loopback(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    try:
+        ip = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.strip("[]"))
+    except ValueError:
+        raise RuntimeError(f"not an address: {address}") from None
+    if not ip.is_loopback:
+        raise RuntimeError(
+            "the lean transport listens on unix sockets and loopback only: use transport grpcio"
+        )
+    bound = socket.socket(socket.AF_INET6 if ip.version == 6 else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((str(ip), int(port)))
+    except BaseException:
+        bound.close()
+        raise
+    return bound
