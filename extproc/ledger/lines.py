@@ -233,11 +233,13 @@ def _refuse_fractions(kind: str, values: Any) -> None:
         raise RecordError(f"{kind}: holds a float")
     for value in values:
         shape = type(value)
+        if shape in _SCALARS:
+            continue
         if shape is dict:
             _refuse_fractions(kind, value.values())
         elif shape is list or shape is tuple:
             _refuse_fractions(kind, value)
-        elif shape not in _SCALARS and not _is_plain_enum(value):
+        elif not _is_plain_enum(value):
             raise RecordError(f"{kind}: holds a {shape.__name__}")
 
 
