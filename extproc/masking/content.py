@@ -160,3 +160,5 @@ _MARKS = {
     "utf-32-le": codecs.BOM_UTF32_LE,
     "utf-32-be": codecs.BOM_UTF32_BE,
 }
+for _name in (*_CODECS.values(), "latin-1"):
+    codecs.lookup(_name)  # codecs are imported on first use: have that happen now

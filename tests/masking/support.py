@@ -10,7 +10,10 @@ JSON = "application/json"
 
 
 def masker(
-    *specs: MaskSpec, entities: tuple[str, ...] = (), operator: OperatorName = "replace", literals: tuple[str, ...] = ()
+    *specs: MaskSpec,
+    entities: tuple[str, ...] = (),
+    operator: OperatorName = "replace",
+    literals: tuple[str, ...] = (),
 ) -> Masker:
     """A masker for `specs`, or for one spec over `entities`."""
     if entities:

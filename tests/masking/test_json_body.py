@@ -54,9 +54,25 @@ def spell_character(char: str, chance: random.Random) -> str:
 
 
 words = st.sampled_from(
-    ["", "a", "note", "x y", 'say "hi"', "tab\t", "back\\slash", "ünïcode", "😀", "/path", "\ud800", "[", "{}"]
+    [
+        "",
+        "a",
+        "note",
+        "x y",
+        'say "hi"',
+        "tab\t",
+        "back\\slash",
+        "ünïcode",
+        "😀",
+        "/path",
+        "\ud800",
+        "[",
+        "{}",
+    ]
 )
-texts = st.one_of(words, st.sampled_from(VALUES), st.lists(words | st.sampled_from(VALUES), max_size=4).map(" ".join))
+texts = st.one_of(
+    words, st.sampled_from(VALUES), st.lists(words | st.sampled_from(VALUES), max_size=4).map(" ".join)
+)
 scalars = st.one_of(
     texts, st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False),
     st.sampled_from([4111111111111111, 10**30, 0, -1]),
@@ -130,7 +146,10 @@ def test_a_document_inside_a_string_is_masked_as_one(tree, chance):
     assert opened(parse(masked.data)) == opened(reference(parse(body)))
 
 
-@given(documents(st.one_of(words, st.integers(-999, 999), st.floats(), st.none())), st.randoms(use_true_random=False))
+@given(
+    documents(st.one_of(words, st.integers(-999, 999), st.floats(), st.none())),
+    st.randoms(use_true_random=False),
+)
 @settings(max_examples=200, deadline=None)
 def test_without_a_finding_the_very_same_bytes_come_back(tree, chance):
     body = spell(tree, chance).encode()
@@ -176,7 +195,9 @@ def leads(steps: tuple[tuple[str, str | int], ...], place: tuple[str | int, ...]
 )
 @settings(max_examples=400, deadline=None)
 def test_path_rules_equal_a_naive_evaluation(tree, rules, chance):
-    plan = masker(*(MaskSpec(f"m{n}", paths=(path,), operator=operator) for n, (path, operator) in enumerate(rules)))
+    plan = masker(
+        *(MaskSpec(f"m{n}", paths=(path,), operator=operator) for n, (path, operator) in enumerate(rules))
+    )
     order = {name: (STRICTNESS[name], name == "redact") for name in OPERATORS}
     single = {name: masker(MaskSpec("s", paths=("$",), operator=name)) for name in OPERATORS}
 
@@ -251,7 +272,9 @@ def test_only_the_finding_changes(body, masked):
 def test_a_walk_for_path_rules_changes_the_same(body, masked):
     from extproc.masking import ENTITIES as ALL
 
-    walking = masker(MaskSpec("p", paths=("$..nothing", "$.*.nothing", "$[7]"), operator="null"), entities=ALL)
+    walking = masker(
+        MaskSpec("p", paths=("$..nothing", "$.*.nothing", "$[7]"), operator="null"), entities=ALL
+    )
     assert walking.body(body, JSON).data == masked
 
 
@@ -276,7 +299,11 @@ REFUSED = [
     ("utf-32", '["a@b.io"]'.encode("utf-32-be"), "charset"),
     ("too-deep", b"[" * 201 + b"]" * 201, "too-deep"),
     ("far-too-deep", b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "too-deep"),
-    ("deep-beside-brackets-in-strings", b'["]]]","' + b"}" * 300 + b'",' + b"[" * 200 + b"]" * 201, "too-deep"),
+    (
+        "deep-beside-brackets-in-strings",
+        b'["]]]","' + b"}" * 300 + b'",' + b"[" * 200 + b"]" * 201,
+        "too-deep",
+    ),
 ]
 
 
@@ -327,7 +354,7 @@ def test_any_bytes_are_masked_or_refused(data):
             masked = plan.body(data, JSON)
         except MaskingError:
             continue
-        if masked.data.strip():
+        if masked.data.removeprefix(b"\xef\xbb\xbf").strip():
             json.loads(masked.data)
 
 

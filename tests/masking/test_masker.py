@@ -50,7 +50,9 @@ BODIES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "body", "masked"), BODIES, ids=[f"{k}-{n}" for n, (k, _, _) in enumerate(BODIES)])
+@pytest.mark.parametrize(
+    ("kind", "body", "masked"), BODIES, ids=[f"{k}-{n}" for n, (k, _, _) in enumerate(BODIES)]
+)
 def test_a_body_is_masked_by_its_type(kind, body, masked):
     result = EVERYTHING.body(body, kind)
     assert result.data == masked
@@ -92,7 +94,9 @@ def test_a_type_that_cannot_be_inspected_is_refused(kind):
     assert trouble.value.code == "unsupported-type"
 
 
-@pytest.mark.parametrize("codec", ["iso-8859-1", "windows-1252", "utf-16le", "utf-16be", "utf-32le", "utf-32be"])
+@pytest.mark.parametrize(
+    "codec", ["iso-8859-1", "windows-1252", "utf-16le", "utf-16be", "utf-32le", "utf-32be"]
+)
 @pytest.mark.parametrize("kind", ["text/plain", JSON])
 def test_a_declared_charset_is_kept(codec, kind):
     body = f'["é {MAIL} ü"]'
@@ -104,7 +108,9 @@ def test_a_declared_charset_is_kept(codec, kind):
 def test_a_byte_order_mark_decides_and_stays(codec):
     mark = "\ufeff".encode(codec)
     body = mark + f'["{MAIL}"]'.encode(codec)
-    assert EVERYTHING.body(body, "application/json; charset=utf-16").data == mark + '["[EMAIL_ADDRESS]"]'.encode(codec)
+    assert EVERYTHING.body(
+        body, "application/json; charset=utf-16"
+    ).data == mark + '["[EMAIL_ADDRESS]"]'.encode(codec)
 
 
 def test_without_a_finding_utf_16_is_untouched():
@@ -319,11 +325,16 @@ def test_the_digest_notices_another_salt_and_another_count_of_literals_but_not_t
 
 
 def test_the_residual_check_finds_what_was_not_masked():
-    assert EVERYTHING.residual(f'["{MAIL}", "10.0.0.1"]'.encode(), JSON) == {"EMAIL_ADDRESS": 1, "IP_ADDRESS": 1}
+    assert EVERYTHING.residual(f'["{MAIL}", "10.0.0.1"]'.encode(), JSON) == {
+        "EMAIL_ADDRESS": 1,
+        "IP_ADDRESS": 1,
+    }
 
 
 def test_a_replacement_that_looks_like_a_value_is_no_residue():
-    plan = masker(MaskSpec("m", entities=("EMAIL_ADDRESS",), operator="replace", replacement="hidden@example.com"))
+    plan = masker(
+        MaskSpec("m", entities=("EMAIL_ADDRESS",), operator="replace", replacement="hidden@example.com")
+    )
     masked = plan.body(f'["{MAIL}"]'.encode(), JSON)
     assert masked.data == b'["hidden@example.com"]'
     assert plan.residual(masked.data, JSON) == {}
@@ -430,7 +441,11 @@ def test_a_plan_for_literals_alone_lets_other_bodies_through(kind):
 @pytest.mark.parametrize("kind", ["image/png", "application/grpc", JSON])
 def test_a_plan_for_literals_alone_refuses_a_literal_it_cannot_take_out(kind):
     plan = masker(literals=("injected-credential",))
-    for spelled in (b"injected-credential", base64.b64encode(b"u:injected-credential"), rb"injected\u002dcredential"):
+    for spelled in (
+        b"injected-credential",
+        base64.b64encode(b"u:injected-credential"),
+        rb"injected\u002dcredential",
+    ):
         if spelled.startswith(rb"injected\u") and kind != JSON:
             continue
         with pytest.raises(MaskingError):
@@ -441,18 +456,30 @@ def test_no_error_and_no_repr_shows_a_value():
     plan = masker(entities=ENTITIES, literals=("injected-credential",))
     shown = [repr(plan), str(plan), plan.digest]
     bad = ["{" + MAIL, f'["{MAIL}', f'{{"a":NaN,"b":"{MAIL}"}}', "[" * 300 + f'"{MAIL}"' + "]" * 300]
-    for body, kind in itertools.product(bad, [JSON, "image/png", "text/plain; charset=utf-7", "application/x-ndjson"]):
+    for body, kind in itertools.product(
+        bad, [JSON, "image/png", "text/plain; charset=utf-7", "application/x-ndjson"]
+    ):
         with pytest.raises(MaskingError) as trouble:
             plan.body(body.encode(), kind)
-        shown += [str(trouble.value), repr(trouble.value), str(trouble.value.__context__), str(trouble.value.__cause__)]
+        shown += [
+            str(trouble.value),
+            repr(trouble.value),
+            str(trouble.value.__context__),
+            str(trouble.value.__cause__),
+        ]
     assert not [text for text in shown if "alice" in text or "injected" in text]
 
 
-@given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=8, max_size=24), st.text(max_size=6))
+@given(
+    st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=8, max_size=24), st.text(max_size=6)
+)
 @settings(max_examples=100, deadline=None)
 def test_any_literal_is_gone_from_json(secret, around):
     plan = compile_masker([], SECRETS, literals=(secret,))
-    for body in (json.dumps([around + secret + around]), json.dumps([around + secret + around], ensure_ascii=False)):
+    for body in (
+        json.dumps([around + secret + around]),
+        json.dumps([around + secret + around], ensure_ascii=False),
+    ):
         try:
             masked = plan.body(body.encode("utf-8", "surrogatepass"), JSON)
         except MaskingError:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from extproc.domain.errors import PolicyError
 from extproc.domain.mask import MaskSpec, OperatorName
-from extproc.masking import STRICTNESS, MaskSecrets, compile_masker
-from extproc.masking.operators import build_operator, strictest
+from extproc.masking import STRICTNESS, MaskSecrets
+from extproc.masking.operators import Operator, build_operator, strictest
 from tests.masking.support import JSON, SECRETS, masker
 
 WRITES = [
@@ -45,8 +45,9 @@ WRITES = [
 ]  # fmt: skip
 
 
-def operator_for(name: OperatorName, **settings: object):
-    return build_operator(MaskSpec("m", operator=name, **settings), SECRETS)  # type: ignore[arg-type]
+def operator_for(name: OperatorName, replacement: str = "", keep_last: int = 4) -> Operator:
+    spec = MaskSpec("m", operator=name, replacement=replacement, keep_last=keep_last)
+    return build_operator(spec, SECRETS)
 
 
 @pytest.mark.parametrize(
@@ -61,8 +62,13 @@ def test_replace_writes_the_configured_text():
 
 
 def test_partial_keeps_as_many_as_configured():
-    assert operator_for("partial", keep_last=2).apply("CREDIT_CARD", "4111 1111 1111 1111") == "**** **** **** **11"
-    assert operator_for("partial", keep_last=0).apply("EMAIL_ADDRESS", "alice@example.com") == "***@example.com"
+    assert (
+        operator_for("partial", keep_last=2).apply("CREDIT_CARD", "4111 1111 1111 1111")
+        == "**** **** **** **11"
+    )
+    assert (
+        operator_for("partial", keep_last=0).apply("EMAIL_ADDRESS", "alice@example.com") == "***@example.com"
+    )
     assert operator_for("partial", keep_last=0).apply("IP_ADDRESS", "10.0.0.1") == "*"
     assert operator_for("partial", keep_last=0).apply("MASKED", "abc") == "***"
 
@@ -80,8 +86,8 @@ def test_hmac_is_keyed():
 
 
 def test_digests_take_lone_surrogates():
-    for name in ("hash", "hmac"):
-        assert len(operator_for(name).apply("MASKED", "\ud800")) == 64
+    assert len(operator_for("hash").apply("MASKED", "\ud800") or "") == 64
+    assert len(operator_for("hmac").apply("MASKED", "\ud800") or "") == 64
 
 
 @pytest.mark.parametrize(("name", "what"), [("hash", "hash salt"), ("hmac", "HMAC key")])
@@ -98,7 +104,7 @@ def test_keys_do_not_show():
 
 def test_an_unknown_operator_is_refused():
     with pytest.raises(PolicyError, match='unknown operator "shred"'):
-        build_operator(MaskSpec("m", operator="shred"), SECRETS)  # type: ignore[arg-type]
+        build_operator(MaskSpec("m", operator="shred"), SECRETS)
 
 
 def test_a_negative_keep_last_is_refused():
@@ -112,7 +118,7 @@ def test_every_operator_has_a_strictness():
     assert STRICTNESS["hmac"] < STRICTNESS["null"] < STRICTNESS["replace"] == STRICTNESS["redact"]
 
 
-ALL = [operator_for(name) for name in STRICTNESS] + [
+ALL = [operator_for(name) for name in get_args(OperatorName)] + [
     operator_for("partial", keep_last=2),
     operator_for("replace", replacement="x"),
 ]
@@ -184,7 +190,3 @@ def test_no_operator_returns_the_value(name, value):
         return
     result = operator_for(name).apply("MASKED", value)
     assert result != value
-
-
-def test_compiling_needs_no_phone_metadata_without_that_entity():
-    compile_masker([MaskSpec("m", entities=("EMAIL_ADDRESS",))], SECRETS)

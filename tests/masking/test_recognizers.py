@@ -237,7 +237,9 @@ def test_it_finds(entity, text, value):
     assert value in found(text, entity)
 
 
-@pytest.mark.parametrize(("entity", "text"), [(e, t) for e, _, t in LEAVES], ids=[f"{e}-{i}" for e, i, _ in LEAVES])
+@pytest.mark.parametrize(
+    ("entity", "text"), [(e, t) for e, _, t in LEAVES], ids=[f"{e}-{i}" for e, i, _ in LEAVES]
+)
 def test_it_leaves_look_alikes_alone(entity, text):
     assert found(text, entity) == []
 
@@ -259,8 +261,16 @@ def test_every_entity_has_at_least_eight_examples_each_way(entity):
 @pytest.mark.parametrize(
     ("entity", "text", "values"),
     [
-        ("CREDIT_CARD", "4111 1111 1111 1111 5555 5555 5555 4444", ["4111 1111 1111 1111", "5555 5555 5555 4444"]),
-        ("IBAN_CODE", "DE89370400440532013000 NO9386011117947", ["DE89370400440532013000", "NO9386011117947"]),
+        (
+            "CREDIT_CARD",
+            "4111 1111 1111 1111 5555 5555 5555 4444",
+            ["4111 1111 1111 1111", "5555 5555 5555 4444"],
+        ),
+        (
+            "IBAN_CODE",
+            "DE89370400440532013000 NO9386011117947",
+            ["DE89370400440532013000", "NO9386011117947"],
+        ),
         ("EMAIL_ADDRESS", "a@b.io,c@d.io;e@f.io", ["a@b.io", "c@d.io", "e@f.io"]),
         ("IP_ADDRESS", "10.0.0.1-10.0.0.9", ["10.0.0.1", "10.0.0.9"]),
         ("PHONE_NUMBER", "+4930901820/+442079460958", ["+4930901820", "+442079460958"]),
@@ -309,7 +319,9 @@ def test_a_literal_is_found_in_base64_at_every_alignment(prefix, suffix):
     for encoded in (base64.b64encode(raw), base64.urlsafe_b64encode(raw)):
         (finding,) = finder.find(encoded, finder.look(encoded), b"", Tally(100))
         left = encoded[: finding.start] + b"A" * (finding.end - finding.start) + encoded[finding.end :]
-        assert secret[1:-1].encode() not in base64.urlsafe_b64decode(left.replace(b"+", b"-").replace(b"/", b"_"))
+        assert secret[1:-1].encode() not in base64.urlsafe_b64decode(
+            left.replace(b"+", b"-").replace(b"/", b"_")
+        )
 
 
 def test_a_literal_has_its_usual_spellings():
