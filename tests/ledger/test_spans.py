@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from opentelemetry.semconv._incubating import attributes as incubating  # the registry of names
 
@@ -26,7 +28,7 @@ class Book:
         return list(self.joiner.take(line, line.seq))
 
 
-def exchange(said: dict, became: dict) -> SpanView:
+def exchange(said: dict[str, Any], became: dict[str, Any]) -> SpanView:
     book = Book()
     assert book.add(intent(0, **said)) == []
     (view,) = book.add(outcome(0, **became))
