@@ -186,7 +186,10 @@ class Checkpointer:
         return self.sign() if waited or pending >= self._sign_after else None
 
     def sign(self) -> Checkpoint | None:
-        """Sign everything read so far. None while a tree signed earlier has not come out again."""
+        """Sign everything read so far. None while a tree signed earlier has not come out again.
+
+        Raises CheckpointError, and signs nothing, if what it was told does not make a readable checkpoint.
+        """
         if any(writer.due and writer.alarm is None for writer in self._writers.values()):
             return None
         now = self._clock()
@@ -215,7 +218,10 @@ class Checkpointer:
             counts=counts,
             alarms=tuple(sorted(self.alarms, key=lambda alarm: alarm.writer)),
         )
-        raw = sign_note(checkpoint.to_text(), self._signer)
+        text = checkpoint.to_text()
+        if parse_checkpoint(text) != checkpoint:
+            raise CheckpointError("a checkpoint that does not read back is not signed")
+        raw = sign_note(text, self._signer)
         self._append(raw)
         self._lineage.follow(raw, checkpoint)
         for name in moved:
@@ -390,15 +396,11 @@ _decode_counted = msgspec.json.Decoder(_Counted).decode
 _decode_inspected = msgspec.json.Decoder(_Inspected).decode
 
 
-def exported_count(cursor: Path) -> Callable[[], int | None]:
-    """Reads the exporter's count from its cursor file."""
-
-    def read() -> int | None:
-        try:
-            state: Mapping[str, object] = json.loads(cursor.read_bytes())
-            count = state.get("exported")
-        except (OSError, ValueError, AttributeError):
-            return None
-        return count if isinstance(count, int) and count >= 0 else None
-
-    return read
+def exported_count(cursor: Path) -> int | None:
+    """How many spans the exporter has delivered, from its cursor file; None if nobody knows."""
+    try:
+        state: Mapping[str, object] = json.loads(cursor.read_bytes())
+        count = state.get("exported")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return count if type(count) is int and count >= 0 else None

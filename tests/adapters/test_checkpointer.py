@@ -3,6 +3,7 @@ import os
 import shutil
 import stat
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from extproc.adapters.checkpoint_key import load_or_create_key
 from extproc.adapters.checkpointer import Checkpointer, ForkError, exported_count
 from extproc.adapters.clock_state import kernel_clock
 from extproc.adapters.ledger_reader import ALARM, CHECKPOINTS, PUBLIC_KEY, verify_directory
+from extproc.adapters.span_feed import SpanFeed
 from extproc.domain.errors import ConfigError
 from extproc.domain.record import Record
 from extproc.ledger import parse_key
-from extproc.ledger.checkpoint import Alarm, Checkpoint, parse_checkpoint
+from extproc.ledger.checkpoint import Alarm, Checkpoint, CheckpointError, parse_checkpoint
 from extproc.ledger.lines import Chain, parse_line
 from extproc.ledger.merkle import root_of
 from extproc.ledger.note import parse_note, split_notes
@@ -314,13 +316,43 @@ def test_what_is_no_key_is_refused(tmp_path, content):
         load_or_create_key(path)
 
 
-def test_the_exporters_count_is_read_from_its_cursor(tmp_path):
-    read = exported_count(tmp_path / "cursor.json")
-    assert read() is None
-    (tmp_path / "cursor.json").write_text('{"exported": 7}')
-    assert read() == 7
-    (tmp_path / "cursor.json").write_text("[")
-    assert read() is None
+@pytest.mark.parametrize(
+    ("content", "count"),
+    [
+        (None, None),
+        ('{"exported": 7}', 7),
+        ("[", None),
+        ("[]", None),
+        ('{"exported": true}', None),
+        ("{}", None),
+    ],
+)
+def test_the_exporters_count_is_read_from_its_cursor(tmp_path, content, count):
+    cursor = tmp_path / "cursor.json"
+    if content is not None:
+        cursor.write_text(content)
+    assert exported_count(cursor) == count
+
+
+def test_the_exporters_own_cursor_gives_the_count_in_a_checkpoint_that_verifies(tmp_path):
+    cursor, directory = tmp_path / "cursor.json", tmp_path / "ledger"
+    fill(open_writer(directory), 3)
+    feed = SpanFeed(directory, cursor)
+    feed.counts.exported = len(feed.next_batch(100, START))
+    feed.save()
+    look_again(directory, exported=partial(exported_count, cursor)).close()
+    assert checkpoints(directory)[0].counts["exported"] == 4
+    assert verify_directory(directory, KEY.key).ok
+    look_again(directory).close()
+
+
+def test_a_checkpoint_that_would_not_read_back_is_never_signed(tmp_path):
+    fill(open_writer(tmp_path), 1)
+    checkpointer = open_checkpointer(tmp_path, exported=lambda: "seven")
+    read_all(checkpointer)
+    with pytest.raises(CheckpointError):
+        checkpointer.sign()
+    assert (tmp_path / CHECKPOINTS).read_bytes() == b""
 
 
 def test_the_kernel_can_be_asked_about_its_clock():
