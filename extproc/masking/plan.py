@@ -16,9 +16,10 @@ from extproc.domain.mask import Masked, MaskSpec
 from extproc.masking.content import ContentType, from_utf8, parse_content_type, to_utf8
 from extproc.masking.finder import Finder, Tally
 from extproc.masking.json_body import check_json, first_look, mask_json
+from extproc.masking.literals import LITERAL
 from extproc.masking.operators import MaskSecrets, Operator, build_operator, strictest
 from extproc.masking.paths import PathRule, compile_paths, parse_path
-from extproc.masking.recognizers import LITERAL, build_recognizers, table_digest
+from extproc.masking.recognizers import build_recognizers, table_digest
 from extproc.masking.rules import Rules
 from extproc.masking.text_body import mask_form, mask_markup, mask_percent, mask_text, mask_url
 

@@ -9,7 +9,8 @@ import pytest
 from extproc.domain.errors import PolicyError
 from extproc.masking.checksums import IBAN_LENGTHS, is_card_number, is_iban, luhn
 from extproc.masking.finder import Finder, Tally
-from extproc.masking.recognizers import ENTITIES, build_recognizers, literal_forms, table_digest
+from extproc.masking.literals import literal_forms
+from extproc.masking.recognizers import ENTITIES, build_recognizers, table_digest
 from tests.masking.support import EVERYTHING, found
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
@@ -102,6 +103,7 @@ FINDS: list[tuple[str, str, str, str]] = [
     ("JWT", "in-query", f"?token={JWT}&x=1", JWT),
     ("JWT", "quoted", f'"{JWT}"', JWT),
     ("JWT", "unsigned", UNSIGNED, UNSIGNED),
+    ("JWT", "after-dotted-words", f"honeybadgers1.{JWT}", JWT),
     ("JWT", "cut-after-payload", JWT.rpartition(".")[0], JWT.rpartition(".")[0]),
     ("JWT", "encrypted", ENCRYPTED, ENCRYPTED),
     ("JWT", "space-in-header", SPACED, SPACED),
