@@ -137,6 +137,7 @@ def _plan(settings: Settings, target: Target, policies: PolicySet, secrets: Mask
         record_max=target.record.max_bytes,
         unparsable_json=target.unparsable_json,
         prefer_wait=target.prefer.wait,
+        prefer_async=target.prefer.asynchronous,
         degraded=("upstream-cleartext",) if target.upstream.tls == "off" else (),
     )
 

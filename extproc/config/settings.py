@@ -218,11 +218,11 @@ class TargetLimits(Branch, frozen=True, kw_only=True):
 
 
 class Prefer(Branch, frozen=True, kw_only=True):
-    """Which wishes of RFC 7240 are honoured; what is not honoured passes untouched."""
+    """Which wishes of RFC 7240 shorten a wait; all of them pass on untouched."""
 
-    asynchronous: Annotated[bool, about("`Prefer: hold=async` answers at once instead of waiting.")] = field(
-        default=False, name="async"
-    )
+    asynchronous: Annotated[
+        bool, about("`Prefer: respond-async` answers at once, as `hold=async` always does.")
+    ] = field(default=False, name="async")
     wait: Annotated[bool, about("`Prefer: wait=N` bounds the wait in seconds.")] = False
 
 

@@ -8,6 +8,7 @@ from operator import itemgetter
 
 from extproc.domain.principal import Principal
 from extproc.domain.request import Headers
+from extproc.protocols.http.prefer import without
 
 UNBOUND = frozenset(
     {
@@ -36,8 +37,12 @@ def binding(
     body: bytes,
     rules_digest: str,
     unbound: Iterable[frozenset[str]],
+    wishes: frozenset[str] = frozenset({"hold"}),
 ) -> str:
-    """A keyed digest (HMAC-SHA256, hex) over everything that must not change. Parts are length-prefixed."""
+    """A keyed digest (HMAC-SHA256, hex) over everything that must not change. Parts are length-prefixed.
+
+    `wishes` are the preferences that say how long to wait and nothing about what is asked.
+    """
     mac = hmac.new(key, digestmod="sha256")
 
     def add(part: bytes) -> None:
@@ -53,8 +58,8 @@ def binding(
         if name[0] == ":" or name in skip or name.startswith(UNBOUND_PREFIXES):
             continue
         if name == "prefer":
-            value = ",".join(p for p in value.split(",") if not p.strip().lower().startswith("hold="))
-            if not value.strip():
+            value = without(value, wishes)
+            if not value:
                 continue
         add(name.encode("latin-1"))
         add(value.encode("latin-1", "surrogateescape"))

@@ -17,7 +17,7 @@ from extproc.domain.principal import Principal
 from extproc.domain.record import Record
 from extproc.domain.request import Headers, RequestHead
 from extproc.domain.steps import BodyMode, BodyModes, Forward, NeedBody, NeedKeys, Refuse, Step, Wait
-from extproc.identity import http_status
+from extproc.identity import http_status, token_error
 from extproc.pipeline.binding import binding
 from extproc.pipeline.facts import HttpFacts
 from extproc.pipeline.governance import Governance, TargetPlan
@@ -139,22 +139,32 @@ class HttpExchange:
         self._obligations = decision.obligations
         return ""
 
+    def joined(self, held: HeldRequest) -> None:
+        """The request waits on this hold; from here on its records name it, however the wait ends."""
+        self._held = held
+
     def hold_settled(self, settled: HoldSettled, now: float) -> Step:
         """The wait is over, one way or another."""
-        self._held = held = settled.held
-        if settled.outcome == "released" and held is not None:
+        outcome, held = settled.outcome, settled.held
+        self._held = held or self._held
+        if outcome == "released" and held is not None:
             return self._forward(now)
-        detail, code, status = WAIT_ENDS[settled.outcome]
+        principal = self._principal
+        if outcome == "waiting" and principal is not None and 0 < principal.expires_at <= now:
+            outcome = "token_expired"  # the wait was capped by the token
+        detail, code, status = WAIT_ENDS[outcome]
         headers: list[tuple[str, str]] = []
-        extra: dict[str, object] = {"resend": settled.outcome in ("waiting", "closed", "void")}
+        extra: dict[str, object] = {"resend": outcome != "rejected"}
         if held is not None:
             extra["hold"] = {"id": held.id, "state": str(held.state)}
             headers.append(("location", f"/v1/holds/{held.id}"))
-            if held.votes and settled.outcome == "rejected":
+            if held.votes and outcome == "rejected":
                 extra["reason"] = held.votes[-1].reason
-        if settled.outcome in ("waiting", "too_many", "unavailable"):
+        if outcome in ("waiting", "too_many", "unavailable"):
             headers.append(("retry-after", "5"))
-        verdict = "error" if settled.outcome == "unavailable" else "hold"
+        if outcome == "token_expired":
+            headers.append(("www-authenticate", self._gov.identifier.challenge(token_error("expired"))))
+        verdict = "error" if outcome == "unavailable" else "hold"
         return self._refuse(now, status, code, detail, extra=extra, headers=headers, verdict=verdict)
 
     # ------------------------------------------------------------------ the response
@@ -170,7 +180,8 @@ class HttpExchange:
         if local:
             if self._plan is None:
                 return self._refuse(now, 403, "no-target", "This route names no target that extproc governs.")
-            records = (self._intent(now, "unseen", "local-reply"),)
+            waited = self.stage is Stage.WAITING
+            records = (self._intent(now, "hold" if waited else "unseen", "local-reply"),)
             self._obligations = self._plan.rules.all_obligations
         assert self._plan is not None  # noqa: S101  (a forwarded request has a plan)
         side = ResponseSide(
@@ -350,7 +361,9 @@ class HttpExchange:
         assert ruling is not None  # noqa: S101
         risk = tuple((match.rule, match.risk) for match in ruling.matched if match.risk and not match.shadow)
         wait = min(demand.wait, self._gov.max_wait)
-        asked = wait_asked(head.headers.all("prefer"), honour_wait=plan.prefer_wait)
+        asked = wait_asked(
+            head.headers.all("prefer"), honour_wait=plan.prefer_wait, honour_async=plan.prefer_async
+        )
         if asked is not None:
             wait = min(wait, asked)
         if principal.expires_at:
@@ -358,7 +371,7 @@ class HttpExchange:
         ask = HoldAsk(
             binding=binding(
                 self._gov.binding_key, principal, plan.name, head.headers, facts.body or b"", demand.digest,
-                (plan.volatile_headers, self._gov.strip_headers),
+                (plan.volatile_headers, self._gov.strip_headers), plan.wishes,
             ),
             target=plan.name,
             requester=principal,

@@ -50,8 +50,19 @@ class TargetPlan:
     record_max: int = 64 << 10
     unparsable_json: Literal["refuse", "allow"] = "refuse"
     prefer_wait: bool = False
+    prefer_async: bool = False
     degraded: tuple[str, ...] = ()
     """Opt-outs of this target; its records carry them."""
+
+    @property
+    def wishes(self) -> frozenset[str]:
+        """Preferences (RFC 7240) that are ours alone: how long to wait is no part of what is asked."""
+        asked = {"hold"}
+        if self.prefer_wait:
+            asked.add("wait")
+        if self.prefer_async:
+            asked.add("respond-async")
+        return frozenset(asked)
 
 
 class Identifier(Protocol):

@@ -28,17 +28,23 @@ class HoldDesk:
         self._now = now
         self._room = open_waits
 
-    async def settle(self, wait: Wait, recheck: Callable[[HeldRequest, float], str]) -> HoldSettled:
+    async def settle(
+        self,
+        wait: Wait,
+        recheck: Callable[[HeldRequest, float], str],
+        joined: Callable[[HeldRequest], None] = lambda held: None,
+    ) -> HoldSettled:
         """Wait until released, decided otherwise, or out of time.
 
         `recheck` judges the request again under the policy in force and returns why it may not go on, or "".
+        `joined` is told of the hold as soon as the request waits on it.
         A cancelled wait leaves the hold as it is: the client may come back and join it.
         """
         if self._room <= 0:
             return HoldSettled("too_many")
         self._room -= 1
         try:
-            return await self._settle(wait, recheck)
+            return await self._settle(wait, recheck, joined)
         except HoldError as error:
             return HoldSettled("too_many" if error.code == "too_many" else "unavailable")
         except StoreUnavailableError:
@@ -46,10 +52,16 @@ class HoldDesk:
         finally:
             self._room += 1
 
-    async def _settle(self, wait: Wait, recheck: Callable[[HeldRequest, float], str]) -> HoldSettled:
+    async def _settle(
+        self,
+        wait: Wait,
+        recheck: Callable[[HeldRequest, float], str],
+        joined: Callable[[HeldRequest], None],
+    ) -> HoldSettled:
         deadline = self._now() + wait.wait
         while True:
             held = await self._store.open(wait.ask, self._now())
+            joined(held)
             try:
                 settled = await self._until_decided(held, wait, recheck, deadline)
             finally:
@@ -68,18 +80,23 @@ class HoldDesk:
                 why = recheck(held, now)
                 if why == "token-expired":
                     return HoldSettled("token_expired", held)
-                if why:
-                    closed = await self._store.close(held.id, Verdict.VOID, now, reason=why)
-                    return HoldSettled("void", closed)
                 try:
+                    if why:
+                        closed = await self._store.close(held.id, Verdict.VOID, now, reason=why)
+                        return HoldSettled("void", closed)
                     released = await self._store.release(held.id, wait.ask.decision_id, now)
+                    return HoldSettled("released", released)
                 except HoldError:
+                    # another waiter, a revocation or the clock came first; look at what became of it
                     current = await self._store.get(held.id, now)
                     if current is None:
                         return HoldSettled("closed", held)
+                    if current.version == held.version:
+                        return HoldSettled(
+                            "unavailable", held
+                        )  # it did not move, so trying again would not end
                     held = current
                     continue
-                return HoldSettled("released", released)
             if held.state is HoldState.RELEASED:
                 if held.released_to == wait.ask.decision_id:
                     return HoldSettled("released", held)

@@ -75,6 +75,6 @@ async def _decide(
             return exchange.misconfigured(service.now())
         step = exchange.request_body(body, service.now())
     if isinstance(step, Wait):
-        settled = await service.desk.settle(step, exchange.recheck)
+        settled = await service.desk.settle(step, exchange.recheck, exchange.joined)
         step = exchange.hold_settled(settled, service.now())
     return step

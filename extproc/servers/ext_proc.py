@@ -195,7 +195,7 @@ class ProcessStream:
         exchange = self._exchange
         assert exchange is not None  # noqa: S101  (a stream waits only for its exchange)
         try:
-            settled = await self._service.desk.settle(wait, exchange.recheck)
+            settled = await self._service.desk.settle(wait, exchange.recheck, exchange.joined)
             self._task = None
             self._reply(kind, exchange.hold_settled(settled, self._service.now()))
         except asyncio.CancelledError:

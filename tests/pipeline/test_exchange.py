@@ -299,9 +299,40 @@ def test_a_token_that_expired_meanwhile_does_not_use_the_approval():
     assert ex.recheck(held(step), NOW + 30) == "token-expired"
 
 
+def test_a_wait_that_the_token_ended_is_401_and_worth_repeating():
+    short = Principal("https://issuer", "sam", "agent", "sam", expires_at=NOW + 30)
+    ex, step = held_payment(governance(PAY, identifier=Believes(sam=short)), who="sam")
+    done = ex.hold_settled(HoldSettled("waiting", held(step, HoldState.PENDING)), NOW + 30)
+    body = problem_of(done)
+    assert (done.status, body["code"], body["resend"]) == (401, "token-expired", True)
+    assert body["hold"] == {"id": "h-1", "state": "pending"}
+    assert any(name == "www-authenticate" for name, _ in done.headers)
+
+
 def test_asking_not_to_wait_means_no_wait():
     _, step = held_payment(None, ("prefer", "hold=async"))
     assert step.wait == 0
+
+
+@pytest.mark.parametrize(("wish", "seconds"), [("respond-async", 0), ("wait=5", 5), ("wait=900", 60)])
+def test_other_wishes_count_where_the_target_honours_them_and_are_then_not_bound(wish, seconds):
+    honoured = governance(PAY, prefer_wait=True, prefer_async=True)
+    _, plain = held_payment(honoured)
+    _, step = held_payment(honoured, ("prefer", wish))
+    assert (step.wait, step.ask.binding) == (seconds, plain.ask.binding)
+    _, ignored = held_payment(None, ("prefer", wish))
+    assert (ignored.wait, ignored.ask.binding == plain.ask.binding) == (60, False)
+
+
+def test_a_request_that_waited_names_its_hold_however_the_wait_ended():
+    for end in ("left", "local reply"):
+        ex, step = held_payment()
+        ex.joined(held(step, HoldState.PENDING))
+        if end == "left":
+            intent = ex.aborted(NOW, "half-closed")[0]
+        else:
+            intent = ex.response_headers(response(504, media="text/plain"), True, NOW).records[0]
+        assert (intent.fields["verdict"], intent.fields["hold"]["id"]) == ("hold", "h-1")
 
 
 # ---------------------------------------------------------------------- the response

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -172,3 +173,42 @@ def test_a_lost_store_refuses(tmp_path: Path) -> None:
         await store.aclose()
 
     asyncio.run(main())
+
+
+def test_two_waiters_of_one_void_approval_are_told_the_same(tmp_path: Path) -> None:
+    async def play(store: SqliteHoldStore, desk: HoldDesk) -> None:
+        two = [
+            asyncio.create_task(desk.settle(ask(f"dec_{n}"), lambda held, now: "denied-now")) for n in (1, 2)
+        ]
+        await store.vote(await opened(store, 2), approve(), time.time())
+        assert [(await task).outcome for task in two] == ["void", "void"]
+
+    run(tmp_path, play)
+
+
+def test_an_approval_that_can_neither_be_spent_nor_moves_ends_the_wait(tmp_path: Path) -> None:
+    """As in a store that was tampered with: approved by the books, without the votes for it."""
+
+    async def play(store: SqliteHoldStore, desk: HoldDesk) -> None:
+        assert (await desk.settle(ask(wait=0), fine)).outcome == "waiting"
+        hold_id = await opened(store, 0)
+        await store.vote(hold_id, approve(), time.time())
+        with sqlite3.connect(tmp_path / "holds.db") as db:
+            db.execute("DELETE FROM votes")
+        db.close()
+        assert (await desk.settle(ask("dec_2"), fine)).outcome == "unavailable"
+        held = await store.get(hold_id, time.time())
+        assert held is not None
+        assert (held.released_to, held.waiters) == ("", 0)
+
+    run(tmp_path, play)
+
+
+def test_whoever_waits_is_told_on_which_hold(tmp_path: Path) -> None:
+    async def play(store: SqliteHoldStore, desk: HoldDesk) -> None:
+        seen: list[str] = []
+        await desk.settle(ask(wait=0), fine, lambda held: seen.append(held.id))
+        await desk.settle(ask("dec_2", wait=0), fine, lambda held: seen.append(held.id))
+        assert seen == [await opened(store, 0)] * 2
+
+    run(tmp_path, play)
