@@ -39,12 +39,17 @@ async def run_until_half_closed(
 ) -> None:
     """Run `serve`, which returns True only when Envoy half-closed. Anything else ends in `abort`.
 
-    A cancelled handler stays cancelled: the transport reports CANCELLED, which is not OK either.
+    A cancelled handler says so before it goes: grpcio reports calls that Envoy cancelled, but a handler that somebody
+    else cancelled would leave Envoy waiting without a status.
     """
     half_closed, trouble = False, None
     try:
         half_closed = await serve()
     except asyncio.CancelledError:
+        try:
+            await abort("cancelled")
+        except Exception:
+            pass  # the status is out, or the call is gone
         raise
     except CutError as cut:
         trouble = str(cut)

@@ -184,7 +184,7 @@ def test_a_response_body_without_its_headers_is_withheld():
 )
 def test_a_body_that_comes_before_its_decision_goes_nowhere(before):
     async def main() -> Played:
-        believes = Believes(later=Principal("https://issuer", "later", "agent", "later"))
+        believes = Believes()
         believes.keys_missing = before != HOLD
         return Played(service(governance(POLICY, identifier=believes)))(before, SMALL)
 

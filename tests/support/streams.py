@@ -216,7 +216,7 @@ async def serving(of: Service, folder: Path) -> AsyncIterator[tuple[GrpcServer, 
     server.listen(address)
     await server.start()
     async with grpc.aio.insecure_channel(address) as channel:
-        method = channel.stream_stream(PROCESS_METHOD)
+        method: Any = channel.stream_stream(PROCESS_METHOD)
 
         def open_call(target: str = "api") -> Any:
             return method(metadata=(("x-extproc-target", target),) if target else ())
