@@ -12,7 +12,11 @@ from typing import Any
 import orjson
 
 from extproc.config import Settings
+from extproc.masking import MaskSecrets, compile_masker
 from extproc.policy import PolicySet, PolicySource, TargetInfo, load_policies
+
+NO_SECRETS = MaskSecrets(hash_salt=bytes(32), hmac_key=bytes(32))
+"""For checking masks only: nothing is masked with these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +28,17 @@ class Bundle:
 
 
 def load_bundle(settings: Settings, sources: Sequence[PolicySource]) -> PolicySet:
-    """Compile and check everything. Raises PolicyError with every mistake."""
+    """Compile and check everything, masks too. Raises PolicyError with every mistake."""
     targets = {target.name: TargetInfo(target.kind, target.labels) for target in settings.targets}
-    return load_policies(sources, targets, engine=settings.policies.engine)
+    policies = load_policies(sources, targets, engine=settings.policies.engine)
+    check_masks(policies)
+    return policies
+
+
+def check_masks(policies: PolicySet) -> None:
+    """Compile every mask once. Raises PolicyError for an unknown entity or a path that is none."""
+    for spec in policies.masks.values():
+        compile_masker([spec], NO_SECRETS)
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> Path:

@@ -24,7 +24,7 @@ from extproc.identity import (
     www_authenticate,
 )
 from extproc.masking import ENTITIES, Masker, MaskSecrets, compile_masker
-from extproc.masking.literal_stream import literal_forms
+from extproc.masking.literals import literal_forms
 from extproc.pipeline import Credential, Governance, TargetPlan
 from extproc.policy import PolicySet
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from extproc.adapters.policy_files import FoundPolicies, author_of, cases_beside, find_policies
+from extproc.app.bundle import check_masks
 from extproc.config import load_config
 from extproc.domain.errors import PolicyError
 from extproc.policy import PolicySet, PolicySource, TargetInfo, load_policies, named_targets
@@ -47,6 +48,7 @@ def check(paths: tuple[Path, ...], config_file: Path | None, engine: str | None,
     try:
         found = find_policies(paths)
         policies = load_policies(found.policies, targets or named_targets(found.policies), engine=engine)
+        check_masks(policies)
     except PolicyError as error:
         if as_json:
             click.echo(json.dumps({"ok": False, "problems": str(error).splitlines()}))

@@ -5,33 +5,19 @@ Only bytes that could be the beginning of a literal are held back, so an ordinar
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
-from urllib.parse import quote
 
 REPLACEMENT = b"[CREDENTIAL]"
 
 
-def literal_forms(value: str) -> tuple[bytes, ...]:
-    """The spellings of `value` that an echo is likely to use: raw, JSON-escaped, percent-encoded."""
-    forms = {
-        value.encode(),
-        json.dumps(value)[1:-1].encode(),
-        json.dumps(value)[1:-1].replace("/", "\\/").encode(),
-        quote(value, safe="").encode(),
-        quote(value).encode(),
-    }
-    return tuple(sorted(forms, key=len, reverse=True))
-
-
 class LiteralStream:
-    """Feed pieces in, get pieces out; `count` literals were replaced."""
+    """Feed pieces in, get pieces out; `count` literals were replaced. `forms` are `literals.literal_forms`."""
 
     __slots__ = ("_forms", "_pattern", "_rest", "count")
 
     def __init__(self, forms: Iterable[bytes]) -> None:
-        self._forms = tuple(forms)
+        self._forms = tuple(sorted(forms, key=lambda form: (-len(form), form)))  # the longest spelling wins
         self._pattern = re.compile(b"|".join(re.escape(form) for form in self._forms))
         self._rest = b""
         self.count = 0

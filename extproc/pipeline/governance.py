@@ -25,7 +25,7 @@ class Credential:
 
     header: str
     value: str = field(repr=False)
-    forms: tuple[bytes, ...] = field(repr=False, default=())
+    forms: frozenset[bytes] = field(repr=False, default=frozenset())
     """The spellings of the secret that an echo may use."""
 
 

@@ -225,7 +225,7 @@ class ResponseSide:
                     raise
                 self._scribe.degraded.append("unparsable-json-allowed")
                 content_type = "text/plain"
-                result = masker.body(plain, content_type)
+                result = masker.body(plain, content_type, without_paths=True)
             residual = masker.residual(result.data, content_type) if result.changed else {}
             return result.data, dict(result.counts), residual
         assert self._plan.credential is not None  # noqa: S101  (a masker without masks exists for its literal)

@@ -11,7 +11,7 @@ from extproc.domain.principal import Principal
 from extproc.domain.request import Headers, RequestHead
 from extproc.domain.steps import BodyMode, BodyModes, NeedKeys
 from extproc.masking import ENTITIES, MaskSecrets, compile_masker
-from extproc.masking.literal_stream import literal_forms
+from extproc.masking.literals import literal_forms
 from extproc.pipeline import Credential, Governance, HttpExchange, TargetPlan
 from extproc.policy import PolicySource, TargetInfo, load_policies
 
