@@ -189,7 +189,9 @@ class Samples:
         self.modules: Counter[str] = Counter()
 
     def take(self, frame: FrameType | None) -> None:
-        """Count one stack."""
+        """Count one stack, unless the timer interrupted the counting itself."""
+        if frame is not None and frame.f_code is _TAKE:
+            return
         seen: set[str] = set()
         nearest = False
         first = True
@@ -211,6 +213,9 @@ class Samples:
                 self.below[name] += 1
             frame = frame.f_back
         self.total += 1
+
+
+_TAKE = Samples.take.__code__
 
 
 def _short(path: str) -> str:

@@ -29,8 +29,11 @@ class Headers:
 
     def all(self, name: str) -> list[str]:
         """Every value of `name`, in order."""
-        if name not in self._first:
+        first = self._first.get(name)
+        if first is None:
             return []
+        if len(self._first) == len(self.items):
+            return [first]  # no name is repeated at all, as nearly always
         return [value for key, value in self.items if key == name]
 
     def __contains__(self, name: object) -> bool:
