@@ -10,10 +10,11 @@ from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as filter_v3
 from envoy_data_plane.envoy.service.auth import v3 as auth
 from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
+from envoy_data_plane.envoy.service.network_ext_proc import v3 as network
 from envoy_data_plane.envoy.type import v3 as type_v3
 from google.protobuf.descriptor import FieldDescriptor
 
-from extproc.servers.wire import ext_authz_pb2, ext_proc_pb2
+from extproc.servers.wire import ext_authz_pb2, ext_proc_pb2, network_ext_proc_pb2
 
 PAIRS: list[tuple[Any, Any]] = [
     (ext_proc_pb2.ProcessingRequest, ext_proc.ProcessingRequest),
@@ -46,7 +47,13 @@ PAIRS: list[tuple[Any, Any]] = [
     (ext_authz_pb2.OkHttpResponse, auth.OkHttpResponse),
     (ext_authz_pb2.Address, core.Address),
     (ext_authz_pb2.SocketAddress, core.SocketAddress),
+    (network_ext_proc_pb2.ProcessingRequest, network.ProcessingRequest),
+    (network_ext_proc_pb2.ProcessingResponse, network.ProcessingResponse),
+    (network_ext_proc_pb2.Data, network.Data),
 ]
+
+LATER = {("extproc.wire.network.v1.ProcessingRequest", "attributes"): 4}
+"""Fields of Envoy 1.40 that the published schemas lack; the end-to-end tests read them from a real Envoy."""
 
 KINDS = {
     FieldDescriptor.TYPE_BYTES: {"bytes", "string"},  # text that a client controls is bytes in ours
@@ -68,6 +75,10 @@ def fields_of(foreign: Any) -> dict[str, Any]:
 def test_every_field_has_envoys_number_and_type(ours: Any, foreign: Any) -> None:
     known = fields_of(foreign)
     for field in ours.DESCRIPTOR.fields:
+        if (ours.DESCRIPTOR.full_name, field.name) in LATER:
+            assert field.name not in known, "the published schema has it now: compare it"
+            assert field.number == LATER[ours.DESCRIPTOR.full_name, field.name]
+            continue
         assert field.name in known, f"{ours.DESCRIPTOR.name}.{field.name} is not in Envoy's schema"
         assert field.number == known[field.name].number
         assert known[field.name].proto_type in KINDS[field.type]
@@ -79,6 +90,14 @@ def test_every_field_has_envoys_number_and_type(ours: Any, foreign: Any) -> None
         (ext_proc_pb2.ProcessingMode.HeaderSendMode, filter_v3.ProcessingModeHeaderSendMode),
         (ext_proc_pb2.ProcessingMode.BodySendMode, filter_v3.ProcessingModeBodySendMode),
         (ext_proc_pb2.CommonResponse.ResponseStatus, ext_proc.CommonResponseResponseStatus),
+        (
+            network_ext_proc_pb2.ProcessingResponse.ConnectionStatus,
+            network.ProcessingResponseConnectionStatus,
+        ),
+        (
+            network_ext_proc_pb2.ProcessingResponse.DataProcessedStatus,
+            network.ProcessingResponseDataProcessedStatus,
+        ),
     ],
 )
 def test_every_enum_value_is_envoys(ours: Any, foreign: Any) -> None:
