@@ -183,7 +183,9 @@ def test_a_message_over_the_limit_ends_the_stream_badly(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "messages", [(), (OPEN,), (OPEN, response_headers()), (HOLD,)], ids=["none", "open", "answer", "hold"]
+    "messages",
+    [(), (OPEN,), (OPEN, response_headers()), (HOLD,)],
+    ids=["none", "open", "answer", "hold"],
 )
 def test_an_early_half_close_is_the_only_way_to_an_early_ok(tmp_path: Path, messages):
     ledger = MemoryLedger()
