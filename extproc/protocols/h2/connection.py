@@ -56,6 +56,10 @@ _REMEMBERED = 1024
 """Streams we ended before their peer did, kept so that what was on its way is no offence."""
 
 
+_PER_REPLY = 4
+"""Control frames a reply of ours may cause (window updates, a ping) without counting as a flood."""
+
+
 class _ConnectionError(Exception):
     def __init__(self, code: ErrorCode, reason: str) -> None:
         super().__init__(reason)
@@ -151,6 +155,7 @@ class Connection:
         if stream is None or stream.trailers is not None:
             return False
         self._sender.message(stream, payload)
+        self._control.credit(_PER_REPLY)
         if self._sender.backlog > self._limits.unsent and stream.backlog:
             self.reset(stream_id, ErrorCode.ENHANCE_YOUR_CALM)
             return False
@@ -451,7 +456,7 @@ class Connection:
                 emptied = self._sender.grow(increment)
             except WindowOverflowError:
                 raise _ConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "a window too large") from None
-            self._control.credit(1 + (increment >> 10))
+            self._control.credit(increment >> 10)
             for stream in emptied:
                 self._sent_all(stream)
             return

@@ -83,6 +83,7 @@ class HeaderDecoder:
     def _static_fields(self, block: bytes) -> list[Field]:
         known = self._fields
         found: list[Field] = []
+        malformed: MalformedError | None = None
         position, end, size = 0, len(block), 0
         while position < end:
             stop = field_end(block, position)
@@ -96,7 +97,12 @@ class HeaderDecoder:
                         raise CompressionError("a table size that was not offered")
                     continue
                 ((name, value),) = self._library(part)
-                field = check_field(name, value)
+                try:
+                    field = check_field(name, value)
+                except MalformedError as error:
+                    # what follows may not even decode, which is worse
+                    malformed = error
+                    continue
                 if len(part) <= _KEPT_BYTES:
                     if len(known) >= _FIELDS:
                         known.clear()
@@ -105,6 +111,8 @@ class HeaderDecoder:
             if size > self._largest:
                 raise HeaderListTooLargeError
             found.append(field)
+        if malformed is not None:
+            raise malformed
         return found
 
     def _library(self, block: bytes) -> list[tuple[bytes, bytes]]:
