@@ -1,0 +1,44 @@
+"""The Postgres wire protocol, sans-io: what a client and its server say, message by message."""
+
+from extproc.protocols.postgres.connection import PostgresConnection
+from extproc.protocols.postgres.events import (
+    BackendKey,
+    BoundParameter,
+    CancelReceived,
+    ClientLeft,
+    Column,
+    CopyStarted,
+    Ended,
+    Event,
+    LoggedIn,
+    LoginReceived,
+    MessageReceived,
+    RowsDescribed,
+    RowsReceived,
+    StatementEnded,
+    StatementReceived,
+)
+from extproc.protocols.postgres.limits import CLIENT_CHOSEN, Limits, Refusal, UpstreamLogin
+
+__all__ = [
+    "CLIENT_CHOSEN",
+    "BackendKey",
+    "BoundParameter",
+    "CancelReceived",
+    "ClientLeft",
+    "Column",
+    "CopyStarted",
+    "Ended",
+    "Event",
+    "Limits",
+    "LoggedIn",
+    "LoginReceived",
+    "MessageReceived",
+    "PostgresConnection",
+    "Refusal",
+    "RowsDescribed",
+    "RowsReceived",
+    "StatementEnded",
+    "StatementReceived",
+    "UpstreamLogin",
+]

@@ -1,0 +1,196 @@
+"""What a Postgres connection tells us. Events marked *asks* wait for an answer; bytes behind them wait in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+TransactionStatus = Literal["I", "T", "E"]
+"""ReadyForQuery's own letters: idle, in a transaction block, in a failed transaction block."""
+
+StatementKind = Literal["simple", "parse", "bound"]
+EndKind = Literal["complete", "error", "denied", "skipped", "unexecuted", "abandoned", "aborted"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoginReceived:
+    """*Asks* for `accept_login` or `refuse_login`. `token` is what the client sent as its password.
+
+    `parameters` are those of the startup message but `user`, `database` and `replication`; nothing of them goes
+    upstream unless `accept_login` says so. `token` is empty when the connection was told not to ask for one.
+    """
+
+    user: str
+    database: str
+    parameters: Mapping[str, str]
+    token: str = field(repr=False)
+    protocol: tuple[int, int] = (3, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedIn:
+    """The server let us in and the client was told. `backend_key` names the session in a CancelRequest."""
+
+    backend_key: BackendKey | None
+
+
+@dataclass(frozen=True, slots=True)
+class BackendKey:
+    """What a CancelRequest must carry: 4 bytes of secret in protocol 3.0, up to 256 in 3.2."""
+
+    process_id: int
+    secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BoundParameter:
+    """One parameter of a Bind. `type_oid` is 0 where nobody said; `format` 0 is text, 1 is binary; NULL is None."""
+
+    type_oid: int
+    format: int
+    value: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StatementReceived:
+    """*Asks* for `forward(id, …)` or `deny(id, …)`; not answering yet is a hold.
+
+    `kind` is "simple" (a Query, possibly of several statements), "parse" (a Parse: only the text is known,
+    nothing runs yet; never recorded as run) or "bound" (a Bind: text and parameters, before it is forwarded).
+    Every "simple" and "bound" that was announced ends with exactly one `StatementEnded` of the same id; a
+    "parse" ends with one only when it was denied, failed or was skipped.
+    `transaction` is the status last heard from the server and `outstanding` how many earlier messages it has
+    not answered yet, so that while it is not 0 the status may be older than this statement.
+    `settings` are the parameters the server reported (`client_encoding`, `standard_conforming_strings`, …).
+    """
+
+    id: int
+    kind: StatementKind
+    text: str = field(repr=False)
+    parameters: tuple[BoundParameter, ...] = ()
+    parameter_types: tuple[int, ...] = ()
+    name: str = ""
+    """The prepared statement's name ("parse", "bound"); empty for the unnamed one."""
+    portal: str = ""
+    transaction: TransactionStatus = "I"
+    outstanding: int = 0
+    settings: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a RowDescription. `table_oid` and `attribute` are 0 for what is no plain table column."""
+
+    name: str
+    table_oid: int
+    attribute: int
+    type_oid: int
+    format: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowsDescribed:
+    """*Asks* for `read_rows(id)` or `pass_rows(id)`; only for statements forwarded with `rows=True`.
+
+    `index` counts the result sets of one statement id (a Query may return several).
+    """
+
+    id: int
+    index: int
+    columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RowsReceived:
+    """*Asks* for `replace_rows(id, rows)`. All complete rows at hand, oldest first; NULL is None."""
+
+    id: int
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[bytes | None, ...], ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CopyStarted:
+    """COPY data follows, `direction` seen from the server: "in" is data from the client. It is not bound."""
+
+    id: int
+    direction: Literal["in", "out"]
+    binary: bool
+    columns: int
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived:
+    """*Asks* for `replace_message(fields)`; only when the connection was told to `read_messages`.
+
+    `fields` maps the field letters of ErrorResponse and NoticeResponse to text (`M` message, `D` detail, `C`
+    SQLSTATE …); a notification has `channel` and `payload`. `id` is the statement it answers, if any.
+    """
+
+    kind: Literal["error", "notice", "notification"]
+    fields: Mapping[str, str] = field(repr=False)
+    id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StatementEnded:
+    """What became of a statement. `executed` is false only where the server certainly never ran it.
+
+    `end`: "complete"; "error" (the server's, `sqlstate` says which); "denied" (by us); "skipped" (an earlier error
+    in its batch); "unexecuted" (bound but never run to its end: closed, replaced or its transaction over);
+    "abandoned" (the client left before an answer); "aborted" (the connection ended while it ran).
+    `tags` are the command tags (one per statement of a Query), `rows` counts rows returned,
+    `affected` those the tags name, `bytes_returned` the bytes of rows and COPY data towards the client,
+    `copied_in` the bytes of COPY data from the client.
+    """
+
+    id: int
+    end: EndKind
+    executed: bool
+    tags: tuple[str, ...] = ()
+    sqlstate: str = ""
+    rows: int = 0
+    affected: int = 0
+    bytes_returned: int = 0
+    copied_in: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CancelReceived:
+    """*Asks* for `forward_cancel()` or `drop_cancel()`. This connection carries nothing else (CancelRequest)."""
+
+    key: BackendKey
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLeft:
+    """The client ended its side, or said Terminate. Statements still waiting were abandoned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Nothing more will happen. Send what is left, then close both sides.
+
+    `by` says whose doing it was; `code` is stable: "" for an ordinary end, else the name of the refusal or of the
+    broken rule (`ProtocolError.code`). `message` is safe to show.
+    """
+
+    by: Literal["client", "server", "us"]
+    code: str = ""
+    message: str = ""
+
+
+Event = (
+    LoginReceived
+    | LoggedIn
+    | StatementReceived
+    | RowsDescribed
+    | RowsReceived
+    | CopyStarted
+    | MessageReceived
+    | StatementEnded
+    | CancelReceived
+    | ClientLeft
+    | Ended
+)
