@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urlsplit
 
+from extproc.config.database_checks import check_database, check_database_listener
 from extproc.config.document import Place
 from extproc.config.findings import Finding, is_reserved, twice
 from extproc.config.identity_checks import check_identity
@@ -112,7 +113,7 @@ def _socket_path(where: Place, address: Address) -> Iterator[Finding]:
 def _listeners(settings: Settings) -> Iterator[Finding]:
     yield from twice(("listeners",), [listener.name for listener in settings.listeners])
     yield from twice(("listeners",), [str(listener.address) for listener in settings.listeners], "address")
-    targets = [target.name for target in settings.targets]
+    targets = {target.name: target.kind for target in settings.targets}
     for number, listener in enumerate(settings.listeners):
         where: Place = ("listeners", number)
         yield from _socket_path((*where, "address"), listener.address)
@@ -123,15 +124,25 @@ def _listeners(settings: Settings) -> Iterator[Finding]:
             )
         if listener.tls and listener.tls.require_client_certificate and listener.tls.client_ca is None:
             yield (*where, "tls", "require_client_certificate"), "needs client_ca"
+        if listener.protocol == "postgres":
+            yield from check_database_listener(where, listener, targets)
+            continue
+        for name, unfit in (("target", listener.target), ("cleartext_tokens", listener.cleartext_tokens)):
+            if unfit:
+                yield (*where, name), "is for database listeners; HTTP has routes"
+        if not listener.routes:
+            yield (*where, "routes"), "needs at least 1 entry"
         yield from _routes(where, listener, targets)
 
 
-def _routes(where: Place, listener: Listener, targets: Sequence[str]) -> Iterator[Finding]:
+def _routes(where: Place, listener: Listener, targets: Mapping[str, str]) -> Iterator[Finding]:
     seen: dict[tuple[str, str, str], int] = {}
     for number, route in enumerate(listener.routes):
         at: Place = (*where, "routes", number)
         if route.target not in targets:
             yield (*at, "target"), f'unknown target "{route.target}"{did_you_mean(route.target, targets)}'
+        elif targets[route.target] != "http":
+            yield (*at, "target"), f'"{route.target}" is no HTTP target'
         if (route.prefix is None) == (route.path is None):
             yield at, "needs exactly one of prefix and path"
         if route.prefix is not None and route.prefix != "/" and route.prefix.endswith("/"):
@@ -157,6 +168,7 @@ def _targets(settings: Settings) -> Iterator[Finding]:
     for number, target in enumerate(settings.targets):
         where: Place = ("targets", number)
         yield from _upstream((*where, "upstream"), target)
+        yield from check_database(where, target)
         yield from _credential(settings, (*where, "credential"), target)
         if target.record.mask is not None and target.record.mask not in settings.masks:
             known = did_you_mean(target.record.mask, settings.masks) if settings.masks else ""

@@ -36,6 +36,14 @@ HeaderName = Annotated[
     str,
     Meta(pattern=r"^[a-z0-9!#$%&'*+.^_`|~-]+$", max_length=128, extra={"like": "x-api-key, in lower case"}),
 ]
+RoleName = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|[A-Za-z_][A-Za-z0-9_$-]*)$",
+        max_length=63,
+        extra={"like": "a database user name, or *"},
+    ),
+]
 UrlPath = Annotated[str, Meta(pattern=r"^/[^?#\s]*$", extra={"like": "/v1/customers, without a query"})]
 Text = Annotated[str, Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=1)]
@@ -145,8 +153,9 @@ class Listener(Branch, frozen=True, kw_only=True):
 
     name: Annotated[Name, about("Unique name.")]
     address: Annotated[Address, about("IP address and port, or `unix:path`.")]
-    routes: Annotated[tuple[Route, ...], Meta(min_length=1), about("Where requests go.")]
-    protocol: Annotated[Literal["http"], about("What callers speak.")] = "http"
+    routes: Annotated[tuple[Route, ...], about("Where HTTP requests go.")] = ()
+    target: Annotated[Name | None, about("The one target of a database listener.")] = None
+    protocol: Annotated[Literal["http", "postgres"], about("What callers speak.")] = "http"
     mode: Annotated[
         Literal["ext_proc", "ext_authz"],
         about("`ext_proc` sees requests and responses; `ext_authz` only allows, denies and holds."),
@@ -158,6 +167,10 @@ class Listener(Branch, frozen=True, kw_only=True):
     upgrades: Annotated[
         tuple[Literal["websocket"], ...], about("Upgrades let through; they are recorded as `opaque`.")
     ] = ("websocket",)
+    cleartext_tokens: Annotated[
+        bool,
+        about("Take tokens as database passwords without TLS off loopback; a tunnel must protect them."),
+    ] = False
 
 
 class UpstreamTls(Branch, frozen=True, kw_only=True):
@@ -226,12 +239,44 @@ class Prefer(Branch, frozen=True, kw_only=True):
     wait: Annotated[bool, about("`Prefer: wait=N` bounds the wait in seconds.")] = False
 
 
+class DatabaseRole(Branch, frozen=True, kw_only=True):
+    """The database user that stands behind a caller."""
+
+    user: Annotated[Text, about("User to log in as.")]
+    password: Annotated[SecretRef | None, about("Its password; none where the server asks for none.")] = None
+    groups: Annotated[
+        tuple[Text, ...], about("Only members of one of these groups may use it; empty is everybody.")
+    ] = ()
+
+
+class Database(Branch, frozen=True, kw_only=True):
+    """How connections of a database target are governed."""
+
+    roles: Annotated[
+        Mapping[RoleName, DatabaseRole],
+        about("By the user name that callers give: whom they become. `*` is any other name."),
+    ]
+    statement_bytes: Annotated[Size, about("Longest statement with its parameters.")] = 1 * MIB
+    waiting_bytes: Annotated[
+        Size, about("What a caller may send behind a statement that waits; more ends the connection.")
+    ] = 4 * MIB
+    wait_in_transaction: Annotated[
+        Duration, about("Longest wait for an approval inside a transaction, whose locks others wait for.")
+    ] = 30.0
+    notice_every: Annotated[Duration, about("How often a caller is told that its statement waits.")] = 15.0
+    unparsed: Annotated[
+        Literal["deny", "judge"],
+        about("Statements that are not fully understood: `judge` leaves them to the rules and is recorded."),
+    ] = "deny"
+
+
 class Target(Branch, frozen=True, kw_only=True):
     """A service under governance."""
 
     name: Annotated[Name, about("Unique name; policies name it.")]
     upstream: Annotated[Upstream, about("Where it is.")]
-    kind: Annotated[Literal["http"], about("What it is.")] = "http"
+    kind: Annotated[Literal["http", "postgres"], about("What it is.")] = "http"
+    database: Annotated[Database | None, about("For kind `postgres`.")] = None
     labels: Annotated[Mapping[str, str], about("For label selectors in policies.")] = {}
     credential: Annotated[
         Credential | None, about("Put in after the intent is recorded; masked in everything that comes back.")
@@ -509,6 +554,9 @@ class Settings(Branch, frozen=True, kw_only=True):
         for number, target in enumerate(self.targets):
             if target.credential is not None:
                 yield f"targets[{number}].credential.value", target.credential.value
+            for name, role in (target.database.roles if target.database is not None else {}).items():
+                if role.password is not None:
+                    yield f"targets[{number}].database.roles.{name}.password", role.password
         for place, reference in (
             ("masking.hash_salt", self.masking.hash_salt),
             ("masking.hmac_key", self.masking.hmac_key),

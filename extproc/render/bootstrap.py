@@ -31,6 +31,7 @@ from envoy_data_plane.google.protobuf import Struct
 
 from extproc.config import Address, Settings
 from extproc.render.clusters import collector_cluster, processor_cluster, target_cluster
+from extproc.render.databases import CONNECTION_ATTRIBUTES, NETWORK_EXT_PROC
 from extproc.render.filters import EXT_AUTHZ, EXT_PROC
 from extproc.render.listeners import listeners
 from extproc.render.pieces import address, pack, seconds
@@ -38,6 +39,8 @@ from extproc.render.pieces import address, pack, seconds
 RUNTIME = {
     # A clean end of stream instead of a reset, so that the end of an exchange is not taken for a failure.
     "envoy.reloadable_features.ext_proc_graceful_grpc_close": True,
+    # With true, connections whose bytes we do not answer one for one would never be closed (database listeners).
+    "envoy.reloadable_features.connection_close_through_filter_manager": False,
 }
 ADMIN_PATHS = (
     "/stats",
@@ -85,9 +88,13 @@ def _complete(config: dict[str, Any]) -> dict[str, Any]:
     """The one place that adds to what `envoy-data-plane` writes.
 
     It leaves out fields that have their default; those an auditor looks for are spelled out. Fields of Envoy 1.40
-    that its classes lack would be added here as well; none is needed now.
+    that its classes lack are added here as well: `connection_attributes`.
     """
     for listener in config["static_resources"].get("listeners", []):
+        for network_filter in listener["filter_chains"][0]["filters"]:
+            if network_filter["name"] == NETWORK_EXT_PROC:
+                network_filter["typed_config"]["failure_mode_allow"] = False
+                network_filter["typed_config"]["connection_attributes"] = list(CONNECTION_ATTRIBUTES)
         for http_filter in _http_filters(listener):
             filter_config = http_filter["typed_config"]
             if http_filter["name"] in (EXT_PROC, EXT_AUTHZ):
@@ -100,7 +107,7 @@ def _complete(config: dict[str, Any]) -> dict[str, Any]:
 
 def _http_filters(listener: dict[str, Any]) -> list[dict[str, Any]]:
     chain = listener["filter_chains"][0]["filters"][0]
-    filters: list[dict[str, Any]] = chain["typed_config"]["http_filters"]
+    filters: list[dict[str, Any]] = chain["typed_config"].get("http_filters", [])
     return filters
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from envoy_data_plane.envoy.config.cluster.v3 import (
@@ -27,13 +28,15 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from envoy_data_plane.envoy.type.v3 import Percent
 
 from extproc.config import Settings
-from extproc.config.settings import Otlp, Target
+from extproc.config.settings import Otlp, Target, Upstream
 from extproc.config.units import Address
 from extproc.domain.errors import ConfigError
 from extproc.render.pieces import certificate, cluster, seconds, upstream_tls
 
 PROCESSOR = "extproc"
 COLLECTOR = "otlp"
+POSTGRES_ALPN = "postgresql"
+"""Without it a server drops direct TLS (PostgreSQL, SSL Session Encryption)."""
 
 
 def target_cluster_name(target: str) -> str:
@@ -104,33 +107,52 @@ def processor_cluster(settings: Settings, workers: Sequence[Address]) -> Cluster
 def target_cluster(settings: Settings, target: Target) -> Cluster:
     """The real service. TLS names come from settings alone."""
     upstream = target.upstream
+    if target.kind != "http":
+        return _database_cluster(settings, target)
     http2 = upstream.protocol == "http2"
     explicit = (
         HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=Http2ProtocolOptions())
         if http2
         else HttpProtocolOptionsExplicitHttpConfig(http_protocol_options=Http1ProtocolOptions())
     )
-    more = {}
-    tls = upstream.transport
-    if tls is not None:
-        own = (
-            [certificate(tls.certificate, tls.key)]
-            if tls.certificate is not None and tls.key is not None
-            else []
-        )
-        more["transport_socket"] = upstream_tls(
-            tls.server_name or upstream.address.host,
-            ca=tls.ca or settings.envoy.ca_bundle,
-            certificates=own,
-            alpn="h2" if http2 else "http/1.1",
-        )
     return cluster(
         target_cluster_name(target.name),
         [upstream.address],
         HttpProtocolOptions(explicit_http_config=explicit),
         connect_timeout=upstream.connect_timeout,
-        **more,
+        **_transport(settings, upstream, "h2" if http2 else "http/1.1"),
     )
+
+
+def _database_cluster(settings: Settings, target: Target) -> Cluster:
+    """One connection of a caller is one connection here; TLS starts with the first byte (Postgres 17 and later)."""
+    upstream = target.upstream
+    return cluster(
+        target_cluster_name(target.name),
+        [upstream.address],
+        None,
+        connect_timeout=upstream.connect_timeout,
+        circuit_breakers=CircuitBreakers(
+            thresholds=[CircuitBreakersThresholds(max_connections=settings.envoy.max_connections)]
+        ),
+        **_transport(settings, upstream, POSTGRES_ALPN),
+    )
+
+
+def _transport(settings: Settings, upstream: Upstream, alpn: str) -> dict[str, Any]:
+    tls = upstream.transport
+    if tls is None:
+        return {}
+    own = (
+        [certificate(tls.certificate, tls.key)] if tls.certificate is not None and tls.key is not None else []
+    )
+    socket = upstream_tls(
+        tls.server_name or upstream.address.host,
+        ca=tls.ca or settings.envoy.ca_bundle,
+        certificates=own,
+        alpn=alpn,
+    )
+    return {"transport_socket": socket}
 
 
 def collector_cluster(settings: Settings, otlp: Otlp) -> Cluster:

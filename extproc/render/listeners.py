@@ -10,7 +10,6 @@ from envoy_data_plane.envoy.config.common.mutation_rules.v3 import (
     HeaderMutationRemoveOnMatch,
 )
 from envoy_data_plane.envoy.config.core.v3 import (
-    DataSource,
     GrpcService,
     GrpcServiceEnvoyGrpc,
     Http1ProtocolOptions,
@@ -20,7 +19,6 @@ from envoy_data_plane.envoy.config.core.v3 import (
     HttpService,
     HttpUri,
     SubstitutionFormatString,
-    TransportSocket,
     TypedExtensionConfig,
 )
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain
@@ -48,11 +46,6 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import (
     HeaderMutation as EarlyHeaderMutation,
 )
-from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
-    CertificateValidationContext,
-    CommonTlsContext,
-    DownstreamTlsContext,
-)
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Struct
@@ -61,8 +54,9 @@ from extproc.config import Settings
 from extproc.config import settings as tree
 from extproc.config.settings import Listener
 from extproc.render.clusters import COLLECTOR, target_cluster_name
+from extproc.render.databases import database_listener
 from extproc.render.filters import NAMESPACE, http_filters, route_config
-from extproc.render.pieces import TLS_SOCKET, address, certificate, pack, seconds
+from extproc.render.pieces import address, downstream_tls, pack, seconds
 
 ACCESS_LOG = {
     # No path, query or header values: what was asked is in the ledger, masked, under this session.
@@ -100,7 +94,9 @@ def http_listener(settings: Settings, listener: Listener) -> EnvoyListener:
                         typed_config=pack(_connection_manager(settings, listener)),
                     )
                 ],
-                transport_socket=_tls(listener.tls) if listener.tls is not None else None,
+                transport_socket=(
+                    downstream_tls(listener.tls, ["h2", "http/1.1"]) if listener.tls is not None else None
+                ),
             )
         ],
     )
@@ -216,23 +212,6 @@ def _route(settings: Settings, listener: Listener, position: int, route: tree.Ro
     )
 
 
-def _tls(tls: tree.ListenerTls) -> TransportSocket:
-    validation = (
-        CertificateValidationContext(trusted_ca=DataSource(filename=str(tls.client_ca)))
-        if tls.client_ca is not None
-        else None
-    )
-    context = DownstreamTlsContext(
-        require_client_certificate=tls.require_client_certificate,
-        common_tls_context=CommonTlsContext(
-            alpn_protocols=["h2", "http/1.1"],
-            tls_certificates=[certificate(tls.certificate, tls.key)],
-            validation_context=validation,
-        ),
-    )
-    return TransportSocket(name=TLS_SOCKET, typed_config=pack(context))
-
-
 def _access_log() -> AccessLog:
     log = StdoutAccessLog(log_format=SubstitutionFormatString(json_format=Struct.from_dict(ACCESS_LOG)))
     return AccessLog(name="envoy.access_loggers.stdout", typed_config=pack(log))
@@ -259,4 +238,9 @@ def _tracing(settings: Settings) -> HttpConnectionManagerTracing | None:
 
 def listeners(settings: Settings) -> Iterable[EnvoyListener]:
     """All of them, in the order of the file."""
-    return (http_listener(settings, listener) for listener in settings.listeners)
+    return (
+        http_listener(settings, listener)
+        if listener.protocol == "http"
+        else database_listener(settings, listener)
+        for listener in settings.listeners
+    )

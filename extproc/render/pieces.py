@@ -27,6 +27,7 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     CertificateValidationContext,
     CommonTlsContext,
+    DownstreamTlsContext,
     SubjectAltNameMatcher,
     SubjectAltNameMatcherSanType,
     TlsCertificate,
@@ -36,6 +37,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOpti
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any as Packed
 
+from extproc.config.settings import ListenerTls
 from extproc.config.units import Address as Place
 
 TLS_SOCKET = "envoy.transport_sockets.tls"
@@ -66,6 +68,24 @@ def certificate(chain: Path, key: Path) -> TlsCertificate:
     )
 
 
+def downstream_tls(tls: ListenerTls, alpn: list[str]) -> TransportSocket:
+    """TLS for callers, and what they must prove."""
+    validation = (
+        CertificateValidationContext(trusted_ca=DataSource(filename=str(tls.client_ca)))
+        if tls.client_ca is not None
+        else None
+    )
+    context = DownstreamTlsContext(
+        require_client_certificate=tls.require_client_certificate,
+        common_tls_context=CommonTlsContext(
+            alpn_protocols=alpn,
+            tls_certificates=[certificate(tls.certificate, tls.key)],
+            validation_context=validation,
+        ),
+    )
+    return TransportSocket(name=TLS_SOCKET, typed_config=pack(context))
+
+
 def upstream_tls(
     server_name: str, *, ca: Path, certificates: list[TlsCertificate], alpn: str
 ) -> TransportSocket:
@@ -89,7 +109,12 @@ def upstream_tls(
 
 
 def cluster(
-    name: str, places: list[Place], options: HttpProtocolOptions, *, connect_timeout: float, **more: Any
+    name: str,
+    places: list[Place],
+    options: HttpProtocolOptions | None,
+    *,
+    connect_timeout: float,
+    **more: Any,
 ) -> Cluster:
     """A cluster of fixed endpoints; host names are looked up, addresses and pipes are not."""
     named = any(not place.is_unix and not place.is_ip for place in places)
@@ -98,7 +123,7 @@ def cluster(
         type=ClusterDiscoveryType.STRICT_DNS if named else ClusterDiscoveryType.STATIC,
         dns_lookup_family=ClusterDnsLookupFamily.V4_PREFERRED if named else ClusterDnsLookupFamily.AUTO,
         connect_timeout=seconds(connect_timeout),
-        typed_extension_protocol_options={HTTP_OPTIONS: pack(options)},
+        typed_extension_protocol_options={HTTP_OPTIONS: pack(options)} if options is not None else {},
         load_assignment=ClusterLoadAssignment(
             cluster_name=name,
             endpoints=[

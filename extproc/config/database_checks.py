@@ -1,0 +1,82 @@
+"""What a well-formed database listener or target may still get wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from extproc.config.document import Place
+from extproc.config.findings import Finding
+from extproc.config.settings import Listener, RecordPlan, Target, TargetLimits
+from extproc.config.shape import did_you_mean
+
+SHORTEST_NOTICE = 1.0
+LONGEST_WAIT = 3600.0
+
+
+def check_database_listener(
+    where: Place, listener: Listener, targets: Mapping[str, str]
+) -> Iterator[Finding]:
+    """One target, and a way for tokens that nobody listens on. `targets` are kinds by name."""
+    if listener.routes:
+        yield (*where, "routes"), "are for HTTP; a database listener has one target"
+    if listener.target is None:
+        yield where, 'missing setting "target"'
+    elif listener.target not in targets:
+        yield (
+            (*where, "target"),
+            f'unknown target "{listener.target}"{did_you_mean(listener.target, targets)}',
+        )
+    elif targets[listener.target] != listener.protocol:
+        yield (*where, "target"), f'"{listener.target}" is no {listener.protocol} target'
+    if listener.mode != "ext_proc":
+        yield (*where, "mode"), "database listeners are governed by ext_proc alone"
+    for name, is_default in (
+        ("upgrades", listener.upgrades in (("websocket",), ())),
+        ("trusted_hops", listener.trusted_hops == 0),
+    ):
+        if not is_default:
+            yield (*where, name), "is for HTTP listeners"
+    is_local = listener.address.is_unix or listener.address.is_loopback
+    if not is_local and listener.tls is None and not listener.cleartext_tokens:
+        yield (
+            (*where, "address"),
+            "tokens would cross the network in cleartext: set tls, or cleartext_tokens: true behind a tunnel",
+        )
+    if listener.cleartext_tokens and (is_local or listener.tls is not None):
+        yield (*where, "cleartext_tokens"), "means nothing here; remove it"
+
+
+def check_database(where: Place, target: Target) -> Iterator[Finding]:
+    """A postgres target has `database`, and nothing that only HTTP knows; other kinds have none."""
+    database = target.database
+    if target.kind != "postgres":
+        if database is not None:
+            yield (*where, "database"), "is for kind postgres"
+        return
+    if database is None:
+        yield where, 'missing setting "database"'
+        return
+    if not database.roles:
+        yield (*where, "database", "roles"), "is empty; nobody could log in"
+    if not 1024 <= database.statement_bytes <= 64 << 20:
+        yield (*where, "database", "statement_bytes"), "must be from 1KiB to 64MiB"
+    if not database.statement_bytes <= database.waiting_bytes <= 256 << 20:
+        yield (*where, "database", "waiting_bytes"), "must be from statement_bytes to 256MiB"
+    if not 0 <= database.wait_in_transaction <= LONGEST_WAIT:
+        yield (*where, "database", "wait_in_transaction"), "must be at most 1h"
+    if not SHORTEST_NOTICE <= database.notice_every <= LONGEST_WAIT:
+        yield (*where, "database", "notice_every"), "must be from 1s to 1h"
+    for name, is_default in (
+        ("credential", target.credential is None),
+        ("volatile_headers", not target.volatile_headers),
+        ("limits", target.limits == TargetLimits()),
+        ("unparsable_json", target.unparsable_json == "refuse"),
+    ):
+        if not is_default:
+            yield (*where, name), "is for HTTP targets"
+    upstream = target.upstream
+    for name, is_default in (("host", upstream.host is None), ("protocol", upstream.protocol == "http1")):
+        if not is_default:
+            yield (*where, "upstream", name), "is for HTTP targets"
+    if target.record.response != RecordPlan().response:
+        yield (*where, "record", "response"), "result rows are not kept; their counts and sizes are"
