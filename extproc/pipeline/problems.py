@@ -33,6 +33,19 @@ NEXT: dict[str, str] = {
     "ledger-unavailable": "Nothing can be recorded now, so nothing is allowed. Try again later.",
 }
 
+NEXT_BY_STATUS: dict[int, str] = {
+    400: "Send it in a form that every server reads alike.",
+    401: "Send a valid token of an issuer that is trusted here.",
+    403: "Ask the policy's owner, naming the decision id.",
+    413: "Send less at once.",
+    415: "Send it in a form that can be inspected.",
+    422: "Correct the request.",
+    429: "Wait, then try again.",
+    500: "Ask the operator, naming the trace id.",
+    502: "Ask the operator, naming the trace id. Do not assume that nothing was executed.",
+    503: "Try again later.",
+}
+
 
 def problem(
     status: int, code: str, detail: str, *, extra: Mapping[str, Any] | None = None, title: str = ""
@@ -46,8 +59,9 @@ def problem(
         "detail": detail,
         "executed": False,
     }
-    if code in NEXT:
-        body["next"] = NEXT[code]
+    following = NEXT.get(code) or NEXT_BY_STATUS.get(status)
+    if following:
+        body["next"] = following
     if extra:
         body.update(extra)
     return orjson.dumps(body)
