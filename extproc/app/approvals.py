@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -17,14 +16,12 @@ import uvicorn
 from extproc.adapters.control import Control
 from extproc.adapters.hold_sqlite import SqliteHoldStore
 from extproc.adapters.jwks import JwksKeys
-from extproc.adapters.ledger_files import LedgerWriter
 from extproc.app.governing import provider_rules
 from extproc.app.worker import open_holds, open_keys, open_ledger, recorder
 from extproc.config import Settings
 from extproc.domain.errors import PolicyError, StoreUnavailableError
 from extproc.domain.mask import MaskSpec
 from extproc.domain.principal import Principal
-from extproc.domain.record import Record
 from extproc.identity import NeedKeysFor, Verifier
 from extproc.masking import ENTITIES, MaskSecrets, compile_masker
 from extproc.servers.approvals_api import create_app
@@ -70,7 +67,7 @@ async def run_approvals(settings: Settings, control: Control, stopping: asyncio.
     holds = open_holds(settings)
     ledger = open_ledger(settings, "approvals")
     supervisor = Supervisor(control)
-    record = masked_recorder(ledger)
+    record = recorder(ledger)
     try:
         await holds.check()
         await keys.refresh_due(time.time())
@@ -85,6 +82,7 @@ async def run_approvals(settings: Settings, control: Control, stopping: asyncio.
             status=lambda: {"ledger": ledger.healthy},
             operators=settings.approvals.operators,
             auditors=settings.approvals.auditors,
+            mask=reason_mask(),
         )
         server = ApiServer(_config(settings, app))
         tasks = [
@@ -132,19 +130,11 @@ def authenticator(settings: Settings, keys: JwksKeys) -> Callable[[str], Awaitab
     return authenticate
 
 
-def masked_recorder(ledger: LedgerWriter) -> Callable[[Record], None]:
-    """Records what people type only after every recognizer has looked at it."""
-    write = recorder(ledger)
+def reason_mask() -> Callable[[str], str]:
+    """What people type, after every recognizer has looked at it."""
     secrets = MaskSecrets(hash_salt=bytes(32), hmac_key=bytes(32))  # `replace` uses neither
     masker = compile_masker([MaskSpec("typed", entities=tuple(ENTITIES), operator="replace")], secrets)
-
-    def record(entry: Record) -> None:
-        reason = entry.fields.get("reason")
-        if isinstance(reason, str):
-            entry = replace(entry, fields={**entry.fields, "reason": masker.text(reason)[0]})
-        write(entry)
-
-    return record
+    return lambda text: masker.text(text)[0]
 
 
 async def _forget(holds: SqliteHoldStore, keep: float) -> None:

@@ -59,6 +59,7 @@ def create_app(
     status: Status | None = None,
     operators: Collection[str] = ("operators",),
     auditors: Collection[str] = ("auditors",),
+    mask: Callable[[str], str] = str,
 ) -> Starlette:
     """The ASGI application.
 
@@ -66,10 +67,11 @@ def create_app(
     commits, or raises LedgerUnavailableError: then nothing is done. `reload` loads the policies on behalf of a
     principal and returns what is in force now, or raises PolicyError. `status` names checks and whether they
     hold. `operators` and `auditors` are groups: both may read every hold, operators may reload policies.
+    `mask` takes out of what people type what may not be kept, before anything keeps it.
     """
     api = ApprovalsApi(
         store, authenticate, audience, frozenset(clients), record, now, reload, status,
-        frozenset(operators), frozenset(auditors),
+        frozenset(operators), frozenset(auditors), mask,
     )  # fmt: skip
     routes = [
         Route("/v1/holds", guarded(api.list_holds), methods=["GET"]),
@@ -108,6 +110,7 @@ class ApprovalsApi:
         status: Status | None,
         operators: frozenset[str],
         auditors: frozenset[str],
+        mask: Callable[[str], str],
     ) -> None:
         self._store = store
         self._authenticate = authenticate
@@ -119,6 +122,7 @@ class ApprovalsApi:
         self._status = status
         self._operators = operators
         self._readers = operators | auditors
+        self._mask = mask
         self._waits = 0
         self._read_before: OrderedDict[tuple[object, ...], None] = OrderedDict()
         self._document = resources.files("extproc.servers").joinpath("openapi.json").read_bytes()
@@ -196,7 +200,7 @@ class ApprovalsApi:
         read.query(request, ())
         if self._operators.isdisjoint(caller.groups):
             raise ProblemError(403, "not_operator", "Only operators can reload policies")
-        reason = await read.reason(request)
+        reason = await self._reason(request)
         if self._reload is None:
             raise ProblemError(404, "no_such_path", "Policies cannot be reloaded here")
         self._write("admin.policy_reload", caller, {"reason": reason})
@@ -226,7 +230,7 @@ class ApprovalsApi:
     async def _vote(self, request: Request, *, approve: bool) -> Response:
         caller = await self._caller(request)
         read.query(request, ())
-        reason = await read.reason(request)
+        reason = await self._reason(request)
         held = await self._visible(request, caller)
         action = "approve" if approve else "deny"
         self._write(f"admin.hold_{action}", caller, {"hold": held.id, "reason": reason})
@@ -245,7 +249,7 @@ class ApprovalsApi:
     ) -> Response:
         caller = await self._caller(request)
         read.query(request, ())
-        reason = await read.reason(request)
+        reason = await self._reason(request)
         held = await self._visible(request, caller)
         action = verdict.value
         self._write(f"admin.hold_{action}", caller, {"hold": held.id, "reason": reason})
@@ -254,6 +258,9 @@ class ApprovalsApi:
             if held.state is not becomes:  # a repeated call has done its work already
                 held = await self._store.close(held.id, verdict, self._now(), by=caller.person, reason=reason)
         return JSONResponse(full(held, caller))
+
+    async def _reason(self, request: Request) -> str:
+        return self._mask(await read.reason(request))
 
     async def _caller(self, request: Request) -> Principal:
         principal = await self._authenticate(read.bearer(request))

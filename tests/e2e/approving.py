@@ -262,6 +262,7 @@ def check_every_hold(stack: Stack) -> int:
     moves = [record for record in records if record["kind"].startswith("hold.")]
     assert set(Counter(move["move"] for move in moves).values()) <= {1}
     intents = {r["decision_id"]: r for r in records if r["kind"] == "intent"}
+    outcomes = {r["decision_id"]: r for r in records if r["kind"] == "outcome"}
     legal = {(before.value, after.value) for (before, _), after in MOVES.items()}
     for hold_id, hold in holds.items():
         own = [move for move in moves if move["hold"] == hold_id]
@@ -276,7 +277,9 @@ def check_every_hold(stack: Stack) -> int:
             state = move["to"]
             if state == "released":
                 released = intents[move["decision_id"]]
-                assert (released["verdict"], released["hold"]["id"]) == ("allow", hold_id)
+                assert released["hold"]["id"] == hold_id
+                # a client that left at that very moment: spent, and said not to have run
+                assert released["verdict"] == "allow" or outcomes[move["decision_id"]]["executed"] is False
         assert state == hold["state"]
     return len(holds)
 

@@ -30,7 +30,8 @@ from tests.e2e.approving import (
     verify,
 )
 from tests.e2e.stack import Stack
-from tests.support.replies import json_reply
+from tests.support.raw_http import chunked
+from tests.support.replies import Reply, json_reply
 
 pytestmark = pytest.mark.e2e
 
@@ -80,7 +81,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         tmp_path_factory.mktemp("holds"),
         policy=POLICY,
         target={"prefer": {"async": True, "wait": True}, "volatile_headers": ["x-attempt"]},
-        settings={"holds": {"limits": {"per_principal": 4}}, "limits": {"open_waits": 8}},
+        settings={"holds": {"limits": {"per_principal": 4, "waiters": 3}}, "limits": {"open_waits": 8}},
     ) as stack:
         yield stack
 
@@ -282,6 +283,37 @@ def test_approving_and_denying_at_once_has_one_outcome(stack: Stack, who: str):
     told(stack, hold["id"], "opened", "vote", *(["approved", "released"] if approved else ["rejected"]))
 
 
+def test_a_client_that_leaves_as_it_is_approved_gets_it_at_most_once(stack: Stack, fiona: Approvals):
+    """Whichever comes first, the approval is spent once or still there, and the books agree with the upstream."""
+    together = threading.Barrier(2)
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(8):
+            who = somebody()
+            path = f"/pay/{who}"
+            asking = Asking(stack, who, path)
+            hold_id = fiona.hold_of(who)["id"]
+
+            def approve(hold_id: str = hold_id) -> int:
+                together.wait(10)
+                return fiona.approve(hold_id).status
+
+            approving = pool.submit(approve)
+            together.wait(10)
+            asking.leave()
+            assert approving.result(20) == 200
+            again = None
+            if fiona.show(hold_id)["state"] == "approved":
+                again = ask(stack, who, path, headers=[JSON, ("prefer", "hold=async")])
+            shown = fiona.show(hold_id)
+            assert shown["state"] == "released"
+            outcome = decided(stack, shown["released_to"])["outcome"]
+            if again is not None and again.status == 200:
+                assert outcome["executed"] is True
+            if outcome["executed"] is False:
+                assert stack.upstream.count(path=path) == 0
+            assert stack.upstream.count(path=path) <= 1
+
+
 def test_a_quorum_needs_every_group(stack: Stack, fiona: Approvals, who: str):
     path = f"/team/{who}"
     lea = Approvals(stack, stack.approver("lea", groups=["legal", "finance"]))
@@ -442,6 +474,32 @@ def test_headers_that_change_with_every_try_are_not_bound(stack: Stack, fiona: A
     assert stack.upstream.count(path=path) == 1
 
 
+def test_the_same_bytes_in_other_framing_are_the_same_request(stack: Stack, fiona: Approvals, who: str):
+    path, wish = f"/pay/{who}", [JSON, ("prefer", "hold=async")]
+    hold_id = problem(ask(stack, who, path, headers=wish))["hold"]["id"]
+    fiona.approve(hold_id)
+    token = stack.token(who, groups=["writers"])
+    head = stack.raw("POST", path, token=token, headers=[*wish, ("transfer-encoding", "chunked")])
+    with stack.client() as client:
+        assert client.ask(head + chunked(PAYMENT[:7], PAYMENT[7:])).status == 200
+    assert stack.upstream.last().body == PAYMENT and stack.upstream.count(path=path) == 1
+
+
+def test_a_client_that_expects_100_is_held_with_its_body(stack: Stack, fiona: Approvals, who: str):
+    path = f"/pay/{who}"
+    token = stack.token(who, groups=["writers"])
+    fields = [JSON, ("expect", "100-continue"), ("content-length", str(len(PAYMENT)))]
+    with stack.client() as client:
+        client.send(stack.raw("POST", path, token=token, headers=fields))
+        client.read_until(b"100 Continue\r\n\r\n")
+        client.send(PAYMENT)
+        hold = fiona.hold_of(who)
+        assert "5000" in fiona.show(hold["id"])["view"]["raw"]["body"]
+        fiona.approve(hold["id"])
+        assert client.read().status == 200
+    assert stack.upstream.count(path=path) == 1
+
+
 def test_a_revoked_approval_and_a_withdrawn_request_let_nothing_go(stack: Stack, fiona: Approvals, who: str):
     path, wish = f"/pay/{who}", [JSON, ("prefer", "hold=async")]
     first = problem(ask(stack, who, path, headers=wish))["hold"]["id"]
@@ -526,6 +584,19 @@ def test_a_policy_that_no_longer_asks_lets_an_approved_request_go(stack: Stack, 
     assert stack.upstream.count(path=path) == 1
 
 
+def test_a_repeated_request_meets_the_policy_of_its_own_time(stack: Stack, fiona: Approvals, who: str):
+    path, wish = f"/pay/{who}", [JSON, ("prefer", "hold=async")]
+    hold_id = problem(ask(stack, who, path, headers=wish))["hold"]["id"]
+    fiona.approve(hold_id)
+    frozen = '  - {name: frozen, when: request.url_path.startsWith("/pay/"), then: {deny: {message: Frozen}}}'
+    with policy(stack, POLICY.replace("rules:\n", f"rules:\n{frozen}\n", 1)):
+        assert problem(ask(stack, who, path, headers=wish))["code"] == "rule-denied"
+        assert stack.upstream.count(path=path) == 0
+    assert fiona.show(hold_id)["state"] == "approved"
+    assert ask(stack, who, path, headers=wish).status == 200
+    assert stack.upstream.count(path=path) == 1
+
+
 # ---------------------------------------------------------------------- tokens
 
 
@@ -570,6 +641,22 @@ def test_an_upstream_that_fails_is_not_asked_again(stack: Stack, fiona: Approval
     assert (outcome["executed"], outcome["response"]["code"]) == (True, 503)
     again = problem(ask(stack, who, path, headers=[JSON, ("prefer", "hold=async")]))
     assert again["hold"]["id"] != hold["id"]
+
+
+def test_an_upstream_that_hangs_up_is_not_asked_again(stack: Stack, fiona: Approvals, who: str):
+    path = f"/pay/{who}"
+    stack.upstream.on("POST", path, Reply(raw=b""))
+    with Asking(stack, who, path) as asking:
+        hold = fiona.hold_of(who)
+        fiona.approve(hold["id"])
+        assert asking.answer().status == 503
+    assert stack.upstream.count(path=path) == 1
+    told(stack, hold["id"], "opened", "vote", "approved", "released")
+    stack.upstream.on("POST", path, json_reply({"ok": True}))
+    assert (
+        problem(ask(stack, who, path, headers=[JSON, ("prefer", "hold=async")]))["hold"]["id"] != hold["id"]
+    )
+    assert stack.upstream.count(path=path) == 1
 
 
 def test_no_route_retries_mirrors_or_hedges(stack: Stack):
@@ -675,6 +762,16 @@ def test_a_body_that_cannot_be_shown_cannot_be_approved(stack: Stack, fiona: App
     assert stack.upstream.count(path=path) == 0
 
 
+def test_a_reason_is_kept_without_what_policy_hides(stack: Stack, fiona: Approvals, who: str):
+    path, canary = f"/pay/{who}", f"reason.{who}@example.org"
+    with Asking(stack, who, path) as asking:
+        hold = fiona.hold_of(who)
+        fiona.deny(hold["id"], f"ask {canary} first")
+        assert problem(asking.answer())["reason"] == "ask [EMAIL_ADDRESS] first"
+    told(stack, hold["id"], "opened", "vote", "rejected")
+    assert not stack.is_kept(canary)
+
+
 # ---------------------------------------------------------------------- bounds
 
 
@@ -713,6 +810,21 @@ def test_only_so_many_requests_wait_at_once(stack: Stack, fiona: Approvals):
     finally:
         for asking in waiting:
             asking.leave()
+
+
+def test_only_so_many_requests_wait_on_one_hold(stack: Stack, fiona: Approvals, who: str):
+    path = f"/pay/{who}"
+    waiting = [Asking(stack, who, path) for _ in range(3)]
+    try:
+        hold = fiona.hold_of(who, waiters=3)
+        reply = ask(stack, who, path)
+        assert (reply.status, problem(reply)["code"]) == (429, "too-many-holds")
+        fiona.deny(hold["id"])
+        assert {asking.answer().status for asking in waiting} == {403}
+    finally:
+        for asking in waiting:
+            asking.leave()
+    assert stack.upstream.count(path=path) == 0
 
 
 # ---------------------------------------------------------------------- HTTP/2
