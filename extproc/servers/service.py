@@ -102,7 +102,9 @@ class Service:
             for record in records:
                 self.ledger.append(record)
             self.ledger.commit()
-        except LedgerUnavailableError:
+        except Exception as error:
+            if not isinstance(error, LedgerUnavailableError):
+                log.exception("ledger.failed")
             log.error("ledger.unavailable", lost=[record.kind for record in records])
             # what replies waited for went with it
             batch, self._outbox = self._outbox, []
