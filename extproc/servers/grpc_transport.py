@@ -4,39 +4,65 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import grpc
 import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from extproc.servers.conversations import open_conversation
 from extproc.servers.envoy_proto import CHECK_METHOD, PROCESS_METHOD, call_metadata
 from extproc.servers.ext_authz import check
 from extproc.servers.ext_proc import ProcessStream
 from extproc.servers.half_close import CutError, run_until_half_closed
+from extproc.servers.network_ext_proc import NETWORK_METHOD, NetworkStream, Opener
 from extproc.servers.service import Service
-from extproc.servers.wire import ext_proc_pb2 as pb
 
 log = structlog.get_logger()
 
-SERVICES = ("", "envoy.service.ext_proc.v3.ExternalProcessor", "envoy.service.auth.v3.Authorization")
+SERVICES = (
+    "",
+    "envoy.service.ext_proc.v3.ExternalProcessor",
+    "envoy.service.auth.v3.Authorization",
+    "envoy.service.network_ext_proc.v3.NetworkExternalProcessor",
+)
+QUEUE = 4 << 20
+"""Bytes of replies that gRPC has not taken before we stop reading the stream."""
+
+
+class Message(Protocol):
+    """A reply to Envoy."""
+
+    def ByteSize(self) -> int: ...
+
+    def SerializeToString(self) -> bytes: ...
+
+
+class Stream(Protocol):
+    """What a `Process` RPC carries, whichever service it belongs to."""
+
+    def receive(self, data: bytes) -> None: ...
+
+    def closed(self, reason: str) -> None: ...
 
 
 class GrpcChannel:
     """The way back of one RPC: an ordered queue and one writer at a time."""
 
-    __slots__ = ("_context", "_queue", "cut", "reason", "writing")
+    __slots__ = ("_context", "_queue", "cut", "queued", "reason", "writing")
 
     def __init__(self, context: Any) -> None:
         self._context = context
-        self._queue: deque[pb.ProcessingResponse] = deque()
+        self._queue: deque[Message] = deque()
+        self.queued = 0
         self.cut = asyncio.Event()
         self.reason = ""
         self.writing: asyncio.Task[None] | None = None
 
-    def send(self, reply: pb.ProcessingResponse) -> None:
+    def send(self, reply: Message) -> None:
         self._queue.append(reply)
+        self.queued += reply.ByteSize()
         if self.writing is None or self.writing.done():
             self.writing = asyncio.get_running_loop().create_task(self._drain())
 
@@ -47,19 +73,31 @@ class GrpcChannel:
     async def _drain(self) -> None:
         try:
             while self._queue:
-                await self._context.write(self._queue.popleft().SerializeToString())
+                data = self._queue.popleft().SerializeToString()
+                await self._context.write(data)
+                self.queued -= len(data)
         except asyncio.CancelledError:
             raise
         except Exception:
             # the peer is gone; the reader learns it too and closes the stream
             self._queue.clear()
+            self.queued = 0
 
 
 class GrpcServer:
-    """Serves ExternalProcessor, Authorization and health on one address."""
+    """Serves both external processors, Authorization and health on one address."""
 
-    def __init__(self, service: Service, *, client_sans: frozenset[str] | None = None) -> None:
-        """`client_sans`: certificate names that may call (mTLS); None where the socket itself decides."""
+    def __init__(
+        self,
+        service: Service,
+        *,
+        client_sans: frozenset[str] | None = None,
+        conversations: Opener = open_conversation,
+    ) -> None:
+        """`client_sans`: certificate names that may call (mTLS); None where the socket itself decides.
+
+        `conversations` opens what is spoken on a database connection.
+        """
         self._service = service
         limit = service.max_message
         self._server = grpc.aio.server(
@@ -71,7 +109,7 @@ class GrpcServer:
             ]
         )
         self._health = health.aio.HealthServicer()
-        self._server.add_generic_rpc_handlers((_Methods(service, client_sans),))
+        self._server.add_generic_rpc_handlers((_Methods(service, client_sans, conversations),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
@@ -97,15 +135,19 @@ class GrpcServer:
 
 
 class _Methods(grpc.GenericRpcHandler):
-    def __init__(self, service: Service, client_sans: frozenset[str] | None) -> None:
+    def __init__(self, service: Service, client_sans: frozenset[str] | None, conversations: Opener) -> None:
         self._service = service
         self._client_sans = client_sans
+        self._conversations = conversations
         self._process_handler: Any = grpc.stream_stream_rpc_method_handler(self._process)
+        self._network_handler: Any = grpc.stream_stream_rpc_method_handler(self._network)
         self._check_handler: Any = grpc.unary_unary_rpc_method_handler(self._check)
 
     def service(self, handler_call_details: Any) -> Any:
         if handler_call_details.method == PROCESS_METHOD:
             return self._process_handler
+        if handler_call_details.method == NETWORK_METHOD:
+            return self._network_handler
         if handler_call_details.method == CHECK_METHOD:
             return self._check_handler
         return None
@@ -122,7 +164,18 @@ class _Methods(grpc.GenericRpcHandler):
     async def _process(self, _: Any, context: Any) -> None:
         await self._admit(context)
         channel = GrpcChannel(context)
-        stream = ProcessStream(self._service, call_metadata(context.invocation_metadata() or ()), channel)
+        call = call_metadata(context.invocation_metadata() or ())
+        await self._run(ProcessStream(self._service, call, channel), channel, context)
+
+    async def _network(self, _: Any, context: Any) -> None:
+        await self._admit(context)
+        channel = GrpcChannel(context)
+        call = call_metadata(context.invocation_metadata() or ())
+        stream = NetworkStream(self._service, call, channel, self._conversations)
+        await self._run(stream, channel, context)
+
+    async def _run(self, stream: Stream, channel: GrpcChannel, context: Any) -> None:
+        """Read until Envoy has half-closed; every other end is an abort."""
         how = "cancelled"
 
         async def serve() -> bool:
@@ -145,6 +198,8 @@ class _Methods(grpc.GenericRpcHandler):
                         return True
                     stream.receive(data)
                     self._service.flush()
+                    if channel.queued > QUEUE and channel.writing is not None:
+                        await asyncio.wait((channel.writing, cut), return_when=asyncio.FIRST_COMPLETED)
             finally:
                 cut.cancel()
                 stream.closed(how)
