@@ -40,6 +40,24 @@ HEALTH_SEEN = 1.5
 """Seconds for Envoy's health check to notice."""
 
 
+class RandomHex:
+    """Random hexadecimal ids of `size` bytes, drawn from the kernel a block at a time."""
+
+    BLOCK = 4096
+
+    def __init__(self) -> None:
+        self._block = ""
+        self._at = 0
+
+    def __call__(self, size: int) -> str:
+        end = self._at + 2 * size
+        if end > len(self._block):
+            self._block, self._at, end = os.urandom(self.BLOCK).hex(), 0, 2 * size
+        drawn = self._block[self._at : end]
+        self._at = end
+        return drawn
+
+
 def open_ledger(settings: Settings, role: str) -> LedgerWriter:
     """A writer of its own for this process start. Raises LedgerUnavailableError."""
     return LedgerWriter(
@@ -96,7 +114,7 @@ class Worker:
             desk=desk,
             keys=self._keys,
             now=time.time,
-            new_hex=secrets.token_hex,
+            new_hex=RandomHex(),
             max_message=settings.envoy.grpc_message_bytes,
         )
 

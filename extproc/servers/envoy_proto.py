@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from google.protobuf import struct_pb2
@@ -76,7 +77,7 @@ def headers_of(header_map: pb.HeaderMap) -> Headers:
 
 def request_head(message: pb.ProcessingRequest, call: CallMetadata) -> RequestHead:
     """The head of an exchange from its first message, whatever kind that message is."""
-    attributes = struct_values(message.attributes[ATTRIBUTES_KEY]) if message.attributes else {}
+    attributes = message.attributes[ATTRIBUTES_KEY].fields if message.attributes else {}
     metadata: dict[str, Any] = {}
     if message.HasField("metadata_context"):
         metadata = {
@@ -91,12 +92,12 @@ def request_head(message: pb.ProcessingRequest, call: CallMetadata) -> RequestHe
         headers=headers,
         end_of_stream=end,
         source=Source(
-            address=_text(attributes.get("source.address")),
-            mtls=attributes.get("connection.mtls") is True,
-            peer_uri_san=_text(attributes.get("connection.uri_san_peer_certificate")),
+            address=_text(attributes, "source.address"),
+            mtls="connection.mtls" in attributes and attributes["connection.mtls"].bool_value,
+            peer_uri_san=_text(attributes, "connection.uri_san_peer_certificate"),
         ),
         trace=call.trace,
-        route=_text(attributes.get("xds.route_name")),
+        route=_text(attributes, "xds.route_name"),
         metadata=metadata,
     )
 
@@ -131,23 +132,20 @@ def _value(value: struct_pb2.Value) -> Any:
     return getattr(value, kind)
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+def _text(attributes: Mapping[str, struct_pb2.Value], name: str) -> str:
+    """One attribute; only what is read is converted. Anything but text is empty."""
+    return attributes[name].string_value if name in attributes else ""
 
 
 # ---------------------------------------------------------------------- replies
 
 
 def forward_reply(kind: str, step: Forward) -> pb.ProcessingResponse:
-    """The reply to a message of `kind` that lets it go on, changed or not."""
-    if (
-        not step.headers.set
-        and not step.headers.remove
-        and step.body is None
-        and not step.metadata
-        and not step.modes
-    ):
-        return UNCHANGED[kind]
+    """The reply to a message of `kind` that lets it go on, changed or not. It may be shared: never mutate it."""
+    if not (step.headers.set or step.headers.remove or step.metadata) and step.body is None:
+        if step.modes is None:
+            return UNCHANGED[kind]
+        return _lowered(kind, step.modes)
     reply = pb.ProcessingResponse()
     if kind.endswith("trailers"):
         getattr(reply, kind).SetInParent()
@@ -161,14 +159,28 @@ def forward_reply(kind: str, step: Forward) -> pb.ProcessingResponse:
     if step.metadata:
         _put_metadata(reply.dynamic_metadata, step.metadata)
     if step.modes is not None and kind.endswith("_headers"):
-        override = reply.mode_override
-        override.request_header_mode = Mode.SEND
-        override.response_header_mode = Mode.SEND
-        override.request_body_mode = _FROM_MODE[step.modes.request]
-        override.response_body_mode = _FROM_MODE[step.modes.response]
-        override.request_trailer_mode = Mode.SKIP
-        override.response_trailer_mode = Mode.SKIP
+        _put_modes(reply.mode_override, step.modes)
     return reply
+
+
+@cache
+def _lowered(kind: str, modes: BodyModes) -> pb.ProcessingResponse:
+    """A reply that only changes the body modes: there are a handful, so each is made once."""
+    reply = pb.ProcessingResponse()
+    getattr(reply, kind).SetInParent()
+    if kind.endswith("_headers"):
+        _put_modes(reply.mode_override, modes)
+    return reply
+
+
+def _put_modes(override: pb.ProcessingMode, modes: BodyModes) -> None:
+    """Every mode is named: Envoy takes what is left out as NONE."""
+    override.request_header_mode = Mode.SEND
+    override.response_header_mode = Mode.SEND
+    override.request_body_mode = _FROM_MODE[modes.request]
+    override.response_body_mode = _FROM_MODE[modes.response]
+    override.request_trailer_mode = Mode.SKIP
+    override.response_trailer_mode = Mode.SKIP
 
 
 def refuse_reply(step: Refuse) -> pb.ProcessingResponse:
