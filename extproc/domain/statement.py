@@ -1,0 +1,94 @@
+"""One SQL statement as the wire delivered it, and what we found out about it without running it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+StatementKind = Literal["simple", "bound", "copy", "function"]
+"""Simple query, Bind of a parsed text, COPY data, fast-path function call."""
+
+EFFECTS = ("admin", "ddl", "file", "network", "read", "unknown_function", "write")
+"""What a statement can do, in the order in which `StatementFacts.effects` lists it."""
+
+VERBS = (
+    *("", "ALTER", "ANALYZE", "BEGIN", "CALL", "CHECKPOINT", "CLOSE", "CLUSTER", "COMMENT", "COMMIT", "COPY"),
+    *("CREATE", "DEALLOCATE", "DECLARE", "DELETE", "DISCARD", "DO", "DROP", "EXECUTE", "EXPLAIN", "FETCH"),
+    *("GRANT", "IMPORT", "INSERT", "LISTEN", "LOAD", "LOCK", "MERGE", "MOVE", "NOTIFY", "PREPARE"),
+    *("REASSIGN", "REFRESH", "REINDEX", "RELEASE", "RESET", "REVOKE", "ROLLBACK", "SAVEPOINT", "SECURITY"),
+    *("SELECT", "SET", "SHOW", "TRUNCATE", "UNLISTEN", "UPDATE", "VACUUM"),
+)
+"""Every verb; the empty one stands for an empty text and for one that could not be read."""
+
+SHAPED_VERBS = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE"})
+"""Where a literal is only a value. Elsewhere it may be a role, a file, a setting or a body of code."""
+
+TransactionControl = Literal["", "begin", "commit", "rollback", "savepoint", "release", "prepared"]
+
+
+@dataclass(frozen=True, slots=True)
+class StatementFacts:
+    """What one statement does, over its whole tree. `docs/sql.md` says what each fact means and what we miss.
+
+    Names are as the server reads them: folded, unescaped, without aliases. A part of a name that holds a dot or
+    a quote is written in double quotes. Lists are sorted and without repeats. `start` and `end` are offsets in
+    bytes of UTF-8 into the text that was analysed.
+    """
+
+    verb: str = ""
+    """The statement's own first word; `verbs` has those inside it as well (CTEs, EXPLAIN, PREPARE, MERGE)."""
+    verbs: tuple[str, ...] = ()
+    effects: tuple[str, ...] = ()
+    tables_read: tuple[str, ...] = ()
+    tables_written: tuple[str, ...] = ()
+    """Tables whose rows, locks, definition or rights it changes."""
+    columns: tuple[str, ...] = ()
+    """Every column it names: `table.column` where that is certain, else `column`; `table.*` for whole rows."""
+    columns_used: tuple[str, ...] = ()
+    """Those that stand elsewhere than as bare items of the outermost result: what a mask on results misses."""
+    functions: tuple[str, ...] = ()
+    has_where: bool = False
+    """Whether every UPDATE and DELETE in it has a WHERE that reads a column; without any, whether SELECT has."""
+    has_limit: bool = False
+    limit: int = -1
+    """The outermost LIMIT where it is a constant; -1 where there is none or its value is not known."""
+    statements: int = 1
+    """How many statements the text holds, not counting empty ones."""
+    complete: bool = True
+    incomplete_reason: str = ""
+    """Why not everything it does can be seen; never holds a value from the text."""
+    fingerprint: str = ""
+    """libpg_query's: equal for statements of one structure; digits in table names do not count."""
+    normalised: str = field(default="", repr=False)
+    """Without comments and literals, in one line, keywords in capitals and names folded."""
+    transaction: TransactionControl = ""
+    refers_to: str = ""
+    """The prepared statement or cursor that it makes, runs or drops; empty for all of them."""
+    start: int = 0
+    end: int = 0
+
+    @property
+    def shape(self) -> str:
+        """What a grant of scope `shape` may bind to; empty where literals are more than values."""
+        return self.normalised if self.verb in SHAPED_VERBS and self.complete else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One bound parameter. `value` None is SQL's NULL; `text` is None for NULL and for undecoded binary."""
+
+    type_oid: int
+    format: int
+    """0 is text, 1 is binary (Bind)."""
+    value: bytes | None = field(repr=False)
+    text: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What is judged, held and recorded as one. A simple query with several statements has facts for each."""
+
+    text: str = field(repr=False)
+    facts: tuple[StatementFacts, ...]
+    parameters: tuple[Parameter, ...] = field(default=(), repr=False)
+    kind: StatementKind = "simple"
