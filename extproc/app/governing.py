@@ -25,7 +25,7 @@ from extproc.identity import (
 )
 from extproc.masking import ENTITIES, Masker, MaskSecrets, compile_masker
 from extproc.masking.literals import literal_forms
-from extproc.pipeline import Credential, Governance, TargetPlan
+from extproc.pipeline import Credential, DatabasePlan, DatabaseRole, Governance, TargetPlan
 from extproc.policy import PolicySet
 
 REALM = "extproc"
@@ -46,6 +46,11 @@ class TokenIdentifier:
             bearer = extract_bearer(headers, self._header) if self._header in headers else None
             return principal_from_metadata(metadata, self._trust, bearer, now)
         found = self._verifier.verify(extract_bearer(headers, self._header), self._keys, now)
+        return NeedKeys(found.provider) if isinstance(found, NeedKeysFor) else found
+
+    def identify_token(self, token: str, now: float) -> Principal | NeedKeys:
+        """Always a token that we verify ourselves: Envoy verifies none on a database connection. Raises TokenError."""
+        found = self._verifier.verify(token, self._keys, now)
         return NeedKeys(found.provider) if isinstance(found, NeedKeysFor) else found
 
     def challenge(self, error: Exception | None) -> str:
@@ -118,6 +123,9 @@ def _plan(settings: Settings, target: Target, policies: PolicySet, secrets: Mask
         value = target.credential.prefix + secret
         credential = Credential(target.credential.header, value, literal_forms(secret))
         literals.append(secret)
+    database = _database(target)
+    if database is not None:
+        literals.extend(role.password for role in database.roles.values() if role.password)
     limit = max(target.limits.request_body, target.limits.response_body) + 1024
     return TargetPlan(
         name=target.name,
@@ -138,8 +146,42 @@ def _plan(settings: Settings, target: Target, policies: PolicySet, secrets: Mask
         unparsable_json=target.unparsable_json,
         prefer_wait=target.prefer.wait,
         prefer_async=target.prefer.asynchronous,
-        degraded=("upstream-cleartext",) if target.upstream.tls == "off" else (),
+        degraded=_target_degraded(target),
+        database=database,
     )
+
+
+def _database(target: Target) -> DatabasePlan | None:
+    settings = target.database
+    if settings is None:
+        return None
+    upstream = target.upstream
+    return DatabasePlan(
+        roles={
+            name: DatabaseRole(
+                role.user,
+                role.password.resolve() if role.password is not None else "",
+                frozenset(role.groups),
+            )
+            for name, role in settings.roles.items()
+        },
+        protected=upstream.address.is_unix or upstream.transport is not None,
+        wait_in_transaction=settings.wait_in_transaction,
+        notice_every=settings.notice_every,
+        statement_limit=settings.statement_bytes,
+        waiting_limit=settings.waiting_bytes,
+        unparsed=settings.unparsed,
+    )
+
+
+def _target_degraded(target: Target) -> tuple[str, ...]:
+    """Opt-outs of a target that its records carry."""
+    found = []
+    if target.upstream.tls == "off":
+        found.append("upstream-cleartext")
+    if target.database is not None and target.database.unparsed != "deny":
+        found.append("unparsed-judged")
+    return tuple(found)
 
 
 def _record_spec(settings: Settings, target: Target) -> MaskSpec:

@@ -4,7 +4,23 @@
 """
 
 from extproc.pipeline.exchange import HttpExchange
-from extproc.pipeline.governance import Credential, Governance, Identifier, TargetPlan
+from extproc.pipeline.governance import (
+    Credential,
+    DatabasePlan,
+    DatabaseRole,
+    Governance,
+    Identifier,
+    TargetPlan,
+)
 from extproc.pipeline.settled import HoldSettled
 
-__all__ = ["Credential", "Governance", "HoldSettled", "HttpExchange", "Identifier", "TargetPlan"]
+__all__ = [
+    "Credential",
+    "DatabasePlan",
+    "DatabaseRole",
+    "Governance",
+    "HoldSettled",
+    "HttpExchange",
+    "Identifier",
+    "TargetPlan",
+]

@@ -30,6 +30,34 @@ class Credential:
 
 
 @dataclass(frozen=True, slots=True)
+class DatabaseRole:
+    """The database user behind a caller. `groups` may use it; empty is everybody. `repr` hides the password."""
+
+    user: str
+    password: str = field(repr=False, default="")
+    groups: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class DatabasePlan:
+    """How connections of a database target are governed. Durations in seconds, sizes in bytes."""
+
+    roles: Mapping[str, DatabaseRole]
+    """By the user name that callers give; `*` is any other."""
+    protected: bool = False
+    """The way to the server is a unix socket or under TLS: a password may cross it as it is."""
+    wait_in_transaction: float = 30.0
+    notice_every: float = 15.0
+    statement_limit: int = 1 << 20
+    waiting_limit: int = 4 << 20
+    unparsed: Literal["deny", "judge"] = "deny"
+
+    def role(self, user: str) -> DatabaseRole | None:
+        """Whom a caller who asks for `user` becomes; None when nobody is behind that name."""
+        return self.roles.get(user) or self.roles.get("*")
+
+
+@dataclass(frozen=True, slots=True)
 class TargetPlan:
     """One target, ready to govern. Limits in bytes."""
 
@@ -53,6 +81,7 @@ class TargetPlan:
     prefer_async: bool = False
     degraded: tuple[str, ...] = ()
     """Opt-outs of this target; its records carry them."""
+    database: DatabasePlan | None = None
 
     @property
     def wishes(self) -> frozenset[str]:
@@ -69,6 +98,9 @@ class Identifier(Protocol):
     """Who asks, from what Envoy passed on. Raises TokenError."""
 
     def identify(self, headers: Headers, metadata: Mapping[str, Any], now: float) -> Principal | NeedKeys: ...
+
+    def identify_token(self, token: str, now: float) -> Principal | NeedKeys:
+        """Who presents this token (a database password, say). Raises TokenError."""
 
     def challenge(self, error: Exception | None) -> str:
         """The WWW-Authenticate value for a 401 (RFC 6750)."""

@@ -36,6 +36,9 @@ class Believes:
             raise TokenError("missing", "no bearer token was presented")
         return principal
 
+    def identify_token(self, token: str, now: float) -> Principal | NeedKeys:
+        return self.identify(Headers((("authorization", token),)), {}, now)
+
     def challenge(self, error: Exception | None) -> str:
         return 'Bearer realm="test"'
 
