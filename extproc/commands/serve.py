@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def serve(config_path: Path) -> None:
     async def run(settings: Settings) -> None:
         await Supervisor(settings, path).run()
 
+    os.umask(0o077)  # what we keep is ours alone, parent folders included
     set_up_logs("supervisor")
     try:
         settings = load_config(config_path)

@@ -301,7 +301,7 @@ class HttpExchange:
             if line.query:
                 check_override_param(line.query)
             self._facts = facts = HttpFacts(
-                head, line, principal, plan, self._gov.strip_headers, self.scribe.session_id, now
+                head, line, principal, plan, self._secret_headers(), self.scribe.session_id, now
             )
             self._ruling = ruling = plan.rules.judge(Phase.HEADERS, facts, None)
         except ProtocolError as error:
@@ -468,6 +468,12 @@ class HttpExchange:
 
     # ------------------------------------------------------------------ record
 
+    def _secret_headers(self) -> frozenset[str]:
+        """Headers in which a caller sends secrets of its own: its proof, and a key for what we hold the key to."""
+        credential = self._plan.credential if self._plan is not None else None
+        strip = self._gov.strip_headers
+        return strip if credential is None else strip | {credential.header}
+
     def _metadata(self, verdict: str) -> dict[str, str]:
         return {
             "session_id": self.scribe.session_id,
@@ -494,7 +500,7 @@ class HttpExchange:
             held=self._held,
             keep_payload=keep,
             limit=plan.record_max if plan is not None else 0,
-            strip=self._gov.strip_headers,
+            strip=self._secret_headers(),
         )
 
 

@@ -29,7 +29,6 @@ class HttpFacts(Mapping[str, object]):
 
     __slots__ = (
         "_cache",
-        "_secret_headers",
         "body",
         "head",
         "line",
@@ -40,6 +39,7 @@ class HttpFacts(Mapping[str, object]):
         "response_code",
         "response_findings",
         "response_headers",
+        "secret_headers",
         "session_id",
     )  # fmt: skip
 
@@ -64,7 +64,8 @@ class HttpFacts(Mapping[str, object]):
         self.response_code = 0
         self.response_body: bytes | None = None
         self.response_findings: Callable[[], dict[str, int]] | None = None
-        self._secret_headers = SECRET_HEADERS | strip_headers
+        self.secret_headers = SECRET_HEADERS | strip_headers
+        """Never a fact, never kept, never shown."""
         self._cache: dict[str, object] = {}
 
     def __getitem__(self, name: str) -> object:
@@ -84,7 +85,7 @@ class HttpFacts(Mapping[str, object]):
     def judged_anew(self, plan: TargetPlan, now: float) -> HttpFacts:
         """The same request at another time, under another plan."""
         again = HttpFacts(
-            self.head, self.line, self.principal, plan, self._secret_headers, self.session_id, now
+            self.head, self.line, self.principal, plan, self.secret_headers, self.session_id, now
         )
         again.body = self.body
         return again
@@ -105,7 +106,7 @@ class HttpFacts(Mapping[str, object]):
         """Header fields for rules: joined with a comma (RFC 9110 §5.3), never one that carries a secret."""
         made: dict[str, str] = {}
         for name, value in headers:
-            if name[0] == ":" or name in self._secret_headers:
+            if name[0] == ":" or name in self.secret_headers:
                 continue
             made[name] = f"{made[name]},{value}" if name in made else value
         return made

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from extproc.domain.errors import MaskingError, ProtocolError
-from extproc.pipeline.facts import SECRET_HEADERS, HttpFacts
+from extproc.pipeline.facts import HttpFacts
 from extproc.protocols.http.head import query_params
 
 MAX_SHOWN = 64 << 10
@@ -38,7 +38,7 @@ def hold_view(facts: HttpFacts, risk: tuple[tuple[str, int], ...], reason: str) 
             },
         },
     }
-    shown = [(n, v) for n, v in facts.head.headers if n[0] != ":" and n not in SECRET_HEADERS]
+    shown = [(n, v) for n, v in facts.head.headers if n[0] != ":" and n not in facts.secret_headers]
     raw: dict[str, Any] = {
         "path": masker.url(line.path)[0],
         "headers": [list(pair) for pair in masker.headers(shown)[0]],

@@ -52,6 +52,10 @@ class InProcess(Stack):
         self.server = ServerThread(made, f"unix:{self.directory}/p.sock")
         self.server.start()
 
+    def __enter__(self) -> InProcess:
+        super().__enter__()
+        return self
+
     def _stop(self) -> None:
         super()._stop()
         if self.server is not None:

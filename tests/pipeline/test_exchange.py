@@ -516,3 +516,12 @@ def test_no_record_shows_what_was_masked():
     assert canary not in kept
     assert CREDENTIAL not in kept
     assert not any(canary in value or CREDENTIAL in value for _, value in done.headers.set)
+
+
+def test_the_header_that_carries_the_credential_is_never_kept_or_shown():
+    """A caller that sends a key of its own there meant it as a secret."""
+    ex = exchange(governance(READ, credential=credential()))
+    step = ex.request_headers(head("GET", "/", ("x-api-key", "callers-own-key")), NOW)
+    assert step.records and "callers-own-key" not in str(
+        [(record.fields, record.payloads) for record in step.records]
+    )
