@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,6 +22,8 @@ TARGET_KEY = "x-extproc-target"
 """The gRPC metadata key, written by Envoy's own configuration, that names the target."""
 METADATA_NAMESPACE = "extproc"
 ATTRIBUTES_KEY = "envoy.filters.http.ext_proc"
+
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?", re.DOTALL)
 
 Mode = pb.ProcessingMode
 _TO_MODE = {
@@ -54,12 +57,10 @@ def call_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> CallMetadata:
 
 def parse_traceparent(value: str) -> Trace:
     """W3C trace context, level 1: version-traceid-parentid-flags, lower-case hex, not all zero."""
-    parts = value.split("-")
-    if len(parts) < 4 or [len(part) for part in parts[:4]] != [2, 32, 16, 2]:
+    match = _TRACEPARENT.fullmatch(value)
+    if match is None:
         return Trace()
-    version, trace_id, parent_id, flags = parts[:4]
-    if any(c not in "0123456789abcdef" for part in parts[:4] for c in part):
-        return Trace()
+    version, trace_id, parent_id, flags = match.groups()
     if version == "ff" or not trace_id.strip("0") or not parent_id.strip("0"):
         return Trace()
     return Trace(trace_id, parent_id, bool(int(flags, 16) & 1))

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import structlog
 
@@ -165,8 +166,8 @@ class LeanConnection(asyncio.Protocol):
 
     # ------------------------------------------------------------------ asyncio.Protocol
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101
+    def connection_made(self, made: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, made)  # uvloop's are no subclass of it
         sock: socket.socket = transport.get_extra_info("socket")
         if sock.family == socket.AF_UNIX:
             uid = peer_uid(sock)

@@ -230,7 +230,7 @@ def test_the_caches_stay_small_whatever_the_peer_sends():
         connection.finish(stream, 12)
         connection.bytes_to_send()
     decoder = connection._decoder
-    assert len(decoder._blocks) <= 256 and len(decoder._fields) <= 1024
+    assert len(decoder._blocks) <= 256 and len(decoder._names) <= 256 and len(decoder._before) <= 256
     assert len(connection._ended_early) <= 1024
 
 
