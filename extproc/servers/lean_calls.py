@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -26,8 +27,8 @@ from extproc.servers.lean_health import (
     HealthBoard,
     asked_service,
 )
+from extproc.servers.network_ext_proc import NETWORK_METHOD, NetworkStream, Opener
 from extproc.servers.service import Service
-from extproc.servers.wire import ext_proc_pb2 as pb
 
 log = structlog.get_logger()
 
@@ -61,29 +62,50 @@ class Call(Protocol):
         """Its deadline (grpc-timeout) has passed."""
 
 
-Opener = Callable[[Service, HealthBoard, Wire, int, CallHead], Call]
+class Message(Protocol):
+    """A reply to Envoy."""
+
+    def SerializeToString(self) -> bytes: ...
 
 
-class ProcessCall:
-    """`ExternalProcessor/Process`: the way between one stream and its exchange."""
+class Stream(Protocol):
+    """What a `Process` RPC carries, whichever service it belongs to."""
+
+    def receive(self, data: bytes) -> None: ...
+
+    def closed(self, reason: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What calls are served with."""
+
+    service: Service
+    board: HealthBoard
+    conversations: Opener
+
+
+CallOpener = Callable[[Context, Wire, int, CallHead], Call]
+
+
+class _StreamCall:
+    """A `Process` RPC, of either external processor: the way between its stream and the wire."""
 
     __slots__ = ("_stream", "_stream_id", "_wire", "message")
 
-    def __init__(
-        self, service: Service, board: HealthBoard, wire: Wire, stream_id: int, head: CallHead
-    ) -> None:
+    def __init__(self, wire: Wire, stream_id: int, open_stream: Callable[[_StreamCall], Stream]) -> None:
         self._wire = wire
         self._stream_id = stream_id
-        self._stream = ProcessStream(service, _metadata(head), self)
+        self._stream = open_stream(self)
         self.message = self._stream.receive
 
-    def send(self, reply: pb.ProcessingResponse) -> None:
+    def send(self, reply: Message) -> None:
         """A reply whose records are written (`Channel`)."""
         payload = _UNCHANGED_BYTES.get(id(reply))
         self._wire.reply(self._stream_id, reply.SerializeToString() if payload is None else payload)
 
     def abort(self, reason: str) -> None:
-        """The exchange gives up (`Channel`)."""
+        """The stream gives up (`Channel`)."""
         self._end(False, reason)
 
     def half_closed(self) -> None:
@@ -103,6 +125,22 @@ class ProcessCall:
     def _end(self, half_closed: bool, trouble: str | None = None) -> None:
         """The only way a Process stream is ended from our side."""
         self._wire.finish(self._stream_id, *how_to_end(half_closed, trouble))
+
+
+def open_process(context: Context, wire: Wire, stream_id: int, head: CallHead) -> Call:
+    """`ExternalProcessor/Process`: one HTTP exchange."""
+    call = _metadata(head)
+    return _StreamCall(wire, stream_id, lambda channel: ProcessStream(context.service, call, channel))
+
+
+def open_network(context: Context, wire: Wire, stream_id: int, head: CallHead) -> Call:
+    """`NetworkExternalProcessor/Process`: one connection."""
+    call = _metadata(head)
+    return _StreamCall(
+        wire,
+        stream_id,
+        lambda channel: NetworkStream(context.service, call, channel, context.conversations),
+    )
 
 
 class _Unary:
@@ -147,11 +185,9 @@ class CheckCall(_Unary):
 
     __slots__ = ("_metadata", "_service", "_task")
 
-    def __init__(
-        self, service: Service, board: HealthBoard, wire: Wire, stream_id: int, head: CallHead
-    ) -> None:
+    def __init__(self, context: Context, wire: Wire, stream_id: int, head: CallHead) -> None:
         super().__init__(wire, stream_id)
-        self._service = service
+        self._service = context.service
         self._metadata = _metadata(head)
         self._task: asyncio.Task[None] | None = None
 
@@ -182,11 +218,9 @@ class HealthCheckCall(_Unary):
 
     __slots__ = ("_board",)
 
-    def __init__(
-        self, service: Service, board: HealthBoard, wire: Wire, stream_id: int, head: CallHead
-    ) -> None:
+    def __init__(self, context: Context, wire: Wire, stream_id: int, head: CallHead) -> None:
         super().__init__(wire, stream_id)
-        self._board = board
+        self._board = context.board
 
     def serve(self, request: bytes) -> None:
         service = asked_service(request)
@@ -206,11 +240,9 @@ class HealthWatchCall(_Unary):
 
     __slots__ = ("_board",)
 
-    def __init__(
-        self, service: Service, board: HealthBoard, wire: Wire, stream_id: int, head: CallHead
-    ) -> None:
+    def __init__(self, context: Context, wire: Wire, stream_id: int, head: CallHead) -> None:
         super().__init__(wire, stream_id)
-        self._board = board
+        self._board = context.board
 
     def serve(self, request: bytes) -> None:
         service = asked_service(request)
@@ -227,8 +259,9 @@ class HealthWatchCall(_Unary):
         self._board.leave(self)
 
 
-METHODS: dict[str, Opener] = {
-    PROCESS_METHOD: ProcessCall,
+METHODS: dict[str, CallOpener] = {
+    PROCESS_METHOD: open_process,
+    NETWORK_METHOD: open_network,
     CHECK_METHOD: CheckCall,
     HEALTH_CHECK_METHOD: HealthCheckCall,
     HEALTH_WATCH_METHOD: HealthWatchCall,

@@ -7,7 +7,12 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-SERVICES = ("", "envoy.service.ext_proc.v3.ExternalProcessor", "envoy.service.auth.v3.Authorization")
+SERVICES = (
+    "",
+    "envoy.service.ext_proc.v3.ExternalProcessor",
+    "envoy.service.auth.v3.Authorization",
+    "envoy.service.network_ext_proc.v3.NetworkExternalProcessor",
+)
 HEALTH_CHECK_METHOD = "/grpc.health.v1.Health/Check"
 HEALTH_WATCH_METHOD = "/grpc.health.v1.Health/Watch"
 

@@ -28,8 +28,10 @@ from extproc.protocols.h2 import (
     MessageReceived,
 )
 from extproc.protocols.h2.blocks import UNIMPLEMENTED
-from extproc.servers.lean_calls import METHODS, Call, HealthWatchCall
+from extproc.servers.conversations import open_conversation
+from extproc.servers.lean_calls import METHODS, Call, Context, HealthWatchCall
 from extproc.servers.lean_health import HealthBoard
+from extproc.servers.network_ext_proc import Opener
 from extproc.servers.peer_gate import peer_uid
 from extproc.servers.service import Service
 
@@ -45,7 +47,7 @@ BACKLOG = 1024
 
 
 class LeanServer:
-    """Serves ExternalProcessor, Authorization and health on unix sockets and loopback TCP. No TLS."""
+    """Serves both external processors, Authorization and health on unix sockets and loopback TCP. No TLS."""
 
     def __init__(
         self,
@@ -54,10 +56,14 @@ class LeanServer:
         uids: Collection[int] = (),
         gid: int | None = None,
         limits: Limits | None = None,
+        conversations: Opener = open_conversation,
     ) -> None:
-        """`uids`: who may connect to a unix socket beside our own user. `gid`: the group its file belongs to."""
-        self.service = service
+        """`uids`: who may connect to a unix socket beside our own user. `gid`: the group its file belongs to.
+
+        `conversations` opens what is spoken on a database connection.
+        """
         self.board = HealthBoard()
+        self.context = Context(service, self.board, conversations)
         self.limits = replace(limits or Limits(), message=service.max_message)
         self.uids = frozenset(uids) | {os.geteuid()}
         self.connections: set[LeanConnection] = set()
@@ -151,7 +157,8 @@ class LeanConnection(asyncio.Protocol):
 
     def __init__(self, server: LeanServer) -> None:
         self._server = server
-        self._service = server.service
+        self._context = server.context
+        self._service = server.context.service
         self._h2 = Connection(server.limits)
         self._calls: dict[int, Call] = {}
         self._deadlines: dict[int, asyncio.TimerHandle] = {}
@@ -289,7 +296,7 @@ class LeanConnection(asyncio.Protocol):
         if opener is None:
             self._h2.finish(stream_id, UNIMPLEMENTED, "no such method")
             return
-        self._calls[stream_id] = opener(self._service, self._server.board, self, stream_id, head)
+        self._calls[stream_id] = opener(self._context, self, stream_id, head)
         if head.timeout is not None:
             self._deadlines[stream_id] = self._loop.call_later(head.timeout, self._expire, stream_id)
 

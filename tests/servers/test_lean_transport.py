@@ -707,7 +707,7 @@ def test_a_half_close_before_replies_could_leave_ends_with_ok_after_them():
 
 def test_one_ledger_write_and_one_socket_write_per_read():
     def check(wire: Wired) -> None:
-        books = wire.server.service.ledger
+        books = wire.server.context.service.ledger
         wire.connection.data_received(
             b"".join(head(s) + data(s, message(b"a") + message(b"b")) for s in range(1, 41, 2))
         )
@@ -727,7 +727,7 @@ def test_replies_leave_before_the_trailers_of_their_stream():
 
 def test_a_ledger_that_fails_turns_every_reply_of_the_read_into_a_refusal():
     def check(wire: Wired) -> None:
-        wire.server.service.ledger.broken = True  # type: ignore[attr-defined]
+        wire.server.context.service.ledger.broken = True  # type: ignore[attr-defined]
         frames = wire(b"".join(head(s) + data(s, message(b"a")) for s in (1, 3, 5)))
         assert [f[3] for f in frames if f[0] == DATA] == [message(b"refused")] * 3
 
@@ -765,7 +765,7 @@ def test_no_task_is_started_on_the_fast_path():
     def check(wire: Wired) -> None:
         before = asyncio.all_tasks()
         wire(b"".join(head(s) + data(s, message(b"a"), end=True) for s in range(1, 101, 2)))
-        assert asyncio.all_tasks() == before and not wire.server.service._tasks
+        assert asyncio.all_tasks() == before and not wire.server.context.service._tasks
 
     wired(check)
 
@@ -791,7 +791,7 @@ def test_the_real_exchange_answers_in_the_read_callback(monkeypatch):
         frames = wire(head(1, headers=call) + data(1, message(request.SerializeToString())))
         (reply,) = [f[3] for f in frames if f[0] == DATA]
         assert pb.ProcessingResponse.FromString(reply[5:]).immediate_response.status.code == 403
-        assert wire.server.service.ledger.kept  # type: ignore[attr-defined]
+        assert wire.server.context.service.ledger.kept  # type: ignore[attr-defined]
         assert is_ok(wire(data(1, b"", end=True)))
 
     wired(check, service=governed_service())
