@@ -135,11 +135,11 @@ def test_a_callers_own_key_in_the_credentials_header_is_not_kept(stack: Stack):
 def test_what_an_approver_is_shown_holds_no_secret_header(stack: Stack):
     stack.request(
         "POST", "/payments", body=b'{"amount":2}',
-        headers=[JSON, ("prefer", "hold=async"), ("x-api-key", "callers-held-key-77aa"), ("cookie", "c=callers-cookie-5d")],
+        headers=[JSON, ("prefer", "hold=async"), ("x-api-key", "callers-held-key"), ("cookie", "callers-cookie-5d=1")],
     )  # fmt: skip
     stack.wait_for_records(lambda r: r["kind"] == "hold.opened")
     kept = kept_bytes(stack)
-    assert b"callers-held-key-77aa" not in kept and b"callers-cookie-5d" not in kept
+    assert b"callers-held-key" not in kept and b"callers-cookie-5d" not in kept
 
 
 def test_secrets_of_the_state_folder_are_readable_by_nobody_else(stack: Stack):
