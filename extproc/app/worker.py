@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import grpc
 import structlog
@@ -95,11 +95,8 @@ def open_holds(settings: Settings) -> SqliteHoldStore:
 class Worker:
     """What one worker process runs."""
 
-    def __init__(
-        self, settings: Settings, index: int, bundle: Path, *, transport: Literal["grpcio", "lean"] = "grpcio"
-    ) -> None:
+    def __init__(self, settings: Settings, index: int, bundle: Path) -> None:
         self._settings = settings
-        self._transport = transport
         self._index = index
         self._keys = open_keys(settings)
         self._identifier = TokenIdentifier(settings, self._keys)
@@ -159,7 +156,7 @@ class Worker:
         processor = self._settings.processor
         if processor.tls is not None:
             return GrpcServer(self._service, client_sans=frozenset(processor.tls.client_sans))
-        if self._transport == "lean":
+        if processor.speaks == "lean":
             return LeanServer(self._service, uids=processor.peers.uids, gid=processor.peers.gid)
         return GrpcServer(self._service)
 

@@ -116,6 +116,17 @@ class Processor(Branch, frozen=True, kw_only=True):
         about("Allow plain TCP on loopback. Whoever reaches it can forge identities; every record says so."),
     ] = False
     workers: Annotated[int, Meta(ge=1, le=64), about("Worker processes, each with a socket of its own.")] = 1
+    transport: Annotated[
+        Literal["lean", "grpcio"] | None,
+        about(
+            "gRPC by our own lean HTTP/2 server or by grpcio. Default: lean, and grpcio where there is TLS."
+        ),
+    ] = None
+
+    @property
+    def speaks(self) -> Literal["lean", "grpcio"]:
+        """The transport in use."""
+        return self.transport or ("grpcio" if self.tls is not None else "lean")
 
     @property
     def addresses(self) -> tuple[Address, ...]:

@@ -155,7 +155,7 @@ class Stack:
             "apiVersion": "extproc/v1",
             "kind": "Config",
             "state": str(self.directory / "state"),
-            "processor": {"listen": f"unix:{self.directory}/p.sock"},
+            "processor": {"listen": f"unix:{self.directory}/p.sock", **self._transport()},
             "listeners": [
                 {
                     "name": "http",
@@ -186,6 +186,11 @@ class Stack:
             both = isinstance(value, dict) and isinstance(settings.get(name), dict)
             settings[name] = {**settings[name], **value} if both else value
         self.config_path.write_text(yaml.safe_dump(settings))
+
+    def _transport(self) -> dict[str, str]:
+        """EXTPROC_TEST_TRANSPORT runs the same suite on another transport than the default."""
+        asked = os.environ.get("EXTPROC_TEST_TRANSPORT", "")
+        return {"transport": asked} if asked else {}
 
     def write_policy(self, text: str) -> None:
         """Replace the policy file; `reload` makes it count."""
