@@ -10,9 +10,59 @@ send(connection.bytes_to_client())
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 
-from extproc.protocols.postgres.events import BackendKey, Event
-from extproc.protocols.postgres.limits import Limits, UpstreamLogin
+from extproc.domain.errors import ProtocolError
+from extproc.protocols.postgres.buffer import Buffer
+from extproc.protocols.postgres.client_side import ClientSide
+from extproc.protocols.postgres.events import (
+    BackendKey,
+    CancelReceived,
+    ClientLeft,
+    Ended,
+    Event,
+    LoginReceived,
+)
+from extproc.protocols.postgres.limits import Limits, Refusal, UpstreamLogin
+from extproc.protocols.postgres.login import ServerLogin
+from extproc.protocols.postgres.messages import (
+    AUTHENTICATION_CLEARTEXT,
+    AUTHENTICATION_OK,
+    UINT32,
+    build_cancel,
+    build_error,
+    build_negotiate,
+    cstring,
+    malformed,
+)
+from extproc.protocols.postgres.server_side import LoginFailedError, ServerSide, login_failure
+from extproc.protocols.postgres.session import Session
+from extproc.protocols.postgres.startup import NEWEST_MINOR, EncryptionRequest, Startup, parse_opening
+
+
+class Stage(Enum):
+    """How far the conversation has come."""
+
+    OPENING = "opening"
+    PASSWORD = "password"  # noqa: S105 - the stage's name
+    ASKED = "asked"
+    UPSTREAM = "upstream"
+    SESSION = "session"
+    CANCEL = "cancel"
+    ENDED = "ended"
+
+
+_SQLSTATES = {
+    "unsupported-version": "0A000",
+    "replication": "0A000",
+    "no-user": "28000",
+    "too-long": "54000",
+    "row-too-long": "54000",
+    "too-much-waiting": "53400",
+    "upstream-login": "58000",
+}
+"""What the client is told of a ProtocolError by its code; others are protocol violations."""
+_VIOLATION = "08P01"
 
 
 class PostgresConnection:
@@ -28,117 +78,360 @@ class PostgresConnection:
 
         `read_messages` raises MessageReceived for every error, notice and notification of the server.
         """
-        raise NotImplementedError
+        self._limits = limits = limits or Limits()
+        self._ask_password = ask_password
+        self._session = Session(limits, read_messages=read_messages)
+        self._client = ClientSide(self._session)
+        self._server = ServerSide(self._session)
+        self._stage = Stage.OPENING
+        self._opening = Buffer()
+        self._from_server = Buffer()
+        self._startup: Startup | None = None
+        self._login: ServerLogin | None = None
+        self._cancel_key: BackendKey | None = None
+        self._encryption_requests = 0
+        self._client_ended = False
+        self._server_ended = False
+
+    # bytes in
 
     def receive_from_client(self, data: bytes, end: bool = False) -> None:
         """Bytes of the client; `end` when it will send no more (its close looks the same)."""
-        raise NotImplementedError
+        if self._stage is Stage.ENDED:
+            return
+        try:
+            if self._stage is Stage.SESSION:
+                self._client.receive(data)
+                self._pump()
+            else:
+                self._opening.append(data)
+                self._open()
+        except ProtocolError as error:
+            self._fail(error)
+        if end:
+            self._client_end()
 
     def receive_from_server(self, data: bytes, end: bool = False) -> None:
         """Bytes of the server; `end` when it closed."""
-        raise NotImplementedError
+        if self._stage is Stage.ENDED:
+            return
+        try:
+            if self._stage is Stage.SESSION:
+                self._server.receive(data)
+                self._pump()
+            elif data and self._stage is not Stage.UPSTREAM:
+                raise ProtocolError("unexpected-message", "the server spoke before it was spoken to")
+            elif data:
+                self._from_server.append(data)
+                self._log_in()
+        except ProtocolError as error:
+            self._fail(error)
+        except LoginFailedError as error:
+            self._login_failed(error)
+        if end:
+            self._server_end()
+
+    # events and bytes out
 
     def next_event(self) -> Event | None:
         """The oldest event not yet taken."""
-        raise NotImplementedError
+        events = self._session.events
+        return events.popleft() if events else None
 
     def bytes_to_client(self) -> bytes:
         """What to send to the client now. Taking it empties it."""
-        raise NotImplementedError
+        return _drain(self._session.to_client)
 
     def bytes_to_server(self) -> bytes:
         """What to send to the server now. Taking it empties it."""
-        raise NotImplementedError
+        return _drain(self._session.to_server)
 
     # answers to LoginReceived
 
     def accept_login(self, login: UpstreamLogin) -> None:
         """Log in upstream; the client hears of it when the server has let us in (LoggedIn)."""
-        raise NotImplementedError
+        if self._stage is not Stage.ASKED or self._startup is None:
+            return
+        self._login = ServerLogin(login, self._startup.agreed_minor, self._limits.scram_iterations)
+        self._session.to_server.append(self._login.startup())
+        self._stage = Stage.UPSTREAM
 
     def refuse_login(self, sqlstate: str, message: str, detail: str = "", hint: str = "") -> None:
         """FATAL ErrorResponse, then `Ended(by="us")`. Nothing went to the server."""
-        raise NotImplementedError
+        if self._stage is Stage.ASKED:
+            self._say_fatal(Refusal(sqlstate, message, detail, hint))
+            self._finish(Ended("us", "login-refused", message))
 
     # answers to StatementReceived. False: it is no longer waiting (client gone, batch skipped)
 
     def forward(self, id: int, *, rows: bool = False) -> bool:
-        """Let it go on. `rows` raises RowsDescribed for each of its result sets, otherwise rows pass untouched."""
-        raise NotImplementedError
+        """Let it go on. `rows` raises RowsDescribed for each of its result sets, otherwise rows pass untouched.
+
+        COPY to the client cannot be read: with `rows` it ends the connection.
+        """
+        done = self._client.forward(id, rows=rows)
+        self._go_on()
+        return done
 
     def deny(self, id: int, sqlstate: str, message: str, detail: str = "", hint: str = "") -> bool:
         """The server is given a statement it must refuse, and its ErrorResponse becomes this one."""
-        raise NotImplementedError
+        done = self._client.deny(id, Refusal(sqlstate, message, detail, hint))
+        self._go_on()
+        return done
 
     # answers to RowsDescribed, RowsReceived, MessageReceived
 
     def pass_rows(self, id: int) -> None:
         """This result set goes on untouched."""
-        raise NotImplementedError
+        self._server.decide_columns(id, read=False)
+        self._go_on()
 
     def read_rows(self, id: int) -> None:
         """Raise RowsReceived for this result set."""
-        raise NotImplementedError
+        self._server.decide_columns(id, read=True)
+        self._go_on()
 
     def replace_rows(self, id: int, rows: Sequence[Sequence[bytes | None] | None]) -> None:
         """One item per row of the event, in order: its new values, or None to let that row pass as it is."""
-        raise NotImplementedError
+        self._server.replace_rows(id, rows)
+        self._go_on()
 
     def replace_message(self, fields: dict[str, str] | None) -> None:
         """The fields to send instead; None lets the message pass as it is."""
-        raise NotImplementedError
+        self._server.replace_message(fields)
+        self._go_on()
 
     # answers to CancelReceived
 
     def forward_cancel(self) -> None:
         """Send the CancelRequest on; then `Ended`."""
-        raise NotImplementedError
+        if self._stage is Stage.CANCEL and self._cancel_key is not None:
+            self._session.to_server.append(build_cancel(self._cancel_key))
+            self._finish(Ended("client"))
 
     def drop_cancel(self) -> None:
         """Send nothing (the held statement was found here); then `Ended`."""
-        raise NotImplementedError
+        if self._stage is Stage.CANCEL:
+            self._finish(Ended("client"))
 
     # at any time
 
     def notice(self, message: str, detail: str = "", hint: str = "", sqlstate: str = "00000") -> None:
         """A NoticeResponse of ours at the next message boundary, for instance while a statement waits."""
-        raise NotImplementedError
+        if self._stage is Stage.SESSION:
+            self._session.notice(Refusal(sqlstate, message, detail, hint))
 
     def terminate(self, sqlstate: str, message: str, detail: str = "", hint: str = "") -> None:
         """End it: FATAL for the client where a message boundary allows, Terminate for the server, `Ended`."""
-        raise NotImplementedError
+        if self._stage is not Stage.ENDED:
+            self._say_fatal(Refusal(sqlstate, message, detail, hint))
+            self._finish(Ended("us", "terminated", message))
 
     @property
     def backend_key(self) -> BackendKey | None:
         """The session's cancel key, once the server told it."""
-        raise NotImplementedError
+        return self._session.backend_key
 
     @property
     def settings(self) -> dict[str, str]:
         """Parameters the server reported (ParameterStatus), the latest values."""
-        raise NotImplementedError
+        return dict(self._session.settings)
 
     @property
     def waiting_for(self) -> int | None:
         """The id of the statement that waits for an answer, if one does."""
-        raise NotImplementedError
+        waiting = self._session.waiting
+        return waiting.id if waiting is not None else None
 
     @property
     def is_idle(self) -> bool:
         """Logged in, nothing outstanding at the server, nothing half read, no transaction."""
-        raise NotImplementedError
+        return (
+            self._stage is Stage.SESSION
+            and self._session.transaction == "I"
+            and self._session.head() is None
+            and self._session.waiting is None
+            and not self._session.skipping
+            and self._client.is_empty
+            and self._server.is_empty
+        )
 
     @property
     def has_ended(self) -> bool:
         """`Ended` was raised."""
-        raise NotImplementedError
+        return self._stage is Stage.ENDED
 
     @property
     def end_to_server(self) -> bool:
         """After the bytes to the server, say that no more will come (the client ended its side)."""
-        raise NotImplementedError
+        return self._stage is Stage.ENDED or (self._client_ended and self._stage is not Stage.CANCEL)
 
     @property
     def end_to_client(self) -> bool:
         """After the bytes to the client, say that no more will come (the server ended its side, or we do)."""
-        raise NotImplementedError
+        return self._server_ended or self._stage is Stage.ENDED
+
+    # before the session
+
+    def _open(self) -> None:
+        while self._stage is Stage.OPENING and self._read_opening():
+            pass
+        if self._stage is Stage.PASSWORD:
+            self._read_password()
+        if (
+            self._stage in (Stage.ASKED, Stage.UPSTREAM, Stage.CANCEL)
+            and len(self._opening) > self._limits.token
+        ):
+            raise ProtocolError("too-much-waiting", "the client sent more than may wait for its login")
+
+    def _read_opening(self) -> bool:
+        if len(self._opening) < 4:
+            return False
+        size = UINT32.unpack(self._opening.peek(4))[0]
+        if not 8 <= size <= self._limits.startup:
+            raise ProtocolError("malformed-message", "malformed startup message")
+        if len(self._opening) < size:
+            return False
+        opening = parse_opening(self._opening.take(size))
+        if isinstance(opening, EncryptionRequest):
+            self._encryption_requests += 1
+            if self._encryption_requests > 2:  # SSLRequest and GSSENCRequest, each once
+                raise ProtocolError("malformed-message", "too many encryption requests")
+            self._session.to_client.append(b"N")
+        elif isinstance(opening, BackendKey):
+            self._stage, self._cancel_key = Stage.CANCEL, opening
+            self._session.events.append(CancelReceived(opening))
+        else:
+            self._start(opening)
+        return True
+
+    def _start(self, startup: Startup) -> None:
+        self._startup = startup
+        if startup.minor > NEWEST_MINOR or startup.unknown:
+            self._session.to_client.append(build_negotiate(min(startup.minor, NEWEST_MINOR), startup.unknown))
+        if self._ask_password:
+            self._session.to_client.append(AUTHENTICATION_CLEARTEXT)
+            self._stage = Stage.PASSWORD
+        else:
+            self._ask("")
+
+    def _read_password(self) -> None:
+        head = self._opening.head()
+        if head is None:
+            return
+        kind, size = head
+        if kind != b"p" or not 6 <= size <= self._limits.token + 6:
+            raise ProtocolError("malformed-message", "a password message was expected")
+        if len(self._opening) < size:
+            return
+        token, at = cstring(self._opening.take(size), 5, "Password")
+        if at != size or not token.isascii():
+            raise malformed("Password")
+        self._ask(token.decode())
+
+    def _ask(self, token: str) -> None:
+        startup = self._startup
+        assert startup is not None  # noqa: S101 - set one line before
+        self._stage = Stage.ASKED
+        self._session.events.append(
+            LoginReceived(
+                startup.user, startup.database, startup.parameters, token, (3, startup.agreed_minor)
+            )
+        )
+
+    def _log_in(self) -> None:
+        login, buffer = self._login, self._from_server
+        assert login is not None  # noqa: S101 - this stage begins with it
+        while not login.is_done:
+            head = buffer.head()
+            if head is None:
+                return
+            kind, size = head
+            if not 5 <= size <= self._limits.token:
+                raise ProtocolError("upstream-login", "the server's login message has an impossible length")
+            if len(buffer) < size:
+                return
+            body = buffer.take(size)[5:]
+            if kind == b"R":
+                reply = login.answer(body)
+                if reply:
+                    self._session.to_server.append(reply)
+            elif kind == b"E":
+                raise login_failure(body)
+            elif kind not in (b"N", b"v"):  # an older minor version differs in nothing we pass on
+                raise ProtocolError("upstream-login", "the server sent something else than its login")
+        self._session.to_client.append(AUTHENTICATION_OK)
+        self._stage = Stage.SESSION
+        self._server.receive(buffer.take(len(buffer)))
+        self._client.receive(self._opening.take(len(self._opening)))
+        self._pump()
+
+    # the session
+
+    def _go_on(self) -> None:
+        if self._stage is not Stage.SESSION:
+            return
+        try:
+            self._pump()
+        except ProtocolError as error:
+            self._fail(error)
+        except LoginFailedError as error:
+            self._login_failed(error)
+
+    def _pump(self) -> None:
+        """The server first: its answers may be what the client's next message waits for."""
+        self._server.pump()
+        self._client.pump()
+        if self._client.has_left:
+            self._client_ended = True
+
+    # the end
+
+    def _client_end(self) -> None:
+        self._client_ended = True
+        if self._stage is Stage.SESSION:
+            self._client.leave()
+        elif self._stage not in (Stage.ENDED, Stage.CANCEL):  # nobody waits for the answer to a CancelRequest
+            self._session.events.append(ClientLeft())
+            self._finish(Ended("client"))
+
+    def _server_end(self) -> None:
+        self._server_ended = True
+        if self._stage is Stage.ENDED:
+            return
+        if self._stage is Stage.UPSTREAM:
+            self._say_fatal(Refusal("08006", "extproc: the database closed the connection during login"))
+            self._finish(Ended("server", "upstream-login", "the database closed the connection during login"))
+        else:
+            self._finish(Ended("client" if self._client_ended else "server"))
+
+    def _login_failed(self, error: LoginFailedError) -> None:
+        self._say_fatal(error.refusal)
+        self._finish(Ended("server", "upstream-login", error.refusal.message))
+
+    def _fail(self, error: ProtocolError) -> None:
+        sqlstate = _SQLSTATES.get(error.code, _VIOLATION)
+        self._say_fatal(Refusal(sqlstate, f"extproc: {error.message}"))
+        self._finish(Ended("us", error.code, error.message))
+
+    def _say_fatal(self, refusal: Refusal) -> None:
+        session = self._session
+        if session.client_boundary and self._stage is not Stage.CANCEL:
+            codec = session.codec or "utf-8"
+            session.to_client.append(build_error(refusal, severity="FATAL", codec=codec))
+
+    def _finish(self, ended: Ended) -> None:
+        session = self._session
+        if self._stage is Stage.SESSION and not self._client_ended and not self._server_ended:
+            self._client.say_goodbye()
+        session.end_everything()
+        session.events.append(ended)
+        self._stage = Stage.ENDED
+
+
+def _drain(chunks: list[bytes]) -> bytes:
+    if not chunks:
+        return b""
+    data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    chunks.clear()
+    return data

@@ -157,6 +157,15 @@ class StatementEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """The wire itself turned a message away, in band, without asking: too long, undecodable, a function call,
+    a statement or portal that was never judged. The connection lives on."""
+
+    sqlstate: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class CancelReceived:
     """*Asks* for `forward_cancel()` or `drop_cancel()`. This connection carries nothing else (CancelRequest)."""
 
@@ -190,6 +199,7 @@ Event = (
     | CopyStarted
     | MessageReceived
     | StatementEnded
+    | Refused
     | CancelReceived
     | ClientLeft
     | Ended

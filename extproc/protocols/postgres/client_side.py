@@ -1,0 +1,383 @@
+"""From the client to the server, once logged in. A statement waits here until it is answered."""
+
+from __future__ import annotations
+
+from extproc.domain.errors import ProtocolError
+from extproc.protocols.postgres.buffer import Buffer
+from extproc.protocols.postgres.events import ClientLeft, StatementReceived
+from extproc.protocols.postgres.limits import Refusal
+from extproc.protocols.postgres.messages import (
+    TERMINATE,
+    build_parse,
+    build_query,
+    build_target,
+    malformed,
+    parse_bind,
+    parse_execute,
+    parse_parse,
+    parse_query,
+    parse_target,
+)
+from extproc.protocols.postgres.names import is_barrier, key_of
+from extproc.protocols.postgres.running import COPY_END, STARTUP, Awaited, Prepared, Run, parameters_of
+from extproc.protocols.postgres.session import Session
+
+REFUSED_TEXT = b"/* refused by extproc */ !"
+"""No statement in any version: the server says syntax error, in every state of a transaction."""
+REFUSED_NAME = b"extproc refused"
+"""Never defined: what has a syntax error is not stored. So the client's unnamed statement stays as it was."""
+
+_SMALL = 64 * 1024
+_JUDGED = b"QPB"
+_KNOWN = frozenset(b"QPBDECSHXdcfF")
+
+_TOO_LONG = Refusal("54000", "extproc: the message is longer than is allowed here")
+_UNREADABLE = Refusal("0A000", "extproc: the text is in an encoding that cannot be judged")
+_FUNCTION_CALL = Refusal("0A000", "extproc: function calls by OID are not allowed here")
+_TOO_MANY = Refusal("53400", "extproc: too many prepared statements on this connection")
+
+
+class ClientSide:
+    """Reads what the client sends, in order, and stops where an answer is needed."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._buffer = Buffer()
+        self._rest = 0
+        self._discard = False
+        self._raw = b""
+        self._types: tuple[int, ...] = ()
+        self._flushed = False
+        self.has_left = False
+
+    def receive(self, data: bytes) -> None:
+        if not self.has_left:
+            self._buffer.append(data)
+
+    def leave(self) -> None:
+        """The client will send no more; what still waited is abandoned."""
+        if not self.has_left:
+            self.has_left = True
+            self._buffer.clear()
+            self._session.stop_waiting("abandoned")
+            self._session.events.append(ClientLeft())
+
+    @property
+    def is_between(self) -> bool:
+        """The server was sent whole messages only."""
+        return self._rest == 0 or self._discard
+
+    @property
+    def is_empty(self) -> bool:
+        return self._rest == 0 and not self._buffer
+
+    def pump(self) -> None:
+        """Go on as far as possible. Raises ProtocolError."""
+        session = self._session
+        while not self.has_left:
+            if self._rest:
+                if not self._buffer:
+                    return
+                self._pass(self._rest)
+                continue
+            if session.waiting is not None:
+                break
+            if not self._next():
+                break
+        if len(self._buffer) > session.limits.waiting:
+            raise ProtocolError("too-much-waiting", "the client sent more than may wait for an answer")
+
+    def _next(self) -> bool:
+        """Handles one message. False when it has to wait."""
+        head = self._buffer.head()
+        if head is None:
+            return False
+        kind, size = head
+        if size < 5 or kind[0] not in _KNOWN:
+            raise ProtocolError("unknown-message", "the client sent a message that does not exist")
+        session = self._session
+        if session.awaited and session.awaited[0].kind == STARTUP:
+            return False
+        if session.skipping and kind not in b"SX":
+            self._start(size, discard=True)
+            return True
+        if kind == b"d":
+            self._copy_data(size)
+            return True
+        if not self._may_go_on(kind):
+            return False
+        if kind in _JUDGED and size > session.limits.statement:
+            self._start(size, discard=True)
+            self._refuse(kind, _TOO_LONG)
+            return True
+        if kind == b"F":
+            self._start(size, discard=True)
+            self._refuse(b"Q", _FUNCTION_CALL)
+            return True
+        if kind not in b"QPBf" and size > _SMALL:
+            raise ProtocolError("too-long", "the client sent a message longer than its kind can be")
+        if kind == b"f" and size > session.limits.statement:
+            raise ProtocolError("too-long", "the client sent a message longer than its kind can be")
+        if len(self._buffer) < size:
+            return False
+        return self._whole(kind, size)
+
+    def _may_go_on(self, kind: bytes) -> bool:
+        session = self._session
+        if kind in b"cfXH":
+            return True
+        if session.barrier and not session.copying_in:
+            if session.head() is not None:
+                return False
+            session.barrier = False
+        if len(session.awaited) < session.limits.outstanding:
+            self._flushed = False
+            return True
+        if not self._flushed:
+            self._flushed = True
+            session.ask_for_answers()
+        return False
+
+    def _whole(self, kind: bytes, size: int) -> bool:
+        raw = self._buffer.peek(size)
+        body = raw[5:]
+        if kind == b"Q":
+            self._query(raw, body)
+        elif kind == b"P":
+            self._parse(raw, body)
+        elif kind == b"B":
+            if not self._bind(raw, body):
+                return False
+        elif kind == b"E":
+            if not self._execute(raw, body):
+                return False
+        elif kind in b"DC":
+            if not self._describe_or_close(kind, raw, body):
+                return False
+        else:
+            self._control(kind, raw, body)
+        self._buffer.take(size)
+        if self.has_left:
+            self._buffer.clear()
+        return True
+
+    # statements
+
+    def _query(self, raw: bytes, body: bytes) -> None:
+        text = self._decode(parse_query(body))
+        if text is None:
+            self._refuse(b"Q", _UNREADABLE)
+            return
+        self._ask(raw, Run(self._session.next_run(), "simple", text))
+
+    def _parse(self, raw: bytes, body: bytes) -> None:
+        session = self._session
+        message = parse_parse(body)
+        text, name = self._decode(message.text), self._decode(message.name)
+        if text is None or name is None:
+            self._refuse(b"P", _UNREADABLE)
+            return
+        if (
+            len(session.statements) >= session.limits.names
+            or session.remembered + len(raw) > session.limits.remembered
+        ):
+            self._refuse(b"P", _TOO_MANY)
+            return
+        run = Run(session.next_run(), "parse", text)
+        self._ask(raw, run, name=name, types=message.types)
+
+    def _bind(self, raw: bytes, body: bytes) -> bool:
+        session = self._session
+        message = parse_bind(body)
+        prepared = session.statements.find(key_of(message.statement), session.batch)
+        if prepared == "later":
+            return False
+        name, portal = self._decode(message.statement), self._decode(message.portal)
+        if name is None or portal is None:
+            self._refuse(b"B", _UNREADABLE)
+        elif prepared is None:
+            self._refuse(b"B", _unknown("26000", "prepared statement", name))
+        elif len(session.portals) >= session.limits.names:
+            self._refuse(b"B", _TOO_MANY)
+        else:
+            formats = tuple(message.format_of(number) for number in range(len(message.values)))
+            run = Run(session.next_run(), "bound", prepared.text)
+            parameters = parameters_of(message.values, formats, prepared)
+            self._ask(raw, run, name=name, portal=portal, parameters=parameters, types=prepared.types)
+        return True
+
+    def _ask(self, raw: bytes, run: Run, **known: object) -> None:
+        session = self._session
+        self._raw = raw
+        types = known.pop("types", ())
+        session.waiting_run = run
+        session.waiting = StatementReceived(
+            run.id,
+            run.kind,
+            run.text,
+            parameter_types=types,  # type: ignore[arg-type]
+            transaction=session.transaction,
+            outstanding=len(session.awaited),
+            settings=session.settings,
+            **known,  # type: ignore[arg-type]
+        )
+        session.events.append(session.waiting)
+
+    def forward(self, id: int, *, rows: bool) -> bool:
+        """The waiting statement goes to the server as it came."""
+        session = self._session
+        asked, run = session.waiting, session.waiting_run
+        if asked is None or run is None or asked.id != id:
+            return False
+        session.waiting = session.waiting_run = None
+        raw, self._raw = self._raw, b""
+        run.wants_rows = rows and run.kind != "parse"
+        run.is_barrier = run.kind != "parse" and is_barrier(run.text)
+        session.to_server.append(raw)
+        if run.kind == "simple":
+            session.forget_by_text(run.text)
+            session.awaited.append(Awaited(b"Q", run))
+            self._raise_barrier(run)
+        elif run.kind == "parse":
+            message = parse_parse(raw[5:])
+            prepared = Prepared(run.text, message.types, len(raw))
+            session.remembered += prepared.size
+            key = key_of(message.name)
+            awaited = Awaited(b"P", run, name=key, prepared=prepared, batch=session.batch)
+            session.statements.announce(key, awaited, prepared)
+            session.awaited.append(awaited)
+        else:
+            session.forget_by_text(run.text)
+            portal = parse_bind(raw[5:]).portal
+            awaited = Awaited(b"B", run, name=key_of(portal), batch=session.batch)
+            session.portals.announce(awaited.name, awaited, run)
+            session.awaited.append(awaited)
+            if rows:  # clients may execute what they never described
+                session.to_server.append(build_target(b"D", b"P", portal))
+                session.awaited.append(Awaited(b"D", run, swallow=True, which=b"P"))
+        return True
+
+    def deny(self, id: int, refusal: Refusal) -> bool:
+        """The server is given something it must refuse in place of the waiting statement."""
+        session = self._session
+        asked, run = session.waiting, session.waiting_run
+        if asked is None or run is None or asked.id != id:
+            return False
+        session.waiting = session.waiting_run = None
+        raw, self._raw = self._raw, b""
+        if run.kind == "parse":  # a Parse that fails leaves no unnamed statement behind
+            name = key_of(parse_parse(raw[5:]).name)
+            if not name:
+                session.statements.forget(name)
+        self._substitute(b"Q" if run.kind == "simple" else b"P", refusal, run)
+        return True
+
+    def _refuse(self, kind: bytes, refusal: Refusal) -> None:
+        self._session.refuse(refusal)
+        self._substitute(b"Q" if kind == b"Q" else b"P", refusal, None)
+
+    def _substitute(self, kind: bytes, refusal: Refusal, run: Run | None) -> None:
+        session = self._session
+        if kind == b"Q":
+            session.to_server.append(build_query(REFUSED_TEXT))
+        else:
+            session.to_server.append(build_parse(REFUSED_NAME, REFUSED_TEXT))
+            session.skipping = True
+        session.awaited.append(Awaited(kind, run, refusal, name=REFUSED_NAME))
+
+    def _raise_barrier(self, run: Run) -> None:
+        if run.is_barrier:
+            self._session.ask_for_answers()
+            self._session.barrier = True
+
+    # the rest of the extended protocol
+
+    def _execute(self, raw: bytes, body: bytes) -> bool:
+        session = self._session
+        portal = parse_execute(body)
+        run = session.portals.find(key_of(portal), session.batch)
+        if run == "later":
+            return False
+        if run is None:
+            self._refuse(b"E", _unknown("34000", "portal", self._decode(portal) or "?"))
+            return True
+        session.to_server.append(raw)
+        session.awaited.append(Awaited(b"E", run))
+        self._raise_barrier(run)
+        return True
+
+    def _describe_or_close(self, kind: bytes, raw: bytes, body: bytes) -> bool:
+        session = self._session
+        which, name = parse_target(body, "Describe" if kind == b"D" else "Close")
+        key = key_of(name)
+        found = session.statements.find(key, session.batch) if which == b"S" else None
+        awaited = Awaited(kind, which=which, name=key, batch=session.batch)
+        if kind == b"D":
+            if found == "later":
+                return False
+            awaited.prepared = found
+        elif which == b"S":
+            session.statements.announce(key, awaited, None)
+        else:
+            session.portals.announce(key, awaited, None)
+        session.to_server.append(raw)
+        session.awaited.append(awaited)
+        return True
+
+    def _control(self, kind: bytes, raw: bytes, body: bytes) -> None:
+        session = self._session
+        if kind in b"SHXc" and body:
+            raise malformed({b"S": "Sync", b"H": "Flush", b"X": "Terminate", b"c": "CopyDone"}[kind])
+        session.to_server.append(raw)
+        if kind == b"S":
+            session.skipping = False
+            session.batch += 1
+            if not session.copying_in:  # during COPY the server ignores Sync
+                session.awaited.append(Awaited(b"S"))
+        elif kind == b"X":
+            self.leave()
+        elif kind in b"cf":
+            if session.copying_in:
+                session.copying_in = False
+            else:  # ahead of the server's CopyInResponse, or after its error
+                session.awaited.append(Awaited(COPY_END))
+
+    # bytes that nobody reads
+
+    def _copy_data(self, size: int) -> None:
+        head = self._session.head()
+        if head is not None and head.run is not None and self._session.copying_in:
+            head.run.copied_in += size - 5
+        self._start(size, discard=False)
+
+    def _start(self, size: int, *, discard: bool) -> None:
+        self._rest = size
+        self._discard = discard
+
+    def _pass(self, size: int) -> None:
+        taken = self._buffer.take(size)
+        self._rest -= len(taken)
+        if not self._discard:
+            self._session.to_server.append(taken)
+
+    def _decode(self, data: bytes) -> str | None:
+        codec = self._session.codec
+        if codec is None:
+            return None
+        try:
+            return data.decode(codec)
+        except UnicodeDecodeError:
+            return None
+
+    def say_goodbye(self) -> None:
+        """Terminate, where the server would understand it."""
+        if self.is_between:
+            self._session.to_server.append(TERMINATE)
+
+
+def _unknown(sqlstate: str, what: str, name: str) -> Refusal:
+    return Refusal(
+        sqlstate,
+        f'{what} "{name}" does not exist',
+        "extproc knows only what was defined, and judged, by protocol messages on this connection.",
+    )

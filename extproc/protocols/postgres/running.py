@@ -1,0 +1,98 @@
+"""What was sent to the server and is not answered yet, in order. Whose answer is whose follows from this alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from extproc.protocols.postgres.events import BoundParameter, Column, EndKind, StatementEnded, StatementKind
+from extproc.protocols.postgres.limits import Refusal
+
+STARTUP = b"*"
+COPY_END = b"c"
+"""Marks where the client ended COPY data: no answer of its own, but a Sync before it is none (see `copy_begins`)."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One announced statement and what has come of it so far."""
+
+    id: int
+    kind: StatementKind
+    text: str = field(repr=False, default="")
+    wants_rows: bool = False
+    is_barrier: bool = False
+    columns: tuple[Column, ...] | None = None
+    reading: bool = False
+    results: int = 0
+    reached: bool = False
+    """The server did something for it: it may have run."""
+    ended: bool = False
+    tags: list[str] = field(default_factory=list)
+    rows: int = 0
+    affected: int = 0
+    bytes_returned: int = 0
+    copied_in: int = 0
+
+    def end(self, end: EndKind, executed: bool, sqlstate: str = "") -> StatementEnded:
+        self.ended = True
+        return StatementEnded(
+            self.id,
+            end,
+            executed,
+            tuple(self.tags),
+            sqlstate,
+            self.rows,
+            self.affected,
+            self.bytes_returned,
+            self.copied_in,
+        )
+
+    def count_tag(self, tag: str) -> None:
+        """CommandComplete: the last word is the number of rows (INSERT has an OID before it)."""
+        if len(self.tags) < _MOST_TAGS:
+            self.tags.append(tag)
+        number = tag.rpartition(" ")[2]
+        if number.isascii() and number.isdigit() and len(number) < 20:
+            self.affected += int(number)
+
+
+_MOST_TAGS = 1000
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A prepared statement as the client defined it."""
+
+    text: str = field(repr=False)
+    types: tuple[int, ...] = ()
+    size: int = 0
+
+    def typed(self, number: int) -> int:
+        return self.types[number] if number < len(self.types) else 0
+
+
+@dataclass(slots=True)
+class Awaited:
+    """A message sent to the server. `kind` is its type byte; `defines` the name that its success defines."""
+
+    kind: bytes
+    run: Run | None = None
+    refusal: Refusal | None = None
+    """Ours: the server must refuse what was sent in its place, and its error becomes this one."""
+    swallow: bool = False
+    """Ours: the client did not ask and does not hear the answer."""
+    which: bytes = b""
+    """Describe and Close: `S` or `P`."""
+    name: bytes = b""
+    prepared: Prepared | None = None
+    batch: int = 0
+    announced: int = 0
+
+
+def parameters_of(
+    values: tuple[bytes | None, ...], formats: tuple[int, ...], prepared: Prepared
+) -> tuple[BoundParameter, ...]:
+    return tuple(
+        BoundParameter(prepared.typed(number), form, value)
+        for number, (form, value) in enumerate(zip(formats, values, strict=True))
+    )
