@@ -205,6 +205,15 @@ class HttpExchange:
             self.stage = Stage.DONE
         return step
 
+    def response_trailers(self, trailers: Headers, now: float) -> Step:
+        """Trailers of the response; for a stream that has them they are its end."""
+        if self._response is None:
+            return PASS if self.stage is Stage.DONE else self.misconfigured(now)
+        step = self._response.trailers(trailers, now)
+        if self._response.finished:
+            self.stage = Stage.DONE
+        return step
+
     def expect_response(self, head: RequestHead) -> None:
         """The stream began with a response: an earlier filter answered. Nothing of the request was seen."""
         self._enter(head)
@@ -421,6 +430,8 @@ class HttpExchange:
         )  # fmt: skip
         if inspected and "accept-encoding" in headers:
             put.append(("accept-encoding", readable_codings(",".join(headers.all("accept-encoding")))))
+        if inspected and "grpc-accept-encoding" in headers:
+            put.append(("grpc-accept-encoding", "identity"))
         if owed.masks:
             # a part of a body cannot be parsed, so it cannot be masked
             remove.extend(name for name in ("range", "if-range") if name in headers)

@@ -11,7 +11,7 @@ from extproc.domain.record import Record
 from extproc.domain.request import Headers
 from extproc.domain.steps import BodyMode, BodyModes, Forward, Refuse, Step
 from extproc.masking import Masker
-from extproc.masking.literal_stream import LiteralStream
+from extproc.masking.literal_stream import GrpcFrames, LiteralStream
 from extproc.pipeline.facts import HttpFacts
 from extproc.pipeline.governance import TargetPlan
 from extproc.pipeline.problems import problem
@@ -28,7 +28,7 @@ class ResponseSide:
     """One response. `finished` once its outcome is written and nothing more is to be seen."""
 
     __slots__ = (
-        "_facts", "_headers", "_in_force", "_judged", "_known", "_local", "_masker", "_mode", "_opaque",
+        "_facts", "_frames", "_headers", "_in_force", "_judged", "_known", "_local", "_masker", "_mode", "_opaque",
         "_plan", "_ruling", "_scribe", "_seen", "_size", "_stream", "code", "finished", "method", "owed",
     )  # fmt: skip
 
@@ -50,6 +50,7 @@ class ResponseSide:
         self._headers = Headers(())
         self._masker: Masker | None = None
         self._stream: LiteralStream | None = None
+        self._frames: GrpcFrames | None = None
         self._seen = bytearray()
         self._size = 0
         self._judged = False
@@ -97,7 +98,10 @@ class ResponseSide:
                 return verdict
             change = self._header_change()
             if plan.credential is not None:
-                self._stream = LiteralStream(plan.credential.forms)
+                media = headers.get("content-type").partition(";")[0].strip().lower()
+                if media.startswith("application/grpc") and "text" not in media:
+                    self._frames = GrpcFrames()
+                self._stream = LiteralStream(plan.credential.forms, same_length=self._frames is not None)
                 # what is taken out changes the length, and Envoy leaves this header to whoever lowers the mode
                 change = replace(change, remove=(*change.remove, "content-length"))
             return Forward(headers=change, modes=modes)
@@ -157,21 +161,40 @@ class ResponseSide:
 
     def _piece(self, piece: bytes, last: bool, now: float) -> Step:
         self._size += len(piece)
-        sent = self._stream.feed(piece, last=last) if self._stream is not None else piece
+        sent = piece
+        if self._stream is not None:
+            whole = last
+            if self._frames is not None:
+                whole = self._frames.ends_whole(piece) or last
+                if self._frames.compressed:
+                    return self._withhold(502, "stream-unreadable", WITHHELD["stream-unreadable"], now)
+            sent = self._stream.feed(piece, last=whole)
         room = self._plan.record_max - len(self._seen)
         if room > 0:
             self._seen += sent[:room]
         records: tuple[Record, ...] = ()
         if last:
-            masked = (
-                {"LITERAL": self._stream.count} if self._stream is not None and self._stream.count else {}
-            )
-            coded = self._headers.get("content-encoding") not in ("", "identity")
-            records = (
-                self._outcome(now, "uninspected" if coded else "streamed", size=self._size, masked=masked),
-            )
-            self.finished = True
+            records = (self._stream_outcome(now, {}),)
         return Forward(body=sent if sent is not piece else None, records=records)
+
+    def _stream_outcome(self, now: float, masked: dict[str, int]) -> Record:
+        if self._stream is not None and self._stream.count:
+            masked["LITERAL"] = masked.get("LITERAL", 0) + self._stream.count
+        coded = self._headers.get("content-encoding") not in ("", "identity")
+        self.finished = True
+        return self._outcome(now, "uninspected" if coded else "streamed", size=self._size, masked=masked)
+
+    def trailers(self, trailers: Headers, now: float) -> Step:
+        """Trailers end a response as its headers began it; a stream that has them is finished only here."""
+        if self._stream is not None and self._stream.holds_back and not self.finished:
+            # the tail could begin the credential, and no body can follow any more
+            return self._withhold(502, "stream-unreadable", WITHHELD["stream-unreadable"], now)
+        counts: dict[str, int] = {}
+        change = HeaderChange(set=tuple(self._masked_fields(trailers, counts)))
+        records: tuple[Record, ...] = ()
+        if not self.finished and self._mode is BodyMode.STREAMED:
+            records = (self._stream_outcome(now, counts),)
+        return Forward(headers=change, records=records)
 
     def _whole(self, raw: bytes, plain: bytes, now: float, *, at_headers: bool) -> Step:
         """The body is complete: judge, mask, record, forward."""
@@ -322,21 +345,24 @@ class ResponseSide:
         """Response headers as they may be kept; the content coding was undone."""
         return Headers(tuple(pair for pair in self._headers if pair[0] != "content-encoding"))
 
+    def _masked_fields(self, fields: Headers, counts: dict[str, int]) -> list[tuple[str, str]]:
+        """The fields that masking changed, every value of a touched name; what was found is added to `counts`."""
+        if self._masker is None:
+            return []
+        pairs = [pair for pair in fields if pair[0][0] != ":"]
+        masked, found = self._masker.headers(pairs)
+        for name, number in found.items():
+            counts[name] = counts.get(name, 0) + number
+        touched = {new[0] for old, new in zip(pairs, masked, strict=True) if old != new} if found else ()
+        return [pair for pair in masked if pair[0] in touched]
+
     def _header_change(
         self, counts: dict[str, int] | None = None, *, changed: bool = False, length: int = 0
     ) -> HeaderChange:
         """Obligations, masked header values, and framing that fits a changed body."""
         owed = self.owed.response_headers
         put, remove = list(owed.set), list(owed.remove)
-        if self._masker is not None:
-            pairs = [pair for pair in self._headers if pair[0][0] != ":"]
-            masked, found = self._masker.headers(pairs)
-            for name, number in found.items():
-                if counts is not None:
-                    counts[name] = counts.get(name, 0) + number
-            if found:
-                touched = {new[0] for old, new in zip(pairs, masked, strict=True) if old != new}
-                put.extend(pair for pair in masked if pair[0] in touched)
+        put.extend(self._masked_fields(self._headers, counts if counts is not None else {}))
         if changed:
             put.append(("content-length", str(length)))
             remove.extend(n for n in ("content-encoding", *VALIDATORS) if n in self._headers)

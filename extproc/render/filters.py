@@ -191,13 +191,17 @@ def _processor(settings: Settings, listener: Listener) -> GrpcService:
 
 
 def _mode(request: ProcessingModeBodySendMode, response: ProcessingModeBodySendMode) -> ProcessingMode:
+    """Trailers come wherever the body before them does: a credential may be echoed there as well."""
+    unseen = response is ProcessingModeBodySendMode.NONE
     return ProcessingMode(
         request_header_mode=ProcessingModeHeaderSendMode.SEND,
         response_header_mode=ProcessingModeHeaderSendMode.SEND,
         request_body_mode=request,
         response_body_mode=response,
         request_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
-        response_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
+        response_trailer_mode=ProcessingModeHeaderSendMode.SKIP
+        if unseen
+        else ProcessingModeHeaderSendMode.SEND,
     )
 
 

@@ -149,7 +149,9 @@ def forward_reply(kind: str, step: Forward) -> pb.ProcessingResponse:
         return _lowered(kind, step.modes)
     reply = pb.ProcessingResponse()
     if kind.endswith("trailers"):
-        getattr(reply, kind).SetInParent()
+        trailers = getattr(reply, kind)
+        trailers.SetInParent()
+        mutate(trailers.header_mutation, step.headers)
         return reply
     common = getattr(reply, kind).response
     common.SetInParent()
@@ -181,7 +183,8 @@ def _put_modes(override: pb.ProcessingMode, modes: BodyModes) -> None:
     override.request_body_mode = _FROM_MODE[modes.request]
     override.response_body_mode = _FROM_MODE[modes.response]
     override.request_trailer_mode = Mode.SKIP
-    override.response_trailer_mode = Mode.SKIP
+    # whoever looks at a body looks at what follows it
+    override.response_trailer_mode = Mode.SKIP if modes.response is BodyMode.NONE else Mode.SEND
 
 
 def refuse_reply(step: Refuse) -> pb.ProcessingResponse:

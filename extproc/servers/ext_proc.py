@@ -152,6 +152,9 @@ class ProcessStream:
                 part = message.response_body
                 self._pieces += 1
                 self._reply(kind, exchange.response_body(part.body, part.end_of_stream, now))
+            case "response_trailers":
+                trailers = headers_of(message.response_trailers.trailers)
+                self._reply(kind, exchange.response_trailers(trailers, now))
             case _:
                 self._reply(kind, Forward())
 

@@ -94,5 +94,7 @@ def going_on(
         override = reply.mode_override
         override.request_header_mode = override.response_header_mode = pb.ProcessingMode.SEND
         override.request_body_mode, override.response_body_mode = modes  # type: ignore[assignment]
-        override.request_trailer_mode = override.response_trailer_mode = pb.ProcessingMode.SKIP
+        override.request_trailer_mode = pb.ProcessingMode.SKIP
+        unseen = override.response_body_mode == pb.ProcessingMode.NONE
+        override.response_trailer_mode = pb.ProcessingMode.SKIP if unseen else pb.ProcessingMode.SEND
     return reply

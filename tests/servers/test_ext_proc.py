@@ -12,7 +12,7 @@ from extproc.domain.hold import HoldState
 from extproc.domain.principal import Principal
 from extproc.pipeline import HttpExchange
 from extproc.servers.wire import ext_proc_pb2 as pb
-from tests.support.governed import NOW, Believes, credential, governance
+from tests.support.governed import CREDENTIAL, NOW, Believes, credential, governance
 from tests.support.holds import MemoryHoldStore, vote
 from tests.support.streams import (
     POLICY,
@@ -516,3 +516,87 @@ def test_a_wait_that_was_refused_for_want_of_a_ledger_does_not_go_on():
         assert ledger.of("intent") == []
 
     asyncio.run(main())
+
+
+# ---------------------------------------------------------------------- trailers
+
+
+def response_trailers(*pairs: tuple[str, str]) -> bytes:
+    message = pb.ProcessingRequest()
+    message.response_trailers.SetInParent()
+    for name, value in pairs:
+        message.response_trailers.trailers.headers.add(key=name.encode(), raw_value=value.encode())
+    return message.SerializeToString()
+
+
+def grpc_frame(data: bytes, flag: int = 0) -> bytes:
+    return bytes([flag]) + len(data).to_bytes(4, "big") + data
+
+
+def grpc_stream(*pieces: bytes) -> Played:
+    gov = governance(POLICY, credential=credential())
+    ledger = MemoryLedger()
+    played = Played(service(gov, ledger=ledger))(
+        request_headers(path="/stream"), response_headers(media="application/grpc")
+    )
+    return played(*(response_body(piece, end=False) for piece in pieces))
+
+
+def passed_on(played: Played, *pieces: bytes) -> bytes:
+    replies = [
+        r.response_body.response for r in played.channel.sent if r.WhichOneof("response") == "response_body"
+    ]
+    return b"".join(
+        reply.body_mutation.body if reply.HasField("body_mutation") else piece
+        for reply, piece in zip(replies, pieces, strict=True)
+    )
+
+
+@pytest.mark.parametrize("cut", range(1, 60))
+def test_grpc_messages_keep_their_length_wherever_they_are_cut(cut: int):
+    key = CREDENTIAL.encode()
+    whole = grpc_frame(b"a" + key + b"b") + grpc_frame(b"ends with " + key[:4])
+    pieces = [piece for piece in (whole[:cut], whole[cut:]) if piece]
+    played = grpc_stream(*pieces)(response_trailers(("grpc-status", "0"), ("x-echo", CREDENTIAL)))
+    assert passed_on(played, *pieces) == whole.replace(key, b"*" * len(key))
+    trailers = played.channel.sent[-1].response_trailers.header_mutation.set_headers
+    assert [option.header.key for option in trailers] == [b"x-echo"]
+    assert key not in trailers[0].header.raw_value
+
+
+def test_a_stream_that_ends_with_its_trailers_has_an_outcome():
+    played = grpc_stream(grpc_frame(b"x"))(response_trailers(("grpc-status", "0")))
+    ledger = played.service.ledger
+    assert isinstance(ledger, MemoryLedger)
+    (outcome,) = ledger.of("outcome")
+    assert (outcome["end"], outcome["response"]["size"]) == ("complete", 6)
+
+
+def test_a_compressed_grpc_message_cannot_carry_the_credential_out():
+    played = grpc_stream(grpc_frame(b"x"), grpc_frame(b"packed", flag=1))
+    assert played.channel.aborted or played.kinds[-1] == "immediate_response"
+
+
+def test_a_tail_that_could_be_the_credential_is_not_lost_in_silence():
+    """Trailers leave no room for more body, so a stream whose last bytes wait is cut off visibly."""
+    gov = governance(POLICY, credential=credential())
+    played = Played(service(gov))(
+        request_headers(path="/stream"),
+        response_headers(media="text/event-stream"),
+        response_body(b"data: 1\n\n", end=False),
+        response_body(b"data: " + CREDENTIAL[:5].encode(), end=False),
+        response_trailers(("x-sum", "1")),
+    )
+    assert played.channel.aborted
+
+
+def test_trailers_after_a_masked_body_are_masked():
+    trailers = response_trailers(("x-who", "ann@example.com"))
+    played = Played(service())(OPEN, ANSWER[0], response_body(b"{}", end=False), trailers)
+    (option,) = played.channel.sent[-1].response_trailers.header_mutation.set_headers
+    assert option.header.raw_value == b"[EMAIL_ADDRESS]"
+
+
+def test_trailers_before_anything_was_decided_are_refused():
+    played = Played(service())(OPEN, response_trailers(("x-a", "1")))
+    assert played.kinds == ["request_headers", "immediate_response"]
