@@ -345,9 +345,11 @@ class ClientSide:
     # bytes that nobody reads
 
     def _copy_data(self, size: int) -> None:
-        head = self._session.head()
-        if head is not None and head.run is not None and self._session.copying_in:
-            head.run.copied_in += size - 5
+        for awaited in reversed(self._session.awaited):  # some clients do not wait for CopyInResponse
+            if awaited.run is not None:
+                awaited.run.copied_in += size - 5
+            if awaited.kind != b"S":
+                break
         self._start(size, discard=False)
 
     def _start(self, size: int, *, discard: bool) -> None:

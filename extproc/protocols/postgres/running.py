@@ -26,6 +26,8 @@ class Run:
     results: int = 0
     reached: bool = False
     """The server did something for it: it may have run."""
+    suspended: bool = False
+    """An Execute stopped at its row limit: it ran, and how far is the client's own wish."""
     ended: bool = False
     tags: list[str] = field(default_factory=list)
     rows: int = 0
@@ -35,6 +37,8 @@ class Run:
 
     def end(self, end: EndKind, executed: bool, sqlstate: str = "") -> StatementEnded:
         self.ended = True
+        if end == "unexecuted" and self.suspended:
+            end = "complete"
         return StatementEnded(
             self.id,
             end,

@@ -261,8 +261,10 @@ class ServerSide:
             head.run.reading = False
 
     def _suspended(self, raw: bytes, body: bytes) -> None:
-        self._head(b"E", b"s")
+        run = self._head(b"E", b"s").run
         self._pop()
+        if run is not None:
+            run.suspended = True
         self._send(raw)
 
     def _parsed(self, raw: bytes, body: bytes) -> None:

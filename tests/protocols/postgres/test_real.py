@@ -1,0 +1,279 @@
+"""Real clients, a real server, and the state machine between them over a relay of a few lines."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import psycopg
+import pytest
+
+from extproc.protocols.postgres import (
+    CopyStarted,
+    Ended,
+    MessageReceived,
+    Refusal,
+    RowsReceived,
+    StatementEnded,
+    StatementReceived,
+    UpstreamLogin,
+)
+from tests.protocols.postgres.relay import Gate, relay
+from tests.support.postgres import Postgres
+
+pytestmark = pytest.mark.anyio
+
+PASSWORD = "upstream secret ✓"
+DENIED = Refusal("42501", "not allowed", "rule no-drop", "ask for approval")
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    with Postgres() as server:
+        server.run(f"CREATE ROLE gateway LOGIN PASSWORD '{PASSWORD}'; CREATE ROLE legacy LOGIN")
+        server.run(
+            "CREATE TABLE customers (id int PRIMARY KEY, email text, data jsonb); GRANT ALL ON customers TO gateway"
+        )
+        yield server
+
+
+@pytest.fixture
+def table(postgres: Postgres) -> Postgres:
+    postgres.run(
+        "TRUNCATE customers; INSERT INTO customers SELECT n, 'user' || n || '@example.com', '{\"n\": 1}'"
+        " FROM generate_series(1, 5) n"
+    )
+    return postgres
+
+
+def gateway() -> UpstreamLogin:
+    return UpstreamLogin("gateway", "postgres", PASSWORD, secrets.token_hex(12))
+
+
+def no_drop(asked: StatementReceived) -> Refusal | None:
+    return DENIED if "DROP" in asked.text else None
+
+
+def mask(event: RowsReceived) -> list[list[bytes | None]]:
+    hidden = [column.name == "email" for column in event.columns]
+    return [
+        [b"***" if hide and value is not None else value for hide, value in zip(hidden, row, strict=True)]
+        for row in event.rows
+    ]
+
+
+def connect(folder: Path, **options: object) -> psycopg.AsyncConnection:
+    return psycopg.AsyncConnection.connect(  # type: ignore[return-value]
+        host=str(folder),
+        user="ada",
+        dbname="shop",
+        password="token",
+        autocommit=True,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 65536])
+async def test_psycopg_reads_writes_and_survives_a_denial(table: Postgres, tmp_path: Path, chunk: int):
+    gate = Gate(gateway(), no_drop, chunk=chunk)
+    async with relay(gate, table.socket, tmp_path), await connect(tmp_path) as connection:
+        rows = await (await connection.execute("SELECT id FROM customers ORDER BY id")).fetchall()
+        assert [row[0] for row in rows] == [1, 2, 3, 4, 5]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="not allowed") as caught:
+            await connection.execute("DROP TABLE customers")
+        assert caught.value.diag.message_detail == "rule no-drop"
+        found = await (
+            await connection.execute("SELECT email FROM customers WHERE id = %s", (3,), binary=True)
+        ).fetchone()
+        assert found == ("user3@example.com",)
+    bound = next(event for event in gate.seen if isinstance(event, StatementReceived) and event.parameters)
+    assert bound.kind == "bound"
+    assert [ended.end for ended in gate.seen if isinstance(ended, StatementEnded)].count("denied") == 1
+    assert isinstance(gate.seen[-1], Ended)
+
+
+async def test_a_denial_inside_a_transaction_fails_it_at_the_server(table: Postgres, tmp_path: Path):
+    async with relay(Gate(gateway(), no_drop), table.socket, tmp_path), await connect(tmp_path) as connection:
+        await connection.execute("BEGIN")
+        await connection.execute("DELETE FROM customers")
+        await connection.execute("SAVEPOINT s")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await connection.execute("DROP TABLE customers")
+        with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+            await connection.execute("SELECT 1")
+        await connection.execute("ROLLBACK TO s")
+        assert await (await connection.execute("SELECT count(*) FROM customers")).fetchone() == (0,)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await connection.execute("DROP TABLE customers -- %s", (1,), prepare=True)
+        done = await connection.execute("COMMIT")
+        assert done.statusmessage == "ROLLBACK"
+    assert table.run("SELECT count(*) FROM customers") == [(5,)]
+
+
+async def test_a_pipeline_with_a_denial_in_the_middle_skips_the_rest(table: Postgres, tmp_path: Path):
+    gate = Gate(gateway(), no_drop)
+    async with relay(gate, table.socket, tmp_path), await connect(tmp_path) as connection:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            async with connection.pipeline():
+                await connection.execute("DELETE FROM customers WHERE id = %s", (1,))
+                await connection.execute("DROP TABLE customers")
+                await connection.execute("DELETE FROM customers WHERE id = %s", (2,))
+        # one batch is one transaction: the denial takes the first DELETE back
+        assert await (await connection.execute("SELECT count(*) FROM customers")).fetchone() == (5,)
+    deletes = [
+        e for e in gate.seen if isinstance(e, StatementReceived) and "DELETE" in e.text and e.kind == "bound"
+    ]
+    assert [event.parameters[0].value for event in deletes] == [b"\x00\x01"]
+
+
+@pytest.mark.parametrize("binary", [False, True])
+async def test_rows_are_rewritten_in_both_formats(table: Postgres, tmp_path: Path, binary: bool):
+    async with (
+        relay(Gate(gateway(), rows=mask), table.socket, tmp_path),
+        await connect(tmp_path) as connection,
+    ):
+        cursor = await connection.execute(
+            "SELECT id, email, NULL FROM customers WHERE id < %s", (3,), binary=binary
+        )
+        assert await cursor.fetchall() == [(1, "***", None), (2, "***", None)]
+        cursor = await connection.execute(
+            "SELECT email FROM customers LIMIT 1; SELECT id FROM customers LIMIT 1"
+        )
+        assert await cursor.fetchall() == [("***",)]
+        assert cursor.nextset() and await cursor.fetchall() == [(1,)]
+        for _ in range(7):  # psycopg prepares from the fifth on
+            cursor = await connection.execute(
+                "SELECT email FROM customers WHERE id = %s", (2,), binary=binary
+            )
+            assert await cursor.fetchall() == [("***",)]
+
+
+async def test_asyncpg_fetches_prepares_uses_cursors_and_copies(table: Postgres, tmp_path: Path):
+    gate = Gate(gateway(), no_drop, rows=None)
+    async with relay(gate, table.socket, tmp_path):
+        connection = await asyncpg.connect(host=str(tmp_path), user="ada", database="shop", password="token")
+        try:
+            assert (
+                await connection.fetchval("SELECT email FROM customers WHERE id = $1", 4)
+                == "user4@example.com"
+            )
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.fetch("DROP TABLE customers")
+            async with connection.transaction():
+                rows = [
+                    row["id"]
+                    async for row in connection.cursor("SELECT id FROM customers ORDER BY 1", prefetch=2)
+                ]
+            assert rows == [1, 2, 3, 4, 5]
+            await connection.executemany(
+                "INSERT INTO customers VALUES ($1, $2)", [(n, "x") for n in range(10, 60)]
+            )
+            await connection.copy_records_to_table("customers", records=[(100, "copied", None)])
+            out: list[bytes] = []
+
+            async def keep(data: bytes) -> None:
+                out.append(data)
+
+            await connection.copy_from_query("SELECT id FROM customers WHERE id >= 100", output=keep)
+            assert b"".join(out) == b"100\n"
+        finally:
+            await connection.close()
+    assert [event.direction for event in gate.seen if isinstance(event, CopyStarted)] == ["in", "out"]
+    copied = [e for e in gate.seen if isinstance(e, StatementEnded) and e.copied_in]
+    assert [event.tags for event in copied] == [("COPY 1",)]
+
+
+async def test_asyncpg_rows_are_masked_though_it_never_describes_portals(table: Postgres, tmp_path: Path):
+    async with relay(Gate(gateway(), rows=mask), table.socket, tmp_path):
+        connection = await asyncpg.connect(host=str(tmp_path), user="ada", database="shop", password="token")
+        try:
+            assert await connection.fetchval("SELECT email FROM customers WHERE id = $1", 4) == "***"
+            async with connection.transaction():
+                found = [row[0] async for row in connection.cursor("SELECT email FROM customers", prefetch=2)]
+            assert found == ["***"] * 5
+        finally:
+            await connection.close()
+
+
+async def test_a_held_statement_waits_with_a_notice_and_is_cancelled_by_its_client(
+    table: Postgres, tmp_path: Path
+):
+    gate = Gate(gateway(), hold=lambda asked: "DELETE" in asked.text)
+    notices: list[str] = []
+    async with relay(gate, table.socket, tmp_path), await connect(tmp_path) as connection:
+        connection.add_notice_handler(lambda notice: notices.append(str(notice.message_primary)))
+        running = asyncio.create_task(connection.execute("DELETE FROM customers"))
+        while not notices:
+            await asyncio.sleep(0)
+        await connection.cancel_safe()
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            await running
+        assert await (await connection.execute("SELECT count(*) FROM customers")).fetchone() == (5,)
+    assert notices == ["waiting for approval"]
+
+
+async def test_a_running_statement_is_cancelled_at_the_server(table: Postgres, tmp_path: Path):
+    gate = Gate(gateway())
+    async with relay(gate, table.socket, tmp_path), await connect(tmp_path) as connection:
+        running = asyncio.create_task(connection.execute("SELECT pg_sleep(60)"))
+        while not table.run(
+            "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'"
+        ):
+            await asyncio.sleep(0)
+        await connection.cancel_safe()
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            await running
+        assert (await (await connection.execute("SELECT 7")).fetchone()) == (7,)
+
+
+async def test_error_texts_can_be_rewritten(table: Postgres, tmp_path: Path):
+    def hide(event: MessageReceived) -> dict[str, str]:
+        return {name: text.replace("user1@example.com", "***") for name, text in event.fields.items()}
+
+    async with (
+        relay(Gate(gateway(), message=hide), table.socket, tmp_path),
+        await connect(tmp_path) as connection,
+    ):
+        with pytest.raises(psycopg.errors.InvalidTextRepresentation, match=r'integer: "\*\*\*"'):
+            await connection.execute("SELECT email::int FROM customers WHERE id = 1")
+        assert (await (await connection.execute("SELECT 7")).fetchone()) == (7,)
+
+
+async def test_a_wrong_token_never_reaches_the_server(postgres: Postgres, tmp_path: Path):
+    gate = Gate(gateway(), token="another")
+    async with relay(gate, postgres.socket, tmp_path):
+        with pytest.raises(psycopg.OperationalError, match="bad token"):
+            await connect(tmp_path)
+
+
+async def test_a_wrong_upstream_password_says_nothing_about_the_upstream_user(
+    postgres: Postgres, tmp_path: Path
+):
+    gate = Gate(UpstreamLogin("gateway", "postgres", "wrong", "nonce"))
+    async with relay(gate, postgres.socket, tmp_path):
+        with pytest.raises(psycopg.OperationalError, match="the database refused the login") as caught:
+            await connect(tmp_path)
+    assert "gateway" not in str(caught.value)
+
+
+async def test_copy_of_a_psycopg_client_passes_both_ways(table: Postgres, tmp_path: Path):
+    async with relay(Gate(gateway()), table.socket, tmp_path), await connect(tmp_path) as connection:
+        cursor = connection.cursor()
+        async with cursor.copy("COPY customers (id, email) FROM STDIN") as copy:
+            for number in range(1000, 3000):
+                await copy.write_row((number, "x" * 100))
+        async with cursor.copy("COPY customers (id) TO STDOUT (FORMAT binary)") as copy:
+            size = sum([len(data) async for data in copy])
+        assert size > 2000 * 10
+        with pytest.raises(psycopg.errors.BadCopyFileFormat):
+            async with cursor.copy("COPY customers (id) FROM STDIN") as copy:
+                await copy.write(b"1\t2\t3\n")
+        assert (await (await connection.execute("SELECT count(*) FROM customers")).fetchone()) == (2005,)
