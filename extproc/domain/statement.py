@@ -22,6 +22,7 @@ VERBS = (
 
 SHAPED_VERBS = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE"})
 """Where a literal is only a value. Elsewhere it may be a role, a file, a setting or a body of code."""
+_SHAPED_EFFECTS = frozenset({"read", "write"})
 
 TransactionControl = Literal["", "begin", "commit", "rollback", "savepoint", "release", "prepared"]
 
@@ -69,8 +70,10 @@ class StatementFacts:
 
     @property
     def shape(self) -> str:
-        """What a grant of scope `shape` may bind to; empty where literals are more than values."""
-        return self.normalised if self.verb in SHAPED_VERBS and self.complete else ""
+        """What a grant of scope `shape` may bind to; empty where a literal may be more than a value: a file, a
+        setting, the argument of a function that nobody knows."""
+        plain = self.complete and self.verb in SHAPED_VERBS and _SHAPED_EFFECTS.issuperset(self.effects)
+        return self.normalised if plain else ""
 
 
 @dataclass(frozen=True, slots=True)
