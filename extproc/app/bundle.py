@@ -13,6 +13,7 @@ import orjson
 
 from extproc.config import Settings
 from extproc.masking import MaskSecrets, compile_masker
+from extproc.masking.rows import compile_rows
 from extproc.policy import PolicySet, PolicySource, TargetInfo, load_policies
 
 NO_SECRETS = MaskSecrets(hash_salt=bytes(32), hmac_key=bytes(32))
@@ -38,7 +39,7 @@ def load_bundle(settings: Settings, sources: Sequence[PolicySource]) -> PolicySe
 def check_masks(policies: PolicySet) -> None:
     """Compile every mask once. Raises PolicyError for an unknown entity or a path that is none."""
     for spec in policies.masks.values():
-        compile_masker([spec], NO_SECRETS)
+        compile_rows([spec], NO_SECRETS, compile_masker([spec], NO_SECRETS))
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from extproc.adapters.jwks import JwksKeys
@@ -25,10 +26,14 @@ from extproc.identity import (
 )
 from extproc.masking import ENTITIES, Masker, MaskSecrets, compile_masker
 from extproc.masking.literals import literal_forms
+from extproc.masking.rows import RowMasks, compile_rows
 from extproc.pipeline import Credential, DatabasePlan, DatabaseRole, Governance, TargetPlan
+from extproc.pipeline.governance import CALLERS_PROOF
 from extproc.policy import PolicySet
 
 REALM = "extproc"
+MAX_COMBINATIONS = 64
+"""Combinations of a target's masks that stay compiled; callers choose by what they ask which ones are met."""
 
 
 class TokenIdentifier:
@@ -109,7 +114,7 @@ def build_governance(
         policy_digest=policies.digest,
         binding_key=state.binding,
         record_key=state.record,
-        strip_headers=frozenset({"authorization", settings.identity.header}),
+        strip_headers=CALLERS_PROOF | {settings.identity.header},
         max_wait=max(0.0, settings.limits.max_message_timeout - 15.0),
         degraded=_degraded(settings),
     )
@@ -126,7 +131,11 @@ def _plan(settings: Settings, target: Target, policies: PolicySet, secrets: Mask
     database = _database(target)
     if database is not None:
         literals.extend(role.password for role in database.roles.values() if role.password)
-    limit = max(target.limits.request_body, target.limits.response_body) + 1024
+    # headers are masked too, and all of a request's together are no longer than Envoy lets them be
+    limit = max(target.limits.request_body, target.limits.response_body, settings.limits.header_bytes) + 1024
+    masker_for = _maskers(policies.masks, secrets, literals, limit)
+    if database is not None:
+        database = replace(database, row_masks=_row_masks(policies.masks, secrets, masker_for))
     return TargetPlan(
         name=target.name,
         kind=target.kind,
@@ -135,7 +144,7 @@ def _plan(settings: Settings, target: Target, policies: PolicySet, secrets: Mask
         record_masker=compile_masker(
             [_record_spec(settings, target)], secrets, literals=literals, max_bytes=limit
         ),
-        masker_for=_maskers(policies.masks, secrets, literals, limit),
+        masker_for=masker_for,
         credential=credential,
         volatile_headers=frozenset(target.volatile_headers),
         request_limit=target.limits.request_body,
@@ -194,20 +203,39 @@ def _record_spec(settings: Settings, target: Target) -> MaskSpec:
 def _maskers(
     specs: Mapping[str, MaskSpec], secrets: MaskSecrets, literals: list[str], limit: int
 ) -> Callable[[tuple[str, ...]], Masker]:
-    """Maskers by combination of names: single masks are compiled now, combinations once when first met."""
+    """Maskers by combination of names: single masks are compiled now, combinations when first met."""
     made: dict[tuple[str, ...], Masker] = {}
+    room = len(specs) + 1 + MAX_COMBINATIONS
 
     def masker_for(names: tuple[str, ...]) -> Masker:
         masker = made.get(names)
         if masker is None:
             chosen = [specs[name] for name in names]
-            made[names] = masker = compile_masker(chosen, secrets, literals=literals, max_bytes=limit)
+            masker = compile_masker(chosen, secrets, literals=literals, max_bytes=limit)
+            if len(made) >= room:
+                del made[next(name for name in made if len(name) > 1)]  # the oldest combination
+            made[names] = masker
         return masker
 
     masker_for(())
     for name in specs:
         masker_for((name,))
     return masker_for
+
+
+def _row_masks(
+    specs: Mapping[str, MaskSpec], secrets: MaskSecrets, masker_for: Callable[[tuple[str, ...]], Masker]
+) -> Callable[[tuple[str, ...]], RowMasks]:
+    """The same for rows."""
+    made: dict[tuple[str, ...], RowMasks] = {}
+
+    def row_masks(names: tuple[str, ...]) -> RowMasks:
+        masks = made.get(names)
+        if masks is None:
+            made[names] = masks = compile_rows([specs[name] for name in names], secrets, masker_for(names))
+        return masks
+
+    return row_masks
 
 
 def _secret(reference: Any, made: bytes) -> bytes:

@@ -14,9 +14,12 @@ from extproc.domain.principal import Principal
 from extproc.domain.request import Headers
 from extproc.domain.steps import NeedKeys
 from extproc.masking import Masker
+from extproc.masking.rows import RowMasks
 from extproc.policy import RuleSet
 
 RecordDetail = Literal["none", "masked"]
+CALLERS_PROOF = frozenset({"authorization", "proxy-authorization"})
+"""Headers that may carry the caller's proof whatever header is configured for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ class DatabasePlan:
     statement_limit: int = 1 << 20
     waiting_limit: int = 4 << 20
     unparsed: Literal["deny", "judge"] = "deny"
+    row_masks: Callable[[tuple[str, ...]], RowMasks] | None = None
+    """What a combination of named masks means for rows."""
 
     def role(self, user: str) -> DatabaseRole | None:
         """Whom a caller who asks for `user` becomes; None when nobody is behind that name."""
@@ -115,7 +120,7 @@ class Governance:
     policy_digest: str
     binding_key: bytes = field(repr=False)
     record_key: bytes = field(repr=False)
-    strip_headers: frozenset[str] = frozenset({"authorization"})
+    strip_headers: frozenset[str] = CALLERS_PROOF
     """Headers that carry the caller's proof: never a fact, never recorded, removed before the upstream."""
     max_wait: float = 3600.0
     degraded: tuple[str, ...] = ()

@@ -6,19 +6,21 @@ Records of a step are written before anything of it happens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
 from extproc.domain.decision import Allow, Deny, Hold, Obligations, Phase, Ruling
-from extproc.domain.errors import ProtocolError, TokenError
+from extproc.domain.errors import MaskingError, ProtocolError, TokenError
 from extproc.domain.hold import HeldRequest, HoldAsk
 from extproc.domain.principal import Principal
 from extproc.domain.record import Record
 from extproc.domain.request import Source
 from extproc.domain.statement import Statement, StatementFacts
 from extproc.domain.steps import NeedKeys, Wait
+from extproc.masking.rows import RowMasks
+from extproc.pipeline.catalogue import Catalogue, ResultColumn, ResultMask, objection, result_mask
 from extproc.pipeline.database_facts import DatabaseFacts, SessionFacts, StatementView
 from extproc.pipeline.database_records import SessionScribe, statement_binding
 from extproc.pipeline.database_view import statement_view
@@ -102,6 +104,8 @@ class Asked:
     statement: Statement
     transaction: str
     is_bound: bool = True
+    name: str = ""
+    """The name a Parse gives it."""
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -146,6 +150,10 @@ class DatabaseSession:
         self._login: Login | None = None
         self._principal: Principal | None = None
         self._role: DatabaseRole | None = None
+        self.catalogue = Catalogue()
+        """What the server said of its tables, where policy masks columns."""
+        self._prepared: dict[tuple[str, str], tuple[StatementFacts, ...]] = {}
+        self._remembered = 0
         self._counts = {"statements": 0, "denied": 0, "held": 0, "rows": 0, "bytes": 0, "errors": 0}
         self.stage = Stage.START
         self.target = target
@@ -249,6 +257,71 @@ class DatabaseSession:
         self.scribe.policy = gov.policy_digest
         return gov, plan, plan.database
 
+    @property
+    def masks_columns(self) -> bool:
+        """Whether any rule may mask columns, so that the catalogue must be known."""
+        masks = self._all_masks()
+        return masks is not None and bool(masks.rules)
+
+    @property
+    def masks_rows(self) -> bool:
+        """Whether any rule may mask anything the server sends, its messages included."""
+        return self._all_masks() is not None
+
+    def _all_masks(self) -> RowMasks | None:
+        governed = self.governed()
+        if governed is None:
+            return None
+        _, plan, database = governed
+        names = plan.rules.all_obligations.masks
+        return database.row_masks(names) if names and database.row_masks is not None else None
+
+    def mask_message(self, fields: Mapping[str, str]) -> dict[str, str] | None:
+        """An error or notice of the server with what policy masks taken out; None when it may pass as it is.
+
+        Values stand in details and in the texts of data exceptions (SQLSTATE class 22, and 23 for constraints).
+        """
+        masks = self._all_masks()
+        if masks is None:
+            return None
+        kept = dict(fields)
+        if masks.rules:
+            for letter in "DWq":
+                kept.pop(letter, None)
+            if kept.get("C", "")[:2] in ("22", "23") or "C" not in kept or kept["C"][:2] in ("00", "01"):
+                kept["M"] = WITHHELD if "M" in kept else ""
+        for letter, text in kept.items():
+            if letter in "MDHWp" or len(letter) > 1:
+                try:
+                    kept[letter] = masks.masker.text(text)[0]
+                except MaskingError:
+                    kept[letter] = WITHHELD
+        return None if kept == dict(fields) else kept
+
+    def understood(self, statement: Statement) -> tuple[StatementFacts, ...]:
+        """The facts to judge: what runs a prepared statement or cursor is judged as what was prepared under that
+        name. A name may have stood for several texts (a failed PREPARE leaves the first): all of them count."""
+        found: list[StatementFacts] = []
+        for sql in statement.facts or (NOTHING,):
+            known = self._prepared.get((RUNS.get(sql.verb, ""), sql.refers_to)) if sql.refers_to else None
+            found.extend(known or (sql,))
+        return tuple(found)
+
+    def remember(self, statement: Statement, name: str = "") -> bool:
+        """A statement that goes on names others that may run later: `name` at Parse, or PREPARE and DECLARE.
+
+        False when one connection has named too many.
+        """
+        for sql in statement.facts:
+            kind, called = (MAKES.get(sql.verb, ""), sql.refers_to) if not name else ("prepared", name)
+            if not kind or not called:
+                continue
+            before = self._prepared.get((kind, called), ())
+            if sql not in before:
+                self._remembered += 1
+                self._prepared[kind, called] = (*before, sql)
+        return self._remembered <= MAX_REMEMBERED
+
     def new_id(self, size: int) -> str:
         """Random hex."""
         return self._new_hex(size)
@@ -276,8 +349,8 @@ class GovernedStatement:
     """One statement from its arrival to its end."""
 
     __slots__ = (
-        "_asked", "_code", "_held", "_ids", "_login", "_obligations", "_plan", "_principal", "_role", "_rulings",
-        "_session", "_started", "_verdict", "_written", "masks",
+        "_asked", "_code", "_facts", "_held", "_ids", "_login", "_obligations", "_plan", "_principal", "_role",
+        "_row_masks", "_rulings", "_session", "_started", "_verdict", "_written", "masks",
     )  # fmt: skip
 
     def __init__(
@@ -297,6 +370,8 @@ class GovernedStatement:
         self._started = now
         self._ids = ("dec_" + session.new_id(16), session.new_id(8))
         self._plan: TargetPlan | None = None
+        self._facts: tuple[StatementFacts, ...] = ()
+        self._row_masks: RowMasks | None = None
         self._rulings: tuple[Ruling, ...] = ()
         self._obligations = Obligations()
         self._held: HeldRequest | None = None
@@ -322,7 +397,8 @@ class GovernedStatement:
                 sqlstate=INVALID_AUTHORIZATION,
                 ends_session=True,
             )
-        incomplete = _not_understood(asked)
+        self._facts = self._session.understood(asked.statement)
+        incomplete = _not_understood(self._facts)
         if incomplete and database.unparsed == "deny":
             return self._stop(
                 now, "sql-not-understood", f"this statement cannot be judged: {incomplete}",
@@ -334,11 +410,12 @@ class GovernedStatement:
             return self._stop(now, error.code, error.message)
         if isinstance(decision, Deny):
             if not asked.is_bound and any(ruling.errors for ruling in self._rulings):
-                return Run()  # a rule wants the parameters, which come with Bind
+                return self._named(now, asked.name)  # a rule wants the parameters, which come with Bind
             return self._denied(decision, now)
         self._obligations = decision.obligations
         if not asked.is_bound:
-            return Run()  # nothing runs at Parse; Bind is judged again, with its parameters
+            # nothing runs at Parse; Bind is judged again, with its parameters
+            return self._named(now, asked.name)
         if isinstance(decision, Hold):
             return self._hold(decision, gov, plan, database, now)
         return self._run(now)
@@ -350,7 +427,7 @@ class GovernedStatement:
         )  # fmt: skip
         asked = self._asked
         rulings: list[Ruling] = []
-        for sql in asked.statement.facts or (NOTHING,):
+        for sql in self._facts:
             facts = DatabaseFacts(
                 StatementView(session, asked.statement, sql, asked.transaction, now, asked.is_bound)
             )
@@ -360,6 +437,14 @@ class GovernedStatement:
                     ruling = plan.rules.judge(phase, facts, ruling)
             rulings.append(ruling)
         return tuple(rulings), combined(rulings)
+
+    def _named(self, now: float, name: str) -> Run | Stop:
+        if self._session.remember(self._asked.statement, name):
+            return Run()
+        return self._stop(
+            now, "too-many-names", "this connection has prepared too many statements",
+            sqlstate=CONFIGURATION_LIMIT,
+        )  # fmt: skip
 
     def _denied(self, decision: Deny, now: float) -> Stop:
         return self._stop(
@@ -429,7 +514,7 @@ class GovernedStatement:
         if governed is None:
             return "target-gone"
         _, plan, database = governed
-        if _not_understood(self._asked) and database.unparsed == "deny":
+        if _not_understood(self._facts) and database.unparsed == "deny":
             return "denied-now"
         try:
             rulings, decision = self._judge(plan, now)
@@ -472,12 +557,24 @@ class GovernedStatement:
     # ------------------------------------------------------------------ run or stop
 
     def _run(self, now: float, code: str = "allowed") -> Run | Stop:
+        if not self._session.remember(self._asked.statement):
+            return self._named(now, "")
         self.masks = self._obligations.masks
+        governed = self._session.governed() if self.masks else None
+        if governed is not None:
+            row_masks = governed[2].row_masks
+            self._row_masks = row_masks(self.masks) if row_masks is not None else None
         if self.masks:
-            return self._stop(
-                now, "rows-not-maskable", "policy masks the rows of this statement, which is not possible yet",
-                sqlstate=FEATURE_NOT_SUPPORTED,
-            )  # fmt: skip
+            why = (
+                objection(self._row_masks, self._session.catalogue, self._facts)
+                if self._row_masks is not None
+                else "this target masks no rows"
+            )
+            if why:
+                return self._stop(
+                    now, "rows-not-maskable", f"policy masks what this statement returns: {why}",
+                    hint="Name the columns you need, each as it is.",
+                )  # fmt: skip
         self._session.count("statements")
         return Run(self.masks, (self._intent(now, "allow", code),))
 
@@ -521,6 +618,12 @@ class GovernedStatement:
             limit=plan.record_max if plan is not None else 0,
         )
 
+    def rows(self, columns: Sequence[ResultColumn], codec: str) -> ResultMask | None:
+        """How the rows of one result are masked; None when they may pass untouched."""
+        if self._row_masks is None:
+            return None
+        return result_mask(self._row_masks, self._session.catalogue, self._facts, columns, codec)
+
     # ------------------------------------------------------------------ record
 
     def ended(self, ended: Ended, now: float) -> tuple[Record, ...]:
@@ -539,6 +642,9 @@ class GovernedStatement:
             response["copied_in"] = ended.copied_in
         if ended.masked:
             response["masked"] = dict(ended.masked)
+        if self._row_masks is not None:
+            response["mask_digest"] = self._row_masks.digest
+            response["inspected"] = "full"
         self._session.count("rows", ended.rows)
         self._session.count("bytes", ended.bytes_returned)
         if ended.end == "error":
@@ -553,6 +659,10 @@ class GovernedStatement:
         return tuple(records)
 
 
+RUNS = {"EXECUTE": "prepared", "FETCH": "cursor", "MOVE": "cursor"}
+MAKES = {"PREPARE": "prepared", "DECLARE": "cursor"}
+MAX_REMEMBERED = 2000
+WITHHELD = "extproc: the server's message may hold masked values and is withheld"
 NOTHING = StatementFacts(statements=0)
 """An empty text: the server answers EmptyQueryResponse."""
 
@@ -582,9 +692,9 @@ def combined(rulings: list[Ruling]) -> Allow | Deny | Hold:
     return Hold(holds[0].demand, holds[0].rules, obligations)
 
 
-def _not_understood(asked: Asked) -> str:
+def _not_understood(facts: tuple[StatementFacts, ...]) -> str:
     """Why the text cannot be judged; empty when it can."""
-    for sql in asked.statement.facts:
+    for sql in facts:
         if not sql.complete:
             return sql.incomplete_reason or "it could not be read"
     return ""

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from extproc.domain.request import Source
 from extproc.servers.envoy_proto import CallMetadata
 from extproc.servers.network_ext_proc import Conversation, Opener, Output
+from extproc.servers.postgres_conversation import open_postgres
 from extproc.servers.service import Service
 
-KINDS: dict[str, Opener] = {}
+KINDS: dict[str, Opener] = {"postgres": open_postgres}
 """By the target's kind."""
 
 

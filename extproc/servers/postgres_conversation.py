@@ -1,0 +1,538 @@
+"""A Postgres connection under governance: the wire's events go to the session, its steps come back as answers.
+
+Only a hold, a key fetch and the clock bring something outside of a call; they speak through `later`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from extproc.domain.hold import HeldRequest
+from extproc.domain.record import Record
+from extproc.domain.request import Source
+from extproc.domain.statement import Statement
+from extproc.domain.steps import NeedKeys, Wait
+from extproc.pipeline.catalogue import QUERY, ResultMask
+from extproc.pipeline.governance import DatabasePlan
+from extproc.pipeline.parameters import read_parameter
+from extproc.pipeline.statements import (
+    INVALID_AUTHORIZATION,
+    AcceptLogin,
+    Asked,
+    DatabaseSession,
+    GovernedStatement,
+    Login,
+    RefuseLogin,
+    Run,
+    Stop,
+)
+from extproc.pipeline.statements import Ended as StatementOutcome
+from extproc.protocols.postgres import (
+    CLIENT_CHOSEN,
+    BackendKey,
+    CancelReceived,
+    ClientLeft,
+    CopyStarted,
+    Ended,
+    Event,
+    Limits,
+    LoggedIn,
+    LoginReceived,
+    MessageReceived,
+    PostgresConnection,
+    RowsDescribed,
+    RowsReceived,
+    StatementEnded,
+    StatementReceived,
+    UpstreamLogin,
+)
+from extproc.protocols.postgres.encodings import codec_for
+from extproc.protocols.postgres.limits import LoginMethod
+from extproc.servers.envoy_proto import CallMetadata
+from extproc.servers.network_ext_proc import Output
+from extproc.servers.service import Service
+from extproc.sql import analyze
+
+log = structlog.get_logger()
+
+KEYS_WAIT = 8.0
+SCRAM_ONLY: frozenset[LoginMethod] = frozenset({"trust", "scram-sha-256"})
+ANY_METHOD: frozenset[LoginMethod] = frozenset({"trust", "scram-sha-256", "password", "md5"})
+RECORD_FAILURE = "58030"
+IDLE_LOOK = 1.0
+"""Seconds between looks at a connection whose token has expired under a running statement."""
+
+_sessions: dict[tuple[str, BackendKey], PostgresConversation] = {}
+"""Live sessions of this process by target and cancel key: a CancelRequest comes on a connection of its own."""
+
+
+def open_postgres(
+    service: Service, call: CallMetadata, source: Source, later: Callable[[Output], None]
+) -> PostgresConversation:
+    """A new connection to the target that Envoy's configuration names; `open_conversation` checked its kind."""
+    plan = service.current().targets[call.target].database
+    assert plan is not None  # noqa: S101  (targets of this kind have one)
+    return PostgresConversation(service, call.target, plan, source, later)
+
+
+class PostgresConversation:
+    """One connection. Not thread-safe; the event loop owns it."""
+
+    def __init__(
+        self,
+        service: Service,
+        target: str,
+        plan: DatabasePlan,
+        source: Source,
+        later: Callable[[Output], None],
+    ) -> None:
+        self._service = service
+        self._plan = plan
+        self._later = later
+        self._session = DatabaseSession(service.current, service.new_hex, target, source, service.now())
+        self._wire = PostgresConnection(Limits(statement=plan.statement_limit, waiting=plan.waiting_limit))
+        self._running: dict[int, GovernedStatement] = {}
+        self._reads_catalogue = False
+        """The catalogue is to be asked for as soon as the client was told that it is in."""
+        self._catalogue_id: int | None = None
+        """The id of our own statement; 0 once it has ended."""
+        self._behind: bytearray | None = None
+        """What the client says while we ask; None when nothing waits for that."""
+        self._behind_end = False
+        self._catalogue_index = 0
+        self._results: dict[int, ResultMask] = {}
+        self._counts: dict[int, dict[str, int]] = {}
+        self._login: LoginReceived | None = None
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._holds: dict[str, HeldRequest] = {}
+        self._records: list[Record] = []
+        self._expiry: asyncio.TimerHandle | None = None
+        self._notice: asyncio.TimerHandle | None = None
+        self._farewell = (
+            INVALID_AUTHORIZATION,
+            "your token has expired",
+            "Connect again with a fresh token.",
+        )
+        self._ended_server = False
+        self._ended_client = False
+        self._end = ("aborted", "")
+        self.session_id = self._session.scribe.session_id
+
+    # ------------------------------------------------------------------ Conversation
+
+    def client_data(self, data: bytes, end: bool) -> Output:
+        if self._behind is not None:
+            return self._keep_behind(data, end)
+        self._wire.receive_from_client(data, end)
+        return self._take()
+
+    def server_data(self, data: bytes, end: bool) -> Output:
+        self._wire.receive_from_server(data, end)
+        output = self._take()
+        if self._reads_catalogue and self._behind is None and not self._wire.has_ended:
+            return self._ask_catalogue(output)
+        if self._behind is not None and self._catalogue_id == 0 and self._wire.is_idle:
+            return self._catalogue_read(output)
+        return output
+
+    def unrecorded(self) -> bytes:
+        self._end = ("aborted", "ledger-unavailable")
+        self._wire.terminate(
+            RECORD_FAILURE, "extproc: the audit ledger cannot be written", "", "Try again later."
+        )
+        return self._wire.bytes_to_client()
+
+    def gone(self, reason: str) -> tuple[Record, ...]:
+        """Everything that waits ends, and what was begun is written down as far as it is known."""
+        if not self._wire.has_ended:
+            self._wire.receive_from_client(b"", True)
+            self._wire.receive_from_server(b"", True)
+        self._drain()
+        for number in list(self._tasks):
+            self._stop_waiting(number)
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._forget_key()
+        now = self._service.now()
+        for statement in self._running.values():
+            self._records += statement.ended(StatementOutcome("aborted", None), now)
+        self._running.clear()
+        end, code = self._end
+        self._records += self._session.closed(now, end, code or reason)
+        if self._holds:
+            self._service.spawn(self._abandon(list(self._holds.values())))
+            self._holds.clear()
+        return self._taken_records()
+
+    # ------------------------------------------------------------------ the catalogue
+
+    def _ask_catalogue(self, before: Output) -> Output:
+        """Our own first statement, as if the client had sent it; what it answers is for us alone.
+
+        `before` goes out first: the client is told that it is in, and what it says next waits.
+        """
+        self._reads_catalogue = False
+        self._behind = bytearray()
+        text = QUERY.encode() + b"\0"
+        self._wire.receive_from_client(b"Q" + (len(text) + 4).to_bytes(4, "big") + text)
+        after = self._take()
+        return replace(
+            before, to_server=before.to_server + after.to_server, records=before.records + after.records,
+            close=before.close or after.close,
+        )  # fmt: skip
+
+    def _keep_behind(self, data: bytes, end: bool) -> Output:
+        assert self._behind is not None  # noqa: S101
+        self._behind += data
+        self._behind_end = self._behind_end or end
+        if len(self._behind) > self._plan.waiting_limit:
+            self._behind = None
+            self._wire.terminate("53400", "extproc: too much was sent before the session was ready")
+            return self._take()
+        return Output()
+
+    def _catalogue_read(self, output: Output) -> Output:
+        """It is known (or could not be read, and what needs it is refused). Whoever waited goes on."""
+        behind, self._behind = self._behind, None
+        output = replace(output, to_client=b"")
+        if not behind and not self._behind_end:
+            return output
+        self._wire.receive_from_client(bytes(behind or b""), self._behind_end)
+        after = self._take()
+        return replace(
+            after, to_server=output.to_server + after.to_server, records=output.records + after.records
+        )
+
+    # ------------------------------------------------------------------ events
+
+    def _take(self) -> Output:
+        """Handle every event at hand, then hand over what there is to send."""
+        self._drain()
+        wire = self._wire
+        end_server = wire.end_to_server and not self._ended_server
+        end_client = wire.end_to_client and not self._ended_client
+        self._ended_server = self._ended_server or end_server
+        self._ended_client = self._ended_client or end_client
+        to_client = wire.bytes_to_client()
+        return Output(
+            to_server=wire.bytes_to_server(),
+            to_client=b"" if self._behind is not None and not wire.has_ended else to_client,
+            end_server=end_server,
+            end_client=end_client,
+            close=wire.has_ended,
+            records=self._taken_records(),
+        )
+
+    def _drain(self) -> None:
+        while (event := self._wire.next_event()) is not None:
+            self._handle(event)
+
+    def _taken_records(self) -> tuple[Record, ...]:
+        records, self._records = tuple(self._records), []
+        return records
+
+    def _handle(self, event: Event) -> None:
+        now = self._service.now()
+        match event:
+            case StatementReceived():
+                self._statement(event, now)
+            case StatementEnded():
+                self._statement_ended(event, now)
+            case RowsDescribed():
+                self._rows_described(event)
+            case RowsReceived():
+                self._rows_received(event)
+            case LoginReceived():
+                self._login = event
+                self._answer_login(
+                    self._session.login(
+                        Login(
+                            event.user,
+                            event.database,
+                            event.parameters.get("application_name", ""),
+                            event.token,
+                        ),
+                        now,
+                    )
+                )
+            case LoggedIn():
+                self._logged_in(event, now)
+            case CancelReceived():
+                self._cancel(event.key)
+            case ClientLeft():
+                for number in list(self._tasks):
+                    self._stop_waiting(number)
+            case Ended():
+                self._end = ("complete" if not event.code else "aborted", event.code or f"by-{event.by}")
+            case MessageReceived():
+                self._wire.replace_message(self._session.mask_message(event.fields))
+            case CopyStarted():
+                pass
+
+    # ------------------------------------------------------------------ login
+
+    def _answer_login(self, step: AcceptLogin | RefuseLogin | NeedKeys) -> None:
+        match step:
+            case NeedKeys():
+                self._spawn(0, self._fetch_keys(step))
+            case RefuseLogin():
+                self._records += step.records
+                self._wire.refuse_login(step.sqlstate, step.message, "", step.hint)
+            case AcceptLogin():
+                self._records += step.records
+                asked = self._login
+                assert asked is not None  # noqa: S101  (set before it was answered)
+                self._wire.accept_login(
+                    UpstreamLogin(
+                        user=step.role.user,
+                        database=asked.database,
+                        password=step.role.password,
+                        nonce=secrets.token_urlsafe(18),
+                        parameters=tuple(
+                            (name, value)
+                            for name, value in asked.parameters.items()
+                            if name.lower() in CLIENT_CHOSEN
+                        ),
+                        methods=ANY_METHOD if step.protected else SCRAM_ONLY,
+                    )
+                )
+
+    async def _fetch_keys(self, need: NeedKeys) -> None:
+        try:
+            await asyncio.wait_for(self._service.keys.refresh(need.provider, self._service.now()), KEYS_WAIT)
+        except TimeoutError:
+            pass  # the session sees for itself that the keys are not there
+        self._tasks.pop(0, None)
+        self._answer_login(self._session.keys_ready(self._service.now()))
+        self._later(self._take())
+
+    def _logged_in(self, event: LoggedIn, now: float) -> None:
+        self._reads_catalogue = self._session.masks_columns
+        if event.backend_key is not None:
+            _sessions[self._session.target, event.backend_key] = self
+        if self._session.expires_at:
+            loop = asyncio.get_running_loop()
+            self._expiry = loop.call_later(max(0.0, self._session.expires_at - now), self._expired)
+
+    def _expired(self) -> None:
+        """The session is over (its token ended, say): close the connection as soon as nothing runs on it."""
+        if self._wire.has_ended:
+            return
+        if self._wire.is_idle:
+            self._wire.terminate(
+                INVALID_AUTHORIZATION,
+                "extproc: your token has expired",
+                "",
+                "Connect again with a fresh token.",
+            )
+            self._later(self._take())
+            return
+        self._expiry = asyncio.get_running_loop().call_later(IDLE_LOOK, self._expired)
+
+    # ------------------------------------------------------------------ statements
+
+    def _statement(self, event: StatementReceived, now: float) -> None:
+        if self._behind is not None and self._catalogue_id is None:
+            if event.text != QUERY:  # the client did not wait for the end of its login
+                self._end = ("aborted", "too-early")
+                self._wire.terminate("08P01", "extproc: a statement came before the login was over")
+                return
+            self._catalogue_id = event.id
+            self._wire.forward(event.id, rows=True)
+            return
+        codec = self._codec(event.settings)
+        statement = Statement(
+            text=event.text,
+            facts=analyze(
+                event.text,
+                "postgres",
+                standard_strings=event.settings.get("standard_conforming_strings", "on") != "off",
+            ),
+            parameters=tuple(read_parameter(p.type_oid, p.format, p.value, codec) for p in event.parameters),
+            kind="simple" if event.kind == "simple" else "bound",
+        )
+        # while earlier messages are unanswered the status may be older than this statement
+        transaction = "T" if event.transaction == "I" and event.outstanding else event.transaction
+        governed = self._session.statement(
+            Asked(statement, transaction, event.kind != "parse", event.name, event.settings), now
+        )
+        self._running[event.id] = governed
+        step = governed.decide(now)
+        if isinstance(step, Wait):
+            self._spawn(event.id, self._wait(event.id, governed, step))
+            return
+        self._answer(event.id, step)
+        if event.kind == "parse" and isinstance(step, Run):
+            del self._running[event.id]  # nothing runs, so nothing ends
+
+    def _answer(self, number: int, step: Run | Stop) -> None:
+        self._records += step.records
+        if isinstance(step, Run):
+            self._wire.forward(number, rows=bool(step.masks))
+            return
+        self._wire.deny(number, step.sqlstate, f"extproc: {step.message}", step.detail, step.hint)
+        if step.ends_session:
+            self._farewell = (step.sqlstate, step.message, step.hint)
+            self._expiry = asyncio.get_running_loop().call_later(0.0, self._expired)
+
+    def _rows_described(self, event: RowsDescribed) -> None:
+        if event.id == self._catalogue_id:
+            self._catalogue_index = event.index
+            self._wire.read_rows(event.id)
+            return
+        statement = self._running.get(event.id)
+        mask = (
+            statement.rows(event.columns, self._codec(self._wire.settings)) if statement is not None else None
+        )
+        self._count_masked(event.id)
+        if mask is None:
+            self._wire.pass_rows(event.id)
+            return
+        self._results[event.id] = mask
+        self._wire.read_rows(event.id)
+
+    def _rows_received(self, event: RowsReceived) -> None:
+        if event.id == self._catalogue_id:
+            for row in event.rows:
+                self._session.catalogue.add(self._catalogue_index, row)
+            self._wire.replace_rows(event.id, [None] * len(event.rows))
+            return
+        mask = self._results[event.id]
+        self._wire.replace_rows(event.id, [mask.row(row) for row in event.rows])
+
+    def _count_masked(self, number: int) -> None:
+        """Add up what an ended result set had."""
+        mask = self._results.pop(number, None)
+        if mask is not None:
+            counts = self._counts.setdefault(number, {})
+            for name, found in mask.counts.items():
+                counts[name] = counts.get(name, 0) + found
+
+    @staticmethod
+    def _codec(settings: Mapping[str, str]) -> str:
+        return codec_for(settings.get("client_encoding", "UTF8")) or "utf-8"
+
+    def _statement_ended(self, event: StatementEnded, now: float) -> None:
+        if event.id == self._catalogue_id:
+            self._catalogue_id = 0
+            self._session.catalogue.is_loaded = event.end == "complete"
+            return
+        self._stop_waiting(event.id)
+        self._count_masked(event.id)
+        masked = self._counts.pop(event.id, {})
+        statement = self._running.pop(event.id, None)
+        if statement is None:
+            return  # a Parse that failed at the server: nothing was to run
+        self._records += statement.ended(
+            StatementOutcome(
+                end=event.end,
+                executed=event.executed,
+                sqlstate=event.sqlstate,
+                tags=event.tags,
+                rows=event.rows,
+                affected=event.affected,
+                bytes_returned=event.bytes_returned,
+                copied_in=event.copied_in,
+                masked=masked,
+            ),
+            now,
+        )
+
+    # ------------------------------------------------------------------ holds
+
+    async def _wait(self, number: int, statement: GovernedStatement, wait: Wait) -> None:
+        def joined(held: HeldRequest) -> None:
+            statement.joined(held)
+            self._quiet()
+            self._say_it_waits(number, held)
+
+        try:
+            settled = await self._service.desk.settle(wait, statement.recheck, joined)
+        finally:
+            self._quiet()
+        self._tasks.pop(number, None)
+        held = settled.held
+        if held is not None and held.is_open and not wait.ask.demand.resumable:
+            self._holds[held.id] = held
+        step = statement.hold_settled(settled, self._service.now())
+        self._answer(number, step)
+        self._later(self._take())
+
+    def _say_it_waits(self, number: int, held: HeldRequest) -> None:
+        """Say so, and go on saying it: a silent connection looks broken."""
+        if number not in self._tasks or self._wire.has_ended:
+            return
+        self._wire.notice(
+            "extproc: this statement waits for a person's approval",
+            f"hold {held.id}",
+            "It runs when it is approved. Cancel it to stop waiting.",
+        )
+        self._later(self._take())
+        loop = asyncio.get_running_loop()
+        self._notice = loop.call_later(self._plan.notice_every, self._say_it_waits, number, held)
+
+    def _quiet(self) -> None:
+        if self._notice is not None:
+            self._notice.cancel()
+            self._notice = None
+
+    def cancel_waiting(self) -> bool:
+        """A CancelRequest for this session. True: a statement waited here and was stopped."""
+        number = self._wire.waiting_for
+        statement = self._running.get(number) if number is not None else None
+        if number is None or statement is None or number not in self._tasks:
+            return False
+        self._stop_waiting(number)
+        self._answer(number, statement.canceled(self._service.now()))
+        self._later(self._take())
+        return True
+
+    def _cancel(self, key: BackendKey) -> None:
+        session = _sessions.get((self._session.target, key))
+        if session is not None and session.cancel_waiting():
+            self._wire.drop_cancel()
+        else:
+            # running, or of another worker: the server knows its own keys and ignores the others
+            self._wire.forward_cancel()
+
+    def _stop_waiting(self, number: int) -> None:
+        task = self._tasks.pop(number, None)
+        if task is None:
+            return
+        task.cancel()
+        statement = self._running.get(number)
+        if statement is not None and statement.held is not None and not statement.held.ask.demand.resumable:
+            self._holds[statement.held.id] = statement.held
+
+    async def _abandon(self, holds: list[HeldRequest]) -> None:
+        for held in holds:
+            await self._service.desk.abandon(held, "the connection that asked is gone")
+
+    # ------------------------------------------------------------------
+
+    def _spawn(self, number: int, work: Coroutine[Any, Any, None]) -> None:
+        """Let `work` bring the answer; when it breaks, so does the connection."""
+        self._tasks[number] = self._service.spawn(self._guarded(number, work))
+
+    async def _guarded(self, number: int, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("conversation.failed")
+            self._tasks.pop(number, None)
+            self._end = ("aborted", "internal-error")
+            self._wire.terminate("XX000", "extproc: internal error")
+            self._later(self._take())
+
+    def _forget_key(self) -> None:
+        key = self._wire.backend_key
+        if key is not None and _sessions.get((self._session.target, key)) is self:
+            del _sessions[self._session.target, key]
