@@ -68,3 +68,8 @@ def test_parts_cannot_be_moved_between_fields():
     one = bound((*BASE, ("x", "yz")))
     two = bound((*BASE, ("xy", "z")))
     assert one != two
+
+
+def test_a_wish_inside_a_quoted_string_is_bound():
+    first, second = (bound((*BASE, ("prefer", f'mode="a, hold={n}"'))) for n in (1, 2))
+    assert first != second

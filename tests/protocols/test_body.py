@@ -171,3 +171,22 @@ def test_the_callers_wish_to_wait_is_read(values, honour, seconds):
 )
 def test_codings_that_cannot_be_undone_are_struck_out(asked, left):
     assert readable_codings(asked) == left
+
+
+def test_a_body_that_is_two_kinds_of_deflate_is_refused():
+    """Read as zlib's format it says one thing, read as raw deflate (as some servers do) another."""
+    hidden = b'{"amount": 9000}'
+    stored = len(hidden).to_bytes(2, "little") + (len(hidden) ^ 0xFFFF).to_bytes(2, "little") + hidden
+    shown = (stored + b"\x01\0\0\xff\xff").ljust(0xFFFE, b" ")
+    # zlib: header, a stored block of 65534 bytes, an empty last block, checksum;
+    # raw: a stored block of one byte, the hidden one, an empty last block, and what it takes for trailing bytes
+    body = b"\x78\x01\0\xfe\xff\x01\0" + shown + b"\x01\0\0\xff\xff" + zlib.adler32(shown).to_bytes(4, "big")
+    assert zlib.decompress(body) == shown
+    assert zlib.decompressobj(-zlib.MAX_WBITS).decompress(body) == b"\x01" + hidden
+    with pytest.raises(ProtocolError, match="two kinds"):
+        decode(body, "deflate", 1 << 20)
+
+
+def test_zlibs_format_is_read_at_every_level():
+    for level in range(10):
+        assert decode(zlib.compress(b'{"amount": 5}' * 9, level), "deflate", 1 << 20) == b'{"amount": 5}' * 9

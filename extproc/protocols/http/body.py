@@ -31,6 +31,8 @@ def decode(body: bytes, content_encoding: str, limit: int) -> bytes:
         windows = zlib.MAX_WBITS if body[:1] and body[0] & 0x0F == 8 else -zlib.MAX_WBITS
     else:
         windows = zlib.MAX_WBITS | 16
+    if coding == "deflate" and windows > 0 and _is_raw_deflate(body, limit):
+        raise ProtocolError("broken-coding", "The body can be read as two kinds of deflate.")
     inflater = zlib.decompressobj(windows)
     try:
         plain = inflater.decompress(body, limit + 1)
@@ -42,6 +44,16 @@ def decode(body: bytes, content_encoding: str, limit: int) -> bytes:
         # a second gzip member or trailing bytes: readers disagree whether they belong to the body
         raise ProtocolError("broken-coding", "The coded body is cut short or has trailing bytes.")
     return plain
+
+
+def _is_raw_deflate(body: bytes, limit: int) -> bool:
+    """Whether a reader that expects raw deflate finds a whole stream in a body that starts like zlib's, or more
+    than `limit` bytes of one."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        return len(inflater.decompress(body, limit + 1)) > limit or inflater.eof
+    except zlib.error:
+        return False
 
 
 def readable_codings(accept_encoding: str) -> str:

@@ -16,7 +16,12 @@ def preferences(values: list[str]) -> dict[str, str]:
 
 
 def without(value: str, names: frozenset[str]) -> str:
-    """A Prefer header's value without the preferences `names`; empty when nothing is left."""
+    """A Prefer header's value without the preferences `names`; empty when nothing is left.
+
+    With a quoted string in it nothing is taken out: what looks like a wish may be part of another preference.
+    """
+    if '"' in value:
+        return value
     kept = (part.strip() for part in value.split(",") if _name(part) not in names)
     return ", ".join(part for part in kept if part)
 
