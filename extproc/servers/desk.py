@@ -75,7 +75,10 @@ class HoldDesk:
                 settled = await self._until_decided(held, wait, recheck, deadline)
             finally:
                 # shielded: a client that leaves cancels us, and the count must still go down
-                await asyncio.shield(self._store.leave(held.id, self._now()))
+                try:
+                    await asyncio.shield(self._store.leave(held.id, self._now()))
+                except StoreUnavailableError:
+                    pass  # a count that stays too high; what was released stays released
             if settled is not None:
                 return settled
             # another equal request used the approval: this one asks anew, in the time that is left

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from extproc.adapters.hold_sqlite import SqliteHoldStore
 from extproc.domain.decision import HoldDemand, Quorum
+from extproc.domain.errors import StoreUnavailableError
 from extproc.domain.hold import HoldAsk, HoldLimits, HoldState, Vote
 from extproc.domain.principal import Principal
 from extproc.domain.steps import Wait
@@ -60,6 +61,20 @@ def test_an_approved_request_is_released(tmp_path: Path) -> None:
         assert settled.outcome == "released"
         assert settled.held is not None
         assert settled.held.released_to == "dec_1"
+
+    run(tmp_path, play)
+
+
+def test_a_store_lost_after_the_release_does_not_take_it_back(tmp_path: Path) -> None:
+    async def play(store: SqliteHoldStore, desk: HoldDesk) -> None:
+        async def lost(hold_id: str, now: float) -> None:
+            raise StoreUnavailableError("the store is gone")
+
+        waiting = asyncio.create_task(desk.settle(ask(), fine))
+        hold = await opened(store)
+        store.leave = lost  # type: ignore[method-assign]
+        await store.vote(hold, approve(), time.time())
+        assert (await waiting).outcome == "released"
 
     run(tmp_path, play)
 
