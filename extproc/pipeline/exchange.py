@@ -366,6 +366,9 @@ class HttpExchange:
         assert plan is not None and facts is not None and principal is not None and head is not None  # noqa: S101
         demand = decision.demand
         self._obligations = decision.obligations
+        if self._line is not None and self._line.upgrade:
+            # what follows is neither seen nor bound, so nobody can agree to it
+            return self._refuse(now, 403, "opaque-request", "An upgraded connection cannot be approved.")
         ruling = self._ruling
         assert ruling is not None  # noqa: S101
         risk = tuple((match.rule, match.risk) for match in ruling.matched if match.risk and not match.shadow)
@@ -432,8 +435,8 @@ class HttpExchange:
             put.append(("accept-encoding", readable_codings(",".join(headers.all("accept-encoding")))))
         if inspected and "grpc-accept-encoding" in headers:
             put.append(("grpc-accept-encoding", "identity"))
-        if owed.masks:
-            # a part of a body cannot be parsed, so it cannot be masked
+        if owed.masks or plan.rules.reads_response_body:
+            # a part of a body cannot be parsed, so it can be neither masked nor judged
             remove.extend(name for name in ("range", "if-range") if name in headers)
         if plan.credential is not None:
             remove = [name for name in remove if name != plan.credential.header]

@@ -20,6 +20,8 @@ from extproc.protocols.http.body import decode, is_json
 
 STREAMED_TYPES = ("text/event-stream", "application/grpc", "multipart/x-mixed-replace")
 """Media types whose body has no useful end: never buffered."""
+KEPT_MARGIN = 4096
+"""Bytes of a stream that are masked beyond those that are kept, so that the cut falls into no value."""
 VALIDATORS = ("etag", "content-md5", "digest", "content-digest", "repr-digest", "accept-ranges")
 """Fields that describe the bytes the upstream sent, so they go when we change them."""
 
@@ -28,7 +30,7 @@ class ResponseSide:
     """One response. `finished` once its outcome is written and nothing more is to be seen."""
 
     __slots__ = (
-        "_facts", "_frames", "_headers", "_in_force", "_judged", "_known", "_local", "_masker", "_mode", "_opaque",
+        "_facts", "_fields", "_frames", "_headers", "_in_force", "_judged", "_known", "_local", "_masker", "_mode", "_opaque",
         "_plan", "_ruling", "_scribe", "_seen", "_size", "_stream", "code", "finished", "method", "owed",
     )  # fmt: skip
 
@@ -51,6 +53,7 @@ class ResponseSide:
         self._masker: Masker | None = None
         self._stream: LiteralStream | None = None
         self._frames: GrpcFrames | None = None
+        self._fields: tuple[Masker | None, list[tuple[str, str]], dict[str, int]] | None = None
         self._seen = bytearray()
         self._size = 0
         self._judged = False
@@ -74,11 +77,13 @@ class ResponseSide:
         if self._facts is not None:
             self._facts.response_headers = headers
             self._facts.response_code = self.code
-        bodyless = end_of_stream or self.method == "HEAD" or self.code in (204, 205, 304)
-        if bodyless:
-            return self._whole(b"", b"", now, at_headers=True)
+        if end_of_stream:
+            # only this says that no body comes: Envoy passes one on with a 205, whatever the status promises
+            return self._whole(b"", b"", now)
         if self._opaque:
-            return self._unseen("opaque", now)
+            if self.code == 101 or (self.method == "CONNECT" and self.code < 300):
+                return self._unseen("opaque", now)
+            self._in_force = BodyMode.NONE  # lowered when the upgrade went on; the upstream declined it
         if not plan.rules.reads_response_body:
             # nothing more can become known, and masks decide how the body must come
             refusal = self._judge_now(now)
@@ -105,7 +110,8 @@ class ResponseSide:
                 # what is taken out changes the length, and Envoy leaves this header to whoever lowers the mode
                 change = replace(change, remove=(*change.remove, "content-length"))
             return Forward(headers=change, modes=modes)
-        return Forward(modes=modes)
+        # the body's reply says it again, framing included; but a response of trailers alone has no such reply
+        return Forward(headers=self._header_change(), modes=modes)
 
     def _wants_any(self) -> bool:
         plan = self._plan
@@ -124,7 +130,8 @@ class ResponseSide:
         length = headers.get("content-length")
         known = int(length) if length.isascii() and length.isdigit() and len(length) < 16 else None
         streamed = media.startswith(STREAMED_TYPES)
-        if self.code == 206 and self.owed.masks:
+        if self.code == 206 and must_buffer:
+            # a value or a word that a rule looks for may be cut in two, one half in each of two answers
             return BodyMode.BUFFERED, "partial-not-maskable"
         if must_buffer:
             if streamed and self.owed.masks:
@@ -157,7 +164,7 @@ class ResponseSide:
             return self._withhold(
                 502, "response-unreadable", f"The response cannot be read: {error.code}.", now
             )
-        return self._whole(body, plain, now, at_headers=False)
+        return self._whole(body, plain, now)
 
     def _piece(self, piece: bytes, last: bool, now: float) -> Step:
         self._size += len(piece)
@@ -169,7 +176,7 @@ class ResponseSide:
                 if self._frames.compressed:
                     return self._withhold(502, "stream-unreadable", WITHHELD["stream-unreadable"], now)
             sent = self._stream.feed(piece, last=whole)
-        room = self._plan.record_max - len(self._seen)
+        room = self._plan.record_max + KEPT_MARGIN - len(self._seen)
         if room > 0:
             self._seen += sent[:room]
         records: tuple[Record, ...] = ()
@@ -190,13 +197,21 @@ class ResponseSide:
             # the tail could begin the credential, and no body can follow any more
             return self._withhold(502, "stream-unreadable", WITHHELD["stream-unreadable"], now)
         counts: dict[str, int] = {}
-        change = HeaderChange(set=tuple(self._masked_fields(trailers, counts)))
         records: tuple[Record, ...] = ()
         if not self.finished and self._mode is BodyMode.STREAMED:
-            records = (self._stream_outcome(now, counts),)
-        return Forward(headers=change, records=records)
+            change = self._trailer_change(trailers, counts)
+            return Forward(headers=change, records=(self._stream_outcome(now, counts),))
+        if not self.finished:
+            step = self._whole(b"", b"", now)  # trailers and no body before them: now that is known
+            if not isinstance(step, Forward):
+                return step
+            records = step.records
+        return Forward(headers=self._trailer_change(trailers, counts), records=records)
 
-    def _whole(self, raw: bytes, plain: bytes, now: float, *, at_headers: bool) -> Step:
+    def _trailer_change(self, trailers: Headers, counts: dict[str, int]) -> HeaderChange:
+        return HeaderChange(set=tuple(self._masked_fields(trailers, counts)))
+
+    def _whole(self, raw: bytes, plain: bytes, now: float) -> Step:
         """The body is complete: judge, mask, record, forward."""
         if self._facts is not None:
             self._facts.response_body = plain
@@ -362,7 +377,13 @@ class ResponseSide:
         """Obligations, masked header values, and framing that fits a changed body."""
         owed = self.owed.response_headers
         put, remove = list(owed.set), list(owed.remove)
-        put.extend(self._masked_fields(self._headers, counts if counts is not None else {}))
+        if self._fields is None or self._fields[0] is not self._masker:
+            found: dict[str, int] = {}
+            self._fields = (self._masker, self._masked_fields(self._headers, found), found)
+        put.extend(self._fields[1])
+        if counts is not None:
+            for name, number in self._fields[2].items():
+                counts[name] = counts.get(name, 0) + number
         if changed:
             put.append(("content-length", str(length)))
             remove.extend(n for n in ("content-encoding", *VALIDATORS) if n in self._headers)
@@ -376,7 +397,7 @@ def status_code(headers: Headers) -> int:
 
 
 WITHHELD: dict[str, str] = {
-    "partial-not-maskable": "A partial response cannot be masked, so it is withheld.",
+    "partial-not-maskable": "A partial response cannot be judged or masked, so it is withheld.",
     "stream-not-maskable": "A streamed response cannot be masked, so it is withheld.",
     "stream-unreadable": "A stream in a content coding cannot be inspected, so it is withheld.",
     "response-too-large": "The response is over the target's limit, so it cannot be inspected.",

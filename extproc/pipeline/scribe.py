@@ -171,13 +171,17 @@ class Scribe:
     def _masked_text(self, text: str) -> str:
         if self.masker is None:
             return "[not recorded: no target]"
-        return self.masker.text(text[:MAX_TEXT])[0]
+        try:
+            # masked first: a cut could leave half a value, which no recognizer knows
+            return self.masker.text(text)[0][:MAX_TEXT]
+        except MaskingError as error:
+            return f"[not recorded: {error.code}]"
 
     def _masked_url(self, path: str) -> str:
         if self.masker is None:
             return "[not recorded: no target]"
         try:
-            return self.masker.url(path[:MAX_TEXT])[0]
+            return self.masker.url(path)[0][:MAX_TEXT]
         except MaskingError as error:
             return f"[not recorded: {error.code}]"
 
@@ -192,7 +196,10 @@ class Scribe:
             for name, value in headers
             if name not in SECRET_HEADERS and name not in strip and name != ":path"
         ]
-        kept["headers"] = [list(pair) for pair in self.masker.headers(shown)[0]]
+        try:
+            kept["headers"] = [list(pair) for pair in self.masker.headers(shown)[0]]
+        except MaskingError as error:
+            kept["headers_omitted"] = error.code
         if body:
             try:
                 plain = decode(body, coding, max(len(body) * 64, 1 << 20))

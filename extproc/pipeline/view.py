@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from extproc.domain.errors import MaskingError, ProtocolError
+from extproc.masking import Masker
 from extproc.pipeline.facts import HttpFacts
 from extproc.protocols.http.head import query_params
 
@@ -25,20 +26,19 @@ def hold_view(facts: HttpFacts, risk: tuple[tuple[str, int], ...], reason: str) 
             "protocol": "http",
             "target": facts.plan.name,
             "method": line.method,
-            "host": line.host,
+            "host": masker.text(line.host)[0],
             "path": masker.text(line.url_path)[0],
             "risk": [{"rule": rule, "risk": points} for rule, points in risk],
             "reason": reason,
         },
         "normalised": {
             "url_path": masker.text(line.url_path)[0],
-            "query": {
-                masker.text(name)[0]: [masker.text(value)[0] for value in values]
-                for name, values in query_params(line.query).items()
-            },
+            "query": _query(masker, line.query),
         },
     }
     shown = [(n, v) for n, v in facts.head.headers if n[0] != ":" and n not in facts.secret_headers]
+    # it is bound and it goes on, so whoever approves must know that it is there
+    shown += [("cookie", "[not shown]")] if "cookie" in facts.head.headers else []
     raw: dict[str, Any] = {
         "path": masker.url(line.path)[0],
         "headers": [list(pair) for pair in masker.headers(shown)[0]],
@@ -57,3 +57,11 @@ def hold_view(facts: HttpFacts, risk: tuple[tuple[str, int], ...], reason: str) 
     view["raw"] = raw
     view["truncated"] = truncated
     return view
+
+
+def _query(masker: Masker, query: str) -> dict[str, list[str]]:
+    """Parameters by masked name; two names that look alike once masked lose none of their values."""
+    shown: dict[str, list[str]] = {}
+    for name, values in query_params(query).items():
+        shown.setdefault(masker.text(name)[0], []).extend(masker.text(value)[0] for value in values)
+    return shown

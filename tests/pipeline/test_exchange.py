@@ -10,6 +10,7 @@ import pytest
 
 from extproc.domain.hold import HeldRequest, HoldState
 from extproc.domain.principal import Principal
+from extproc.domain.request import Headers
 from extproc.domain.steps import BodyMode, Forward, NeedBody, NeedKeys, Refuse, Wait
 from extproc.pipeline import HoldSettled
 from extproc.pipeline.exchange import Stage
@@ -525,3 +526,102 @@ def test_the_header_that_carries_the_credential_is_never_kept_or_shown():
     assert step.records and "callers-own-key" not in str(
         [(record.fields, record.payloads) for record in step.records]
     )
+
+
+# ---------------------------------------------------------------------- what a status or an upgrade promises
+
+
+def test_a_body_that_its_status_forbids_is_masked_like_any_other():
+    ex = exchange(governance(MASKED))
+    ex.request_headers(head(), NOW)
+    assert ex.response_headers(response(205), False, NOW).records == ()
+    step = ex.response_body(b'{"mail": "ann@example.com"}', True, NOW)
+    assert step.body == b'{"mail": "[EMAIL_ADDRESS]"}'
+
+
+def test_an_upgrade_cannot_wait_for_an_approval():
+    ex = exchange(governance(PAY.replace("request.json.amount >= 1000", "true")))
+    step = ex.request_headers(head("POST", "/pay", ("upgrade", "websocket"), end=False), NOW)
+    assert (step.status, problem_of(step)["code"]) == (403, "opaque-request")
+    assert kinds(step) == ["intent", "outcome"]
+
+
+def test_an_upgrade_that_was_declined_is_no_way_past_the_credentials_mask():
+    ex = exchange(governance(READ, credential=credential(), **BARE))
+    ex.request_headers(head("GET", "/", ("upgrade", "websocket"), end=False), NOW)
+    step = ex.response_headers(response(200, ("content-length", "30")), False, NOW)
+    assert (step.status, problem_of(step)["code"]) == (502, "response-not-sent")
+
+
+def test_a_proof_for_proxies_goes_too():
+    ex = exchange(governance(READ, **BARE))
+    step = ex.request_headers(head("GET", "/", ("proxy-authorization", "Bearer secret")), NOW)
+    assert "proxy-authorization" in step.headers.remove
+
+
+def test_headers_before_trailers_without_a_body_are_masked_and_recorded():
+    ex = exchange(governance(MASKED))
+    ex.request_headers(head(), NOW)
+    step = ex.response_headers(response(200, ("x-mail", "ann@example.com")), False, NOW)
+    assert ("x-mail", "[EMAIL_ADDRESS]") in step.headers.set
+    done = ex.response_trailers(Headers((("x-last", "bob@example.com"),)), NOW)
+    assert done.headers.set == (("x-last", "[EMAIL_ADDRESS]"),)
+    assert kinds(done) == ["outcome"]
+    assert done.records[0].fields["end"] == "complete"
+
+
+def test_rules_over_the_body_are_not_deceived_by_parts_of_it():
+    policy = READ + '  - name: no-secrets\n    when: response.body.contains("secret")\n    then: {deny: {}}\n'
+    ex = exchange(governance(policy))
+    step = ex.request_headers(head("GET", "/", ("range", "bytes=0-2")), NOW)
+    assert "range" in step.headers.remove
+    done = ex.response_headers(response(206, media="text/plain"), False, NOW)
+    assert problem_of(done)["code"] == "partial-not-maskable"
+
+
+# ---------------------------------------------------------------------- what is kept
+
+
+def test_what_is_kept_of_a_long_path_holds_no_half_of_a_value():
+    ex = exchange(governance(READ))
+    path = "/" + "a" * 2030 + "?mail=annabelle@example.com"
+    record = ex.request_headers(head("GET", path), NOW).records[0]
+    assert "annabelle" not in record.fields["request"]["path"]
+
+
+def test_what_is_kept_of_a_stream_holds_no_half_of_a_value():
+    ex = exchange(governance(READ, record_max=64))
+    ex.request_headers(head(), NOW)
+    ex.response_headers(response(200, media="text/plain"), False, NOW)
+    step = ex.response_body(b"x" * 50 + b" annabelle@example.com " + b"y" * 99, True, NOW)
+    kept = json.loads(step.records[0].payloads["response"])
+    assert "annabelle" not in kept["body"]
+    assert len(kept["body"]) == 64
+
+
+def test_an_approver_is_told_of_cookies_and_sees_every_parameter():
+    more = ("cookie", "sid=c00kie-secret"), ("host", "api.example")
+    ex = exchange(governance(PAY))
+    ex.request_headers(
+        head(
+            "POST",
+            "/pay?ann@example.com=1&bob@example.com=2",
+            ("content-type", "application/json"),
+            *more,
+            end=False,
+        ),
+        NOW,
+    )
+    view = ex.request_body(b'{"amount": 5000}', NOW).ask.view
+    assert ["cookie", "[not shown]"] in view["raw"]["headers"]
+    assert "c00kie" not in json.dumps(view)
+    assert view["normalised"]["query"] == {"[EMAIL_ADDRESS]": ["1", "2"]}
+
+
+def test_a_host_is_shown_as_masked_as_it_is_kept():
+    ex = exchange(governance(PAY))
+    pseudo = ((":method", "POST"), (":path", "/"), (":authority", "4111111111111111"), (":scheme", "http"))
+    headers = Headers((*pseudo, ("authorization", "alice"), ("content-type", "application/json")))
+    ex.request_headers(replace(head(end=False), headers=headers), NOW)
+    view = ex.request_body(b'{"amount": 5000}', NOW).ask.view
+    assert "4111111111111111" not in json.dumps(view)
