@@ -18,10 +18,8 @@ from extproc.protocols.h2.frames import (
     DEFAULT_FRAME,
     DEFAULT_WINDOW,
     ENABLE_PUSH,
-    END_HEADERS,
     END_STREAM,
     FRAME_HEAD,
-    HAS_PRIORITY,
     HEAD_BYTES,
     HEADER_TABLE_SIZE,
     HEADERS,
@@ -40,14 +38,18 @@ from extproc.protocols.h2.frames import (
     SETTINGS_ACK,
     STREAM_ID,
     ErrorCode,
+    LostConnectionError,
     build_frame,
     build_goaway,
     build_rst,
     build_settings,
     build_window_update,
+    expect,
     parse_settings,
+    unpadded,
 )
 from extproc.protocols.h2.head import CallHead, MalformedError, check_trailers
+from extproc.protocols.h2.header_blocks import HeaderBlocks
 from extproc.protocols.h2.limits import Budget, Limits
 from extproc.protocols.h2.sending import Sender, WindowOverflowError
 from extproc.protocols.h2.stream import BadMessageError, Stream
@@ -58,13 +60,6 @@ _REMEMBERED = 1024
 
 _PER_REPLY = 4
 """Control frames a reply of ours may cause (window updates, a ping) without counting as a flood."""
-
-
-class _ConnectionError(Exception):
-    def __init__(self, code: ErrorCode, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-        self.reason = reason
 
 
 class Connection:
@@ -82,11 +77,7 @@ class Connection:
         self._need = len(PREFACE)
         self._preface_seen = False
         self._settings_seen = False
-        self._block: bytearray | None = None
-        self._block_stream = 0
-        self._block_flags = 0
-        self._block_size = 0
-        self._continuations = 0
+        self._blocks = HeaderBlocks(limits)
         self._receive_window = limits.connection_window
         self._ungranted = 0
         self._unfinished = 0
@@ -120,8 +111,7 @@ class Connection:
     @property
     def buffered(self) -> int:
         """Bytes kept: of unread frames, unfinished messages, unsent replies."""
-        block = len(self._block) if self._block is not None else 0
-        return len(self._unread) + block + self._unfinished + self._sender.backlog
+        return len(self._unread) + self._blocks.buffered + self._unfinished + self._sender.backlog
 
     @property
     def is_spoken_to(self) -> bool:
@@ -142,7 +132,7 @@ class Connection:
             self._unread.clear()
         try:
             position = self._frames(data, events)
-        except _ConnectionError as error:
+        except LostConnectionError as error:
             self._fail(error.code, error.reason, events)
             return events
         if position < len(data):
@@ -219,18 +209,19 @@ class Connection:
         if not self._preface_seen:
             seen = data[: len(PREFACE)]
             if not PREFACE.startswith(seen):
-                raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "not an HTTP/2 preface")
+                raise LostConnectionError(ErrorCode.PROTOCOL_ERROR, "not an HTTP/2 preface")
             if len(seen) < len(PREFACE):
                 return 0
             self._preface_seen = True
             position = len(PREFACE)
         largest = self._limits.frame
         unpack = FRAME_HEAD.unpack_from
+        blocks_in = self._blocks
         while end - position >= HEAD_BYTES:
             head, flags, stream_id = unpack(data, position)
             length = head >> 8
             if length > largest:
-                raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "a frame larger than allowed")
+                raise LostConnectionError(ErrorCode.FRAME_SIZE_ERROR, "a frame larger than allowed")
             start = position + HEAD_BYTES
             stop = start + length
             if stop > end:
@@ -239,14 +230,18 @@ class Connection:
             position = stop
             kind = head & 0xFF
             stream_id &= STREAM_ID
-            if self._block is not None:
-                if kind != CONTINUATION or stream_id != self._block_stream:
-                    raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "a header block was interrupted")
-                self._continuation(data, start, stop, flags, events)
+            if blocks_in.is_open:
+                if kind != CONTINUATION or stream_id != blocks_in.stream_id:
+                    raise LostConnectionError(ErrorCode.PROTOCOL_ERROR, "a header block was interrupted")
+                block = blocks_in.add(data, start, stop, flags, may_skip=self._decoder.may_skip)
+                if block is not None:
+                    self._whole_block(block, events)
             elif kind == DATA and self._settings_seen:
                 self._data(data, start, stop, flags, stream_id, events)
             elif kind == HEADERS and self._settings_seen:
-                self._headers(data, start, stop, flags, stream_id, events)
+                block = blocks_in.start(data, start, stop, flags, stream_id, may_skip=self._decoder.may_skip)
+                if block is not None:
+                    self._whole_block(block, events)
             else:
                 self._other(kind, data[start:stop], flags, stream_id, events)
         self._need = HEAD_BYTES
@@ -258,10 +253,10 @@ class Connection:
         size = stop - start
         self._receive_window -= size
         if self._receive_window < 0:
-            raise _ConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "the connection's window was overrun")
+            raise LostConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "the connection's window was overrun")
         self._ungranted += size
         if flags & PADDED:
-            stop, start = self._unpadded(data, start, stop)
+            start, stop = unpadded(data, start, stop)
         if start == stop and not flags & END_STREAM:
             self._spend()
         stream = self._streams.get(stream_id)
@@ -309,49 +304,8 @@ class Connection:
 
     # ------------------------------------------------------------------ header blocks
 
-    def _headers(
-        self, data: bytes, start: int, stop: int, flags: int, stream_id: int, events: list[Event]
-    ) -> None:
-        if not stream_id & 1:
-            raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "a stream id that no client may use")
-        if flags & PADDED:
-            stop, start = self._unpadded(data, start, stop)
-        if flags & HAS_PRIORITY:
-            if stop - start < 5:
-                raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for its priority")
-            start += 5
-        self._block_stream = stream_id
-        self._block_flags = flags
-        if flags & END_HEADERS and stop - start <= self._limits.header_block:
-            self._whole_block(data[start:stop], events)
-            return
-        self._block = bytearray()
-        self._block_size = 0
-        self._continuations = 0
-        self._add_to_block(data, start, stop, flags, events)
-
-    def _continuation(self, data: bytes, start: int, stop: int, flags: int, events: list[Event]) -> None:
-        self._continuations += 1
-        if self._continuations > self._limits.continuations:
-            raise _ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many CONTINUATION frames")
-        self._add_to_block(data, start, stop, flags, events)
-
-    def _add_to_block(self, data: bytes, start: int, stop: int, flags: int, events: list[Event]) -> None:
-        block = self._block
-        assert block is not None  # noqa: S101  (set by HEADERS)
-        self._block_size += stop - start
-        if self._block_size <= self._limits.header_block:
-            block += memoryview(data)[start:stop]
-        elif self._block_size > self._limits.header_flood or not self._decoder.may_skip:
-            raise _ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "a header block larger than allowed")
-        if flags & END_HEADERS:
-            self._block = None
-            self._whole_block(bytes(block), events)
-
     def _whole_block(self, block: bytes, events: list[Event]) -> None:
-        stream_id, flags = self._block_stream, self._block_flags
-        too_large = self._block_size > self._limits.header_block
-        self._block_size = 0
+        stream_id, flags, too_large = self._blocks.stream_id, self._blocks.flags, self._blocks.too_large
         if stream_id <= self._last_id:
             self._trailers(stream_id, flags, block, too_large, events)
             return
@@ -362,7 +316,7 @@ class Connection:
             if not too_large:
                 head = self._decoder.head(block)
         except CompressionError as error:
-            raise _ConnectionError(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+            raise LostConnectionError(ErrorCode.COMPRESSION_ERROR, str(error)) from None
         except HeaderListTooLargeError:
             pass
         except MalformedError:
@@ -396,7 +350,7 @@ class Connection:
             if not too_large:
                 check_trailers(self._decoder.fields(block))
         except CompressionError as error:
-            raise _ConnectionError(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+            raise LostConnectionError(ErrorCode.COMPRESSION_ERROR, str(error)) from None
         except HeaderListTooLargeError:
             fault = "trailers larger than allowed"
         except MalformedError as error:
@@ -404,7 +358,7 @@ class Connection:
         stream = self._streams.get(stream_id)
         if stream is None:
             if stream_id not in self._ended_early:
-                raise _ConnectionError(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream")
+                raise LostConnectionError(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream")
             self._spend()
         elif stream.remote_closed:
             self._violation(stream, ErrorCode.STREAM_CLOSED, "HEADERS after END_STREAM", events)
@@ -417,7 +371,7 @@ class Connection:
 
     def _other(self, kind: int, payload: bytes, flags: int, stream_id: int, events: list[Event]) -> None:
         if not self._settings_seen and (kind != SETTINGS or flags & ACK):
-            raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
+            raise LostConnectionError(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
         match kind:
             case 8:  # WINDOW_UPDATE
                 self._window_update(payload, stream_id, events)
@@ -426,42 +380,42 @@ class Connection:
             case 4:  # SETTINGS
                 self._settings(payload, flags, stream_id, events)
             case 6:  # PING
-                self._expect(payload, 8, stream_id, connection=True)
+                expect(payload, 8, stream_id, connection=True)
                 self._spend()
                 if not flags & ACK:
                     self._sender.out.append(build_frame(PING, ACK, 0, payload))
             case 2:  # PRIORITY is deprecated; only its form is checked
-                self._expect(payload, 5, stream_id, connection=False)
+                expect(payload, 5, stream_id, connection=False)
                 self._spend()
             case 7:  # GOAWAY: the peer opens no more streams; those that are open go on
                 if stream_id or len(payload) < 8:
                     code = ErrorCode.PROTOCOL_ERROR if stream_id else ErrorCode.FRAME_SIZE_ERROR
-                    raise _ConnectionError(code, "malformed GOAWAY")
+                    raise LostConnectionError(code, "malformed GOAWAY")
                 self._spend()
             case 5 | 9:
                 what = "PUSH_PROMISE" if kind == PUSH_PROMISE else "CONTINUATION"
-                raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, f"an unexpected {what}")
+                raise LostConnectionError(ErrorCode.PROTOCOL_ERROR, f"an unexpected {what}")
             case _:  # unknown frames are ignored (section 5.5)
                 self._spend()
 
     def _window_update(self, payload: bytes, stream_id: int, events: list[Event]) -> None:
         if len(payload) != 4:
-            raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "malformed WINDOW_UPDATE")
+            raise LostConnectionError(ErrorCode.FRAME_SIZE_ERROR, "malformed WINDOW_UPDATE")
         self._spend()
         increment = NUMBER.unpack(payload)[0] & LARGEST_WINDOW
         if stream_id == 0:
             if increment == 0:
-                raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "a window grows by nothing")
+                raise LostConnectionError(ErrorCode.PROTOCOL_ERROR, "a window grows by nothing")
             try:
                 emptied = self._sender.grow(increment)
             except WindowOverflowError:
-                raise _ConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "a window too large") from None
+                raise LostConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "a window too large") from None
             self._control.credit(increment >> 10)
             for stream in emptied:
                 self._sent_all(stream)
             return
         if stream_id > self._last_id or not stream_id & 1:
-            raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "a frame on an idle stream")
+            raise LostConnectionError(ErrorCode.PROTOCOL_ERROR, "a frame on an idle stream")
         found = self._streams.get(stream_id)
         if found is None:
             return
@@ -475,9 +429,9 @@ class Connection:
             self._violation(found, ErrorCode.FLOW_CONTROL_ERROR, "a window too large", events)
 
     def _rst(self, payload: bytes, stream_id: int, events: list[Event]) -> None:
-        self._expect(payload, 4, stream_id, connection=False)
+        expect(payload, 4, stream_id, connection=False)
         if stream_id > self._last_id or not stream_id & 1:
-            raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "a frame on an idle stream")
+            raise LostConnectionError(ErrorCode.PROTOCOL_ERROR, "a frame on an idle stream")
         stream = self._streams.get(stream_id)
         if stream is None:
             self._spend()
@@ -490,9 +444,9 @@ class Connection:
 
     def _settings(self, payload: bytes, flags: int, stream_id: int, events: list[Event]) -> None:
         if stream_id:
-            raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
+            raise LostConnectionError(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
         if len(payload) % 6 or (flags & ACK and payload):
-            raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "malformed SETTINGS")
+            raise LostConnectionError(ErrorCode.FRAME_SIZE_ERROR, "malformed SETTINGS")
         if flags & ACK:
             self._spend()
             self._decoder.forbid_table()
@@ -505,15 +459,19 @@ class Connection:
                 self._new_initial_window(value)
             elif name == MAX_FRAME_SIZE:
                 if not DEFAULT_FRAME <= value <= LARGEST_FRAME:
-                    raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE out of range")
+                    raise LostConnectionError(
+                        ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE out of range"
+                    )
                 self._sender.largest_frame = value
             elif name == ENABLE_PUSH and value > 1:
-                raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH out of range")
+                raise LostConnectionError(ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH out of range")
         self._sender.out.append(SETTINGS_ACK)
 
     def _new_initial_window(self, value: int) -> None:
         if value > LARGEST_WINDOW:
-            raise _ConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE out of range")
+            raise LostConnectionError(
+                ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE out of range"
+            )
         change = value - self._sender.initial_window
         self._sender.initial_window = value
         if not change:
@@ -523,7 +481,7 @@ class Connection:
                 if self._sender.grow_stream(stream, change):
                     self._sent_all(stream)
             except WindowOverflowError:
-                raise _ConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "a window too large") from None
+                raise LostConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "a window too large") from None
 
     # ------------------------------------------------------------------ windows we grant
 
@@ -592,7 +550,7 @@ class Connection:
     def _on_closed(self, stream_id: int) -> None:
         """DATA for a stream that is not there."""
         if stream_id > self._last_id or not stream_id & 1:
-            raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "a frame on an idle stream")
+            raise LostConnectionError(ErrorCode.PROTOCOL_ERROR, "a frame on an idle stream")
         if stream_id not in self._ended_early:
             self._spend_reset()
             self._sender.out.append(build_rst(stream_id, ErrorCode.STREAM_CLOSED))
@@ -604,30 +562,15 @@ class Connection:
         for stream in list(self._streams.values()):
             self._forget(stream, early=False)
         self._unread.clear()
-        self._block = None
+        self._blocks.drop()
         events.append(ConnectionFailed(code, reason))
 
     # ------------------------------------------------------------------ checks
 
-    def _unpadded(self, data: bytes, start: int, stop: int) -> tuple[int, int]:
-        """Where the padded content stops and starts (section 6.1)."""
-        if start == stop:
-            raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "no room for the padding length")
-        padding = data[start]
-        if padding >= stop - start:
-            raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "more padding than frame")
-        return stop - padding, start + 1
-
-    def _expect(self, payload: bytes, size: int, stream_id: int, *, connection: bool) -> None:
-        if connection != (stream_id == 0):
-            raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "a frame on the wrong stream")
-        if len(payload) != size:
-            raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "a frame of the wrong size")
-
     def _spend(self, amount: float = 1) -> None:
         if not self._control.spend(self._now, amount):
-            raise _ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many control frames")
+            raise LostConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many control frames")
 
     def _spend_reset(self) -> None:
         if not self._resets.spend(self._now):
-            raise _ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many streams were reset")
+            raise LostConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many streams were reset")

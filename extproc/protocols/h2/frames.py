@@ -92,3 +92,30 @@ def parse_settings(payload: bytes) -> Iterator[tuple[int, int]]:
 
 
 SETTINGS_ACK = build_frame(SETTINGS, ACK, 0)
+
+
+class LostConnectionError(Exception):
+    """The peer broke a rule of the connection, which ends with this code (section 5.4.1)."""
+
+    def __init__(self, code: ErrorCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+def unpadded(data: bytes, start: int, stop: int) -> tuple[int, int]:
+    """Where the content of a padded frame starts and stops (section 6.1). Raises LostConnectionError."""
+    if start == stop:
+        raise LostConnectionError(ErrorCode.FRAME_SIZE_ERROR, "no room for the padding length")
+    padding = data[start]
+    if padding >= stop - start:
+        raise LostConnectionError(ErrorCode.PROTOCOL_ERROR, "more padding than frame")
+    return start + 1, stop - padding
+
+
+def expect(payload: bytes, size: int, stream_id: int, *, connection: bool) -> None:
+    """A frame of a fixed size that belongs to the connection, or to a stream. Raises LostConnectionError."""
+    if connection != (stream_id == 0):
+        raise LostConnectionError(ErrorCode.PROTOCOL_ERROR, "a frame on the wrong stream")
+    if len(payload) != size:
+        raise LostConnectionError(ErrorCode.FRAME_SIZE_ERROR, "a frame of the wrong size")
