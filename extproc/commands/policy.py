@@ -16,6 +16,7 @@ from extproc.config import load_config
 from extproc.domain.errors import PolicyError
 from extproc.policy import PolicySet, PolicySource, TargetInfo, load_policies, named_targets
 from extproc.policy.cases import Case, CaseResult, read_cases, run_case
+from extproc.sql import analyze
 
 _paths = click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 _config = click.option(
@@ -41,7 +42,7 @@ def policy() -> None:
 def check(paths: tuple[Path, ...], config_file: Path | None, engine: str | None, as_json: bool) -> None:
     """Load the policies in PATHS and name every mistake with its line.
 
-    Without --config, the targets are those that the policies name, taken for HTTP.
+    Without --config, the targets are those that the policies name.
     Exit codes: 0 they are good, 1 they are not.
     """
     paths, targets, engine = _settings(paths, config_file, engine)
@@ -190,7 +191,7 @@ def _cases(found: FoundPolicies, policies: PolicySet) -> list[Case]:
             problems.append(f"{source.name}:1:1: there is no policy beside these cases")
             continue
         try:
-            cases.extend(read_cases(source, beside[source.name], policies))
+            cases.extend(read_cases(source, beside[source.name], policies, analyze=analyze))
         except PolicyError as error:
             problems.append(str(error))
     if problems:
@@ -225,7 +226,10 @@ def _request_case(text: str, policies: PolicySet) -> Case:
         raise PolicyError("--request is a JSON object with request, principal, response, target")
     case = json.dumps({"cases": [{"name": "the request", **request, "expect": {}}]})
     return read_cases(
-        PolicySource("--request", case), policies.files[0].name if policies.files else "", policies
+        PolicySource("--request", case),
+        policies.files[0].name if policies.files else "",
+        policies,
+        analyze=analyze,
     )[0]
 
 

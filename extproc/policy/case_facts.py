@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from urllib.parse import parse_qs, unquote_to_bytes
 
+from extproc.domain.statement import StatementFacts
 from extproc.policy.facts import SECRET_HEADERS
+from extproc.policy.statements import statement_facts
 
 
 def build_facts(
@@ -34,6 +36,52 @@ def build_facts(
     return facts
 
 
+def build_database_facts(
+    request: Mapping[str, object],
+    principal: Mapping[str, object],
+    target: Mapping[str, object],
+    statements: Sequence[StatementFacts],
+    *,
+    now: datetime | None = None,
+    session: str = "case",
+) -> tuple[dict[str, object], ...]:
+    """The facts of each statement of a text, which `statements` describe."""
+    parameters = request.get("parameters")
+    user = str(request.get("user", "app"))
+    facts: dict[str, object] = {
+        "sql.text": str(request.get("sql", "")),
+        "sql.parameters": [_shown_parameter(part) for part in parameters]
+        if isinstance(parameters, list)
+        else [],
+        "session.transaction": str(request.get("transaction", "")),
+        "session.application": str(request.get("application", "")),
+        "connection.user": user,
+        "connection.role": str(request.get("role", user)),
+        "connection.database": str(request.get("database", "app")),
+        **_connection_facts(request),
+        **_principal_facts(principal),
+        **{f"target.{key}": value for key, value in target.items()},
+        "session.id": session,
+        "now": now or datetime(2026, 1, 1, tzinfo=UTC),
+    }
+    return tuple({**facts, **statement_facts(statement)} for statement in statements)
+
+
+def _shown_parameter(value: object) -> str:
+    """As Postgres writes it; NULL is nothing."""
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    return "" if value is None else str(value)
+
+
+def _connection_facts(request: Mapping[str, object]) -> dict[str, object]:
+    return {
+        "source.address": str(request.get("source", "192.0.2.1:40000")),
+        "connection.mtls": bool(request.get("mtls", False)),
+        "connection.peer_san": str(request.get("peer_san", "")),
+    }
+
+
 def _request_facts(request: Mapping[str, object]) -> dict[str, object]:
     path = str(request.get("path", "/"))
     raw, _, query = path.partition("?")
@@ -47,9 +95,7 @@ def _request_facts(request: Mapping[str, object]) -> dict[str, object]:
         "request.query": query,
         "request.query_params": parse_qs(query, keep_blank_values=True, errors="strict"),
         "request.headers": headers,
-        "source.address": str(request.get("source", "192.0.2.1:40000")),
-        "connection.mtls": bool(request.get("mtls", False)),
-        "connection.peer_san": str(request.get("peer_san", "")),
+        **_connection_facts(request),
     }
     facts.update(_body_facts("request", request, headers))
     facts["request.size"] = facts.pop("request.bytes")

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from extproc.domain.decision import Allow, Deny, HeaderChange, Hold, Matched, Obligations, Phase, Ruling
+from extproc.domain.statement import StatementFacts
 from extproc.policy import documents, values
-from extproc.policy.case_facts import as_mapping, build_facts
+from extproc.policy.case_facts import as_mapping, build_database_facts, build_facts
 from extproc.policy.documents import Mark, Node, PolicyLoadError, PolicySource, Reader, Scalar, read_document
+from extproc.policy.facts import SQL_KINDS
 from extproc.policy.load import PolicySet
 from extproc.policy.model import qualified
+from extproc.policy.statements import combine_rulings, not_understood
 
 _CASE = ("name", "target", "principal", "request", "response", "now", "session", "expect")
 _PRINCIPAL = ("issuer", "subject", "kind", "person", "client_id", "groups", "claims")
 _REQUEST = ("method", "scheme", "host", "path", "headers", "json", "body", "source", "mtls", "peer_san")
+_SQL_REQUEST = (
+    *("sql", "parameters", "transaction", "user", "role", "database", "application"),
+    *("source", "mtls", "peer_san"),
+)
 _RESPONSE = ("code", "headers", "json", "body", "findings")
 _EXPECT = ("decision", "rule", "code", "status", "obligations", "risk", "shadow")
 _INT = re.compile(r"-?(?:0|[1-9][0-9]*)")
@@ -36,6 +43,8 @@ class Case:
     facts: Mapping[str, object]
     has_response: bool
     expect: Mapping[str, object]
+    statements: tuple[Mapping[str, object], ...] = ()
+    """The facts of each statement of an SQL text; `facts` are those of the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +57,23 @@ class CaseResult:
     matched: frozenset[str] = field(default_factory=frozenset)
 
 
-def read_cases(source: PolicySource, policy: str, policies: PolicySet) -> list[Case]:
-    """The cases of one file. Raises PolicyError with every problem. `policy` is the name of the policy beside it."""
+Analyze = Callable[[str], tuple[StatementFacts, ...]]
+
+
+def read_cases(
+    source: PolicySource, policy: str, policies: PolicySet, *, analyze: Analyze | None = None
+) -> list[Case]:
+    """The cases of one file. Raises PolicyError with every problem. `policy` is the name of the policy beside it.
+
+    `analyze` gives the facts of each statement of an SQL text; cases for databases need it.
+    """
     reader = Reader(source)
     node = read_document(reader)
     cases: list[Case] = []
     top = values.mapping(reader, node, ("cases",), "a cases file") if node is not None else None
     names: set[str] = set()
     for part in values.items(reader, top.items.get("cases"), "cases") if top is not None else []:
-        case = _case(reader, part, policy, policies)
+        case = _case(reader, part, policy, policies, analyze)
         if case is None:
             continue
         if case.name in names:
@@ -73,6 +90,15 @@ def read_cases(source: PolicySource, policy: str, policies: PolicySet) -> list[C
 def run_case(case: Case, policies: PolicySet) -> CaseResult:
     """Judge a case through all its phases. A case with a response stands for one whose hold was approved."""
     rules = policies.for_target(case.target)
+    if case.statements:
+        denial = not_understood(case.statements)
+        ruling = (
+            Ruling(Phase.HEADERS, denial, policy_digest=rules.digest)
+            if denial is not None
+            else combine_rulings([rules.judge(Phase.BODY, facts, None) for facts in case.statements])
+        )
+        matched = frozenset(found.rule for found in ruling.matched)
+        return CaseResult(case, ruling, tuple(_differences(case, ruling)), matched)
     ruling = rules.judge(Phase.HEADERS, case.facts, None)
     if ruling.decision is None:
         ruling = rules.judge(Phase.BODY, case.facts, ruling)
@@ -82,7 +108,9 @@ def run_case(case: Case, policies: PolicySet) -> CaseResult:
     return CaseResult(case, ruling, tuple(_differences(case, ruling)), matched)
 
 
-def _case(reader: Reader, node: Node, policy: str, policies: PolicySet) -> Case | None:
+def _case(
+    reader: Reader, node: Node, policy: str, policies: PolicySet, analyze: Analyze | None
+) -> Case | None:
     top = values.mapping(reader, node, _CASE, "a case")
     if top is None:
         return None
@@ -91,35 +119,45 @@ def _case(reader: Reader, node: Node, policy: str, policies: PolicySet) -> Case 
             reader.problem(top.mark, f"a case needs {key}")
             return None
     name = values.text(reader, top.items["name"], "a case's name", most=200)
+    target = _target(reader, top.items.get("target"), top.mark, policy, policies)
+    if name is None or target is None:
+        return None
+    info = policies.target_info(target)
+    is_sql = info.kind in SQL_KINDS
     parts = {
         key: _known(reader, top.items.get(key), known, key)
         for key, known in (
-            ("request", _REQUEST),
+            ("request", _SQL_REQUEST if is_sql else _REQUEST),
             ("principal", _PRINCIPAL),
             ("response", _RESPONSE),
             ("expect", _EXPECT),
         )
     }
-    target = _target(reader, top.items.get("target"), top.mark, policy, policies)
-    if name is None or target is None:
-        return None
     now = plain(top.items["now"]) if "now" in top.items else None
     session = plain(top.items["session"]) if "session" in top.items else "case"
-    info = policies.target_info(target)
+    described = {"name": target, "kind": info.kind, "labels": dict(info.labels)}
+    has_response = "response" in top.items
+    statements: tuple[Mapping[str, object], ...] = ()
     try:
-        facts = build_facts(
-            parts["request"],
-            parts["principal"],
-            parts["response"] if "response" in top.items else None,
-            {"name": target, "kind": info.kind, "labels": dict(info.labels)},
-            now=datetime.fromisoformat(str(now)) if now is not None else None,
-            session=str(session),
-        )
+        when = datetime.fromisoformat(str(now)) if now is not None else None
+        if is_sql:
+            if analyze is None or has_response:
+                raise ValueError("a case for a database has a request with sql, and no response")
+            found = analyze(str(parts["request"].get("sql", "")))
+            statements = build_database_facts(
+                parts["request"], parts["principal"], described, found, now=when, session=str(session)
+            )
+            facts = dict(statements[0])
+        else:
+            response = parts["response"] if has_response else None
+            facts = build_facts(
+                parts["request"], parts["principal"], response, described, now=when, session=str(session)
+            )
     except ValueError as error:
         reader.problem(top.mark, f'case "{name}": {type(error).__name__} while reading it: {error}')
         return None
     return Case(
-        reader.source.name, name, top.mark, policy, target, facts, "response" in top.items, parts["expect"]
+        reader.source.name, name, top.mark, policy, target, facts, has_response, parts["expect"], statements
     )
 
 

@@ -7,7 +7,7 @@ import json
 from extproc.domain.decision import HeaderChange, Phase
 from extproc.policy.documents import Mark, Reader, place_within
 from extproc.policy.engine import MAX_CONDITION, Condition, ConditionError, Engine, Unjudged
-from extproc.policy.facts import FACTS, ROOTS
+from extproc.policy.facts import FACTS, ROOTS, SQL_KINDS
 from extproc.policy.literals import impossible_literals
 from extproc.policy.model import FileSpec, RuleSpec
 from extproc.policy.rules import Rule
@@ -100,19 +100,23 @@ def _check_effects(reader: Reader, rule: Rule) -> None:
 
 
 def _check_masks(reader: Reader, spec: FileSpec, kind: str) -> None:
-    """On HTTP there are no columns: such a mask alone would let everything through unmasked."""
-    if kind != "http":
-        return
+    """On HTTP there are no columns, and rows have no paths: such a mask alone would let everything through."""
     for rule in spec.rules:
         for name in rule.masks:
             mask = spec.masks.get(name)
-            if mask is not None and not (mask.paths or mask.entities):
-                _note(
-                    reader,
-                    rule,
-                    rule.place["mask"],
-                    f'the mask "{name}" has only columns, and {kind} has none',
-                )
+            if mask is None or mask.entities:
+                continue
+            useless = "columns" if kind == "http" and not mask.paths else "paths"
+            if useless == "paths" and (kind not in SQL_KINDS or mask.columns):
+                continue
+            _note(
+                reader,
+                rule,
+                rule.place["mask"],
+                f'the mask "{name}" has only {useless}, and {kind} has none',
+            )
+        if kind in SQL_KINDS and "headers" in rule.place:
+            _note(reader, rule, rule.place["headers"], f"{kind} has no headers")
 
 
 def _check_reachable(reader: Reader, rules: list[Rule], constant: dict[str, bool]) -> None:

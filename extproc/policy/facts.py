@@ -15,6 +15,7 @@ from functools import cache
 from extproc.domain.decision import Phase
 
 HTTP_KINDS = frozenset({"http"})
+SQL_KINDS = frozenset({"postgres"})
 EVERY_KIND: frozenset[str] = frozenset()
 """An empty set of kinds means: every kind of target has this fact."""
 
@@ -53,6 +54,10 @@ def _response(name: str, type_: str, about: str, *, body: bool) -> Fact:
     return Fact(name, type_, Phase.RESPONSE, about, body=body)
 
 
+def _sql(name: str, type_: str, about: str) -> Fact:
+    return Fact(name, type_, Phase.HEADERS, about, SQL_KINDS)
+
+
 _TABLE = (
     _head("request.method", "string", "the method, as sent"),
     _head("request.scheme", "string", "`http` or `https`"),
@@ -81,6 +86,40 @@ _TABLE = (
     _head("session.id", "string", "the session this request belongs to", EVERY_KIND),
     _head(RISK, "int", "the sum of the `risk` of the rules that matched so far", EVERY_KIND),
     _head("now", "timestamp", "when the request came", EVERY_KIND),
+    _sql("sql.verb", "string", "the statement's first word in capitals: `SELECT`, `CREATE`, `SET`, …"),
+    _sql(
+        "sql.verbs",
+        "list<string>",
+        "its verb and those of what it holds: CTEs, EXPLAIN ANALYZE, PREPARE, MERGE",
+    ),
+    _sql("sql.effects", "list<string>", "what it can do, sorted; see below"),
+    _sql("sql.tables_read", "list<string>", "tables it reads, as written"),
+    _sql("sql.tables_written", "list<string>", "tables whose rows, locks, definition or rights it changes"),
+    _sql("sql.columns", "list<string>", "columns it names: `table.column` where certain, else `column`"),
+    _sql("sql.columns_used", "list<string>", "those that are more than bare items of the result"),
+    _sql("sql.functions", "list<string>", "functions it calls, as written but without `pg_catalog.`"),
+    _sql("sql.has_where", "bool", "whether every UPDATE and DELETE in it has a WHERE that restricts"),
+    _sql("sql.has_limit", "bool", "whether the outermost SELECT has a LIMIT"),
+    _sql("sql.limit", "int", "that LIMIT where it is a constant, else -1"),
+    _sql("sql.statements", "int", "how many statements came in one text"),
+    _sql("sql.complete", "bool", "whether everything it does is seen"),
+    _sql("sql.incomplete_reason", "string", "why not"),
+    _sql(
+        "sql.transaction",
+        "string",
+        "`begin`, `commit`, `rollback`, `savepoint`, `release`, `prepared` or nothing",
+    ),
+    _sql("sql.refers_to", "string", "the prepared statement or cursor it makes, runs or drops"),
+    _sql("sql.fingerprint", "string", "libpg_query's fingerprint of its structure"),
+    _sql("sql.normalized", "string", "its text without comments and literals, in one line"),
+    _sql("sql.shape", "string", "the same where a literal can only be a value, else nothing"),
+    _sql("sql.text", "string", "the whole text as it came"),
+    _sql("sql.parameters", "list<string>", "bound parameters as text, NULL as nothing"),
+    _sql("session.transaction", "string", "`open`, `failed` or nothing"),
+    _sql("session.application", "string", "the application's name, as the caller gives it"),
+    _sql("connection.user", "string", "the database user that the caller asked for"),
+    _sql("connection.role", "string", "the database user that it became"),
+    _sql("connection.database", "string", "the database"),
     _response("response.code", "int", "the status code", body=False),
     _response("response.headers", "map<string,string>", "as `request.headers`", body=False),
     _response("response.bytes", "int", "bytes of the body", body=True),

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from extproc.domain.principal import KINDS
+from extproc.domain.statement import EFFECTS, VERBS
 from extproc.policy.facts import SECRET_HEADERS, suggestion
 from extproc.policy.syntax import Build, Call, Const, Expr, Ident, Select, walk
 
 _HEADERS = frozenset({"request.headers", "response.headers"})
-_VALUES: dict[str, tuple[str, ...]] = {"principal.kind": KINDS, "request.scheme": ("http", "https")}
+_VALUES: dict[str, tuple[str, ...]] = {
+    "principal.kind": KINDS,
+    "request.scheme": ("http", "https"),
+    "sql.verb": VERBS,
+    "session.transaction": ("", "open", "failed"),
+}
+_MEMBERS: dict[str, tuple[str, ...]] = {"sql.verbs": VERBS, "sql.effects": EFFECTS}
+"""Lists with few members."""
 
 
 def impossible_literals(node: Expr) -> list[str]:
@@ -46,9 +54,29 @@ def _compared_values(part: Expr) -> Iterator[str]:
             for item in parts:
                 if isinstance(item, Const) and isinstance(item.value, str):
                     yield from _unknown(fact, item.value)
+        case Call(function="@in", args=(Const(value=str() as value), Ident(name=fact))) if fact in _MEMBERS:
+            yield from _unknown(fact, value)
+        case (
+            Call(function="_==_" | "_!=_", args=(Ident(name=fact), Build(parts=parts)))
+            | Call(function="_==_" | "_!=_", args=(Build(parts=parts), Ident(name=fact)))
+        ) if fact in _MEMBERS:
+            members = [str(item.value) for item in parts if isinstance(item, Const)]
+            for member in members:
+                yield from _unknown(fact, member)
+            if len(members) == len(parts) and members != sorted(set(members)):
+                yield f"{fact} is sorted and has no repeats: {sorted(set(members))}"
 
 
 def _unknown(fact: str, value: str) -> Iterator[str]:
-    known = _VALUES[fact]
+    known = _VALUES.get(fact) or _MEMBERS[fact]
     if value not in known:
-        yield f'{fact} is one of {", ".join(known)}, never "{value}"{suggestion(value, known)}'
+        yield f'{fact} is one of {_listed(known)}, never "{value}"{suggestion(value, known)}'
+
+
+def _listed(known: tuple[str, ...]) -> str:
+    if len(known) > _FEW:
+        return f"{len(known)} words"
+    return ", ".join(known)
+
+
+_FEW = 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from extproc.policy.model import FileSpec, digest_of
 from extproc.policy.rules import Rule, RuleSet
 
 DEFAULT_KIND = "http"
+_SPEAKS_SQL = re.compile(r"(?<![\w.])sql\.[a-z]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,19 +114,21 @@ def load_policies(
 
 
 def named_targets(sources: Iterable[PolicySource]) -> dict[str, TargetInfo]:
-    """The targets that the files themselves speak of, all taken for HTTP: for checks without a configuration.
+    """The targets that the files themselves speak of: for checks without a configuration.
 
-    A selector becomes a target of its own, named after the policy.
+    A selector becomes a target of its own, named after the policy. A target is taken for a database where a
+    condition speaks of `sql.`, and for HTTP elsewhere.
     """
     found: dict[str, TargetInfo] = {}
     for source in sources:
         spec, _ = read_file(source)
         if spec is None:
             continue
-        if spec.target:
-            found.setdefault(spec.target, TargetInfo(DEFAULT_KIND, {}))
-        else:
-            found[f"any-{spec.name}"] = TargetInfo(DEFAULT_KIND, dict(spec.labels))
+        kind = "postgres" if any(_SPEAKS_SQL.search(rule.when.text) for rule in spec.rules) else DEFAULT_KIND
+        if not spec.target:
+            found[f"any-{spec.name}"] = TargetInfo(kind, dict(spec.labels))
+        elif kind != DEFAULT_KIND or spec.target not in found:
+            found[spec.target] = TargetInfo(kind, {})
     return found
 
 

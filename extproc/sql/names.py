@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 CATALOGUE = "pg_catalog"
 
 
-def written(parts: Iterable[str]) -> str:
-    """Parts joined by dots; a part that holds a dot or a quote is quoted, so that no two names look alike."""
-    return ".".join(_part(part) for part in parts)
+def written(parts: Sequence[str]) -> str:
+    """The last two parts, joined by a dot; one that holds a dot or a quote is quoted, so that no two look alike.
+
+    What may stand before a schema is the current database, for the server refuses any other.
+    """
+    return ".".join(_part(part) for part in parts[-2:])
 
 
 def _part(part: str) -> str:
@@ -20,8 +23,8 @@ def _part(part: str) -> str:
 
 
 def relation_parts(relation: Any) -> list[str]:
-    """The parts of a RangeVar: catalogue, schema, name."""
-    return [part for part in (relation.catalogname, relation.schemaname, relation.relname) if part]
+    """The parts of a RangeVar: schema and name."""
+    return [part for part in (relation.schemaname, relation.relname) if part]
 
 
 def strings(nodes: Iterable[Any]) -> list[str]:
@@ -33,4 +36,4 @@ def builtin_name(parts: list[str]) -> str:
     """The bare name where it is unqualified or in pg_catalog, else nothing."""
     if len(parts) == 1:
         return parts[0]
-    return parts[1] if len(parts) == 2 and parts[0] == CATALOGUE else ""
+    return parts[-1] if parts[-2:-1] == [CATALOGUE] else ""

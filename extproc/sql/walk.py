@@ -228,10 +228,8 @@ def _table_of(qualifier: list[str], scope: Scope) -> str:
     """The table that stands before a column's dot: a range by its alias, or a table by its schema and name."""
     if len(qualifier) == 1:
         return scope.range_of(qualifier[0]) or ""
-    for parts in (qualifier, qualifier[-2:]):
-        if scope.has_table(written(parts)):
-            return written(parts)
-    return ""
+    table = written(qualifier)
+    return table if scope.has_table(table) else ""
 
 
 def function_call(walk: Walk, node: Any, scope: Scope) -> None:

@@ -9,11 +9,12 @@ import pytest
 from extproc.domain.decision import Allow
 from extproc.domain.errors import PolicyError
 from extproc.policy import PolicySource
-from extproc.policy.case_facts import build_facts
+from extproc.policy.case_facts import build_database_facts, build_facts
 from extproc.policy.cases import Case, read_cases, run_case
 from extproc.policy.explain import Explained, explain
-from extproc.policy.facts import FACTS
+from extproc.policy.facts import variables
 from extproc.policy.junit import junit_report
+from extproc.sql import analyze
 from tests.policy.build import HOLD, TARGETS, policies, rule, text
 
 POLICY = policies(
@@ -134,7 +135,13 @@ def test_values_in_cases_are_json_values() -> None:
 
 def test_every_fact_of_the_table_is_built() -> None:
     facts = build_facts({"json": {}}, {}, {"json": {}}, {"name": "api", "kind": "http", "labels": {}})
-    assert set(facts) == set(FACTS) - {"risk"}
+    assert set(facts) == set(variables("http")) - {"risk"}
+
+
+def test_every_fact_of_a_database_is_built() -> None:
+    target = {"name": "db", "kind": "postgres", "labels": {}}
+    facts = build_database_facts({"sql": "SELECT 1"}, {}, target, analyze("SELECT 1"))
+    assert [set(variables("postgres")) ^ set(each) for each in facts] == [{"risk"}]
 
 
 def test_secret_headers_are_no_facts() -> None:
@@ -210,7 +217,7 @@ def test_cases_see_the_facts_that_traffic_sees(path: str, body: object) -> None:
     built = build_facts(
         request, principal, None, {"name": "api", "kind": "http", "labels": dict(TARGETS["api"].labels)}
     )
-    for name in FACTS:
+    for name in variables("http"):
         if name.startswith("response.") or name == "risk":
             continue
         try:

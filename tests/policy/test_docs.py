@@ -11,6 +11,7 @@ from extproc.domain.decision import Phase
 from extproc.policy import PolicySource, load_policies, named_targets
 from extproc.policy.cases import read_cases, run_case
 from extproc.policy.facts import FACTS
+from extproc.sql import analyze
 
 PAGE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -23,13 +24,16 @@ def test_every_snippet_is_one_that_a_test_runs() -> None:
     assert POLICIES
     assert CASES
     assert len(POLICIES) + len(CASES) == len(SNIPPETS)
+    assert len(POLICIES) == len(CASES)
 
 
 @pytest.mark.parametrize("engine", ["cel-expr", "cel-python"])
-def test_the_example_loads_and_its_cases_hold(engine: str) -> None:
-    source = PolicySource("payments.yaml", POLICIES[0])
+@pytest.mark.parametrize("index", range(len(POLICIES)))
+def test_the_examples_load_and_their_cases_hold(engine: str, index: int) -> None:
+    source = PolicySource("payments.yaml", POLICIES[index])
     policies = load_policies([source], named_targets([source]), engine=engine)
-    cases = read_cases(PolicySource("payments.cases.yaml", CASES[0]), "payments", policies)
+    beside = PolicySource("payments.cases.yaml", CASES[index])
+    cases = read_cases(beside, policies.files[0].name, policies, analyze=analyze)
     results = [run_case(case, policies) for case in cases]
     assert [(result.case.name, result.differences) for result in results if result.differences] == []
 
@@ -43,6 +47,13 @@ def test_every_name_of_the_format_is_explained() -> None:
     from extproc.policy import cases, format, holding
 
     names = [*format._FILE, *format._RULE, *format._THEN, *format._MASK, *holding._HOLD]
-    names += [*cases._CASE, *cases._PRINCIPAL, *cases._REQUEST, *cases._RESPONSE, *cases._EXPECT]
+    names += [
+        *cases._CASE,
+        *cases._PRINCIPAL,
+        *cases._REQUEST,
+        *cases._SQL_REQUEST,
+        *cases._RESPONSE,
+        *cases._EXPECT,
+    ]
     missing = [name for name in names if not re.search(rf"\b{re.escape(name)}\b", PAGE)]
     assert missing == []

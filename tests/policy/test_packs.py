@@ -9,6 +9,7 @@ import pytest
 from extproc.adapters.policy_files import cases_beside, find_policies
 from extproc.policy import PolicySet, load_policies, named_targets
 from extproc.policy.cases import CaseResult, read_cases, run_case
+from extproc.sql import analyze
 
 FOLDER = Path(__file__).parents[2] / "policies"
 PACKS = sorted(path for path in FOLDER.rglob("*.yaml") if not path.name.endswith(".cases.yaml"))
@@ -18,7 +19,11 @@ def results(pack: Path, engine: str) -> tuple[PolicySet, list[CaseResult]]:
     found = find_policies([pack])
     policies = load_policies(found.policies, named_targets(found.policies), engine=engine)
     beside = {cases_beside(file.source): file.name for file in policies.files}
-    cases = [case for source in found.cases for case in read_cases(source, beside[source.name], policies)]
+    cases = [
+        case
+        for source in found.cases
+        for case in read_cases(source, beside[source.name], policies, analyze=analyze)
+    ]
     return policies, [run_case(case, policies) for case in cases]
 
 
@@ -37,5 +42,5 @@ def test_every_rule_of_a_pack_is_covered(pack: Path) -> None:
     assert covered == {f"{file.name}/{rule}" for file in policies.files for rule in file.rules}
 
 
-def test_both_packs_are_shipped() -> None:
-    assert {path.stem for path in PACKS} >= {"customers", "http-baseline"}
+def test_the_packs_are_shipped() -> None:
+    assert {path.stem for path in PACKS} >= {"customers", "http-baseline", "postgres-baseline"}
