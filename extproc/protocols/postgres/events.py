@@ -137,9 +137,10 @@ class MessageReceived:
 class StatementEnded:
     """What became of a statement. `executed` is false only where the server certainly never ran it.
 
-    `end`: "complete" (or as many rows as the client asked for); "error" (the server's, `sqlstate` says which); "denied" (by us); "skipped" (an earlier error
-    in its batch); "unexecuted" (bound but never executed: closed, replaced or its transaction over);
-    "abandoned" (the client left before an answer); "aborted" (the connection ended while it ran).
+    `end`: "complete" (or as many rows as the client asked for); "error" (the server's, `sqlstate` says which);
+    "denied" (by us); "skipped" (an earlier error in its batch); "unexecuted" (bound but never executed: closed,
+    replaced or its transaction over); "abandoned" (the client left before an answer); "aborted" (the connection
+    ended while it ran).
     `tags` are the command tags (one per statement of a Query), `rows` counts rows returned,
     `affected` those the tags name, `bytes_returned` the bytes of rows and COPY data towards the client,
     `copied_in` the bytes of COPY data from the client.

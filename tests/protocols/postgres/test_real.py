@@ -6,14 +6,16 @@ import asyncio
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import asyncpg
+import asyncpg  # type: ignore[import-untyped]
 import psycopg
 import pytest
 
 from extproc.protocols.postgres import (
     CopyStarted,
     Ended,
+    LoginReceived,
     MessageReceived,
     Refusal,
     RowsReceived,
@@ -21,6 +23,7 @@ from extproc.protocols.postgres import (
     StatementReceived,
     UpstreamLogin,
 )
+from extproc.protocols.postgres.limits import LoginMethod
 from tests.protocols.postgres.relay import Gate, relay
 from tests.support.postgres import Postgres
 
@@ -70,14 +73,9 @@ def mask(event: RowsReceived) -> list[list[bytes | None]]:
     ]
 
 
-def connect(folder: Path, **options: object) -> psycopg.AsyncConnection:
-    return psycopg.AsyncConnection.connect(  # type: ignore[return-value]
-        host=str(folder),
-        user="ada",
-        dbname="shop",
-        password="token",
-        autocommit=True,
-        **options,  # type: ignore[arg-type]
+async def connect(folder: Path, **options: Any) -> psycopg.AsyncConnection[Any]:
+    return await psycopg.AsyncConnection.connect(
+        host=str(folder), user="ada", dbname="shop", password="token", autocommit=True, **options
     )
 
 
@@ -277,3 +275,57 @@ async def test_copy_of_a_psycopg_client_passes_both_ways(table: Postgres, tmp_pa
             async with cursor.copy("COPY customers (id) FROM STDIN") as copy:
                 await copy.write(b"1\t2\t3\n")
         assert (await (await connection.execute("SELECT count(*) FROM customers")).fetchone()) == (2005,)
+
+
+async def test_protocol_3_2_and_its_longer_cancel_keys(table: Postgres, tmp_path: Path):
+    gate = Gate(gateway())
+    async with (
+        relay(gate, table.socket, tmp_path),
+        await connect(tmp_path, max_protocol_version="3.2") as connection,
+    ):
+        (key,) = gate.held
+        assert len(key.secret) == 32
+        running = asyncio.create_task(connection.execute("SELECT pg_sleep(61)"))
+        while not table.run(
+            "SELECT 1 FROM pg_stat_activity WHERE query ~ '^SELECT pg_sleep.61' AND state = 'active'"
+        ):
+            await asyncio.sleep(0)
+        await connection.cancel_safe()
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            await running
+    assert next(e for e in gate.seen if isinstance(e, LoginReceived)).protocol == (3, 2)
+
+
+@pytest.mark.parametrize("method", ["trust", "md5", "password", "scram-sha-256"])
+async def test_every_way_of_logging_in_upstream(postgres: Postgres, tmp_path: Path, method: LoginMethod):
+    stored = "md5" if method == "md5" else "scram-sha-256"
+    postgres.run(f"SET password_encryption = '{stored}'; ALTER ROLE legacy PASSWORD 'old one'")
+    rules = postgres.directory / "data" / "pg_hba.conf"
+    before = rules.read_text()
+    rules.write_text(f"local all legacy {method}\n{before}")
+    postgres.run("SELECT pg_reload_conf()")
+    try:
+        allowed = UpstreamLogin("legacy", "postgres", "old one", "nonce", methods=frozenset({method}))
+        async with relay(Gate(allowed), postgres.socket, tmp_path), await connect(tmp_path) as connection:
+            assert await (await connection.execute("SELECT current_user")).fetchone() == ("legacy",)
+        others = frozenset[LoginMethod]({"trust", "md5", "password", "scram-sha-256"}) - {method}
+        (tmp_path / "other").mkdir()
+        refused = UpstreamLogin("legacy", "postgres", "old one", "nonce", methods=others)
+        async with relay(Gate(refused), postgres.socket, tmp_path / "other"):
+            with pytest.raises(psycopg.OperationalError):
+                await connect(tmp_path / "other")
+    finally:
+        rules.write_text(before)
+        postgres.run("SELECT pg_reload_conf()")
+
+
+async def test_a_name_that_means_something_else_at_the_server_is_never_bound(table: Postgres, tmp_path: Path):
+    """SQL DEALLOCATE and PREPARE replace a statement that the protocol defined; the gate must notice."""
+    gate = Gate(gateway(), no_drop)
+    async with relay(gate, table.socket, tmp_path), await connect(tmp_path) as connection:
+        link = connection.pgconn
+        await asyncio.to_thread(link.prepare, b"s", b"SELECT 1")
+        await connection.execute("DEALLOCATE s; PREPARE s AS DELETE FROM customers")
+        result = await asyncio.to_thread(link.exec_prepared, b"s", [])
+        assert result.error_field(psycopg.pq.DiagnosticField.SQLSTATE) == b"26000"
+    assert table.run("SELECT count(*) FROM customers") == [(5,)]
