@@ -57,6 +57,13 @@ def write_bundle(folder: Path, bundle: Bundle) -> Path:
     return path
 
 
+def drop_bundles(kept: Path) -> None:
+    """Remove every bundle beside `kept`: a worker that was told of one has read it, or starts again."""
+    for path in kept.parent.glob("policy-*"):
+        if path != kept and path.suffix in (".json", ".part"):
+            path.unlink(missing_ok=True)
+
+
 def read_bundle(path: Path) -> Bundle:
     """Raises OSError and ValueError for what is no bundle."""
     body: dict[str, Any] = orjson.loads(path.read_bytes())

@@ -17,7 +17,7 @@ import structlog
 
 from extproc.adapters.control import Control
 from extproc.adapters.policy_files import Author, author_of, read_policies
-from extproc.app.bundle import Bundle, load_bundle, write_bundle
+from extproc.app.bundle import Bundle, drop_bundles, load_bundle, write_bundle
 from extproc.app.tailers import wants_spans
 from extproc.app.worker import open_ledger
 from extproc.config import Settings, check_waits
@@ -31,6 +31,8 @@ ACK = 20.0
 """Seconds a child has to answer."""
 STOP = 15.0
 """Seconds a child has to drain before it is killed."""
+MAX_ERROR = 16_000
+"""Characters of a reload's error: a folder full of mistakes must fit into one message to a child."""
 BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -45,6 +47,8 @@ class Child:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     answers: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue)
     deaths: int = 0
+    policy: str = ""
+    """The digest that a worker said it governs by."""
 
     @property
     def name(self) -> str:
@@ -112,6 +116,7 @@ class Supervisor:
         files = [{"name": Path(file.name).name, "digest": file.digest} for file in policies.files]
         fields = {"policy": policies.digest, "before": before, "author": str(author), "files": files}
         self._record("policy.activated", fields | facts)
+        drop_bundles(self._bundle)
 
     async def reload(self, asked_by: Mapping[str, Any]) -> dict[str, Any]:
         """Check, hand to every worker, activate in all or in none. The last good set stays otherwise."""
@@ -122,6 +127,11 @@ class Supervisor:
             except ExtprocError as error:
                 self._bundle = bundle
                 return self._refused(asked_by, str(error))
+            except Exception as error:
+                # a file that vanished, a full disk: whoever asked gets an answer, and can ask again
+                log.exception("policy.not_read")
+                self._bundle = bundle
+                return self._refused(asked_by, f"the policies cannot be read: {type(error).__name__}")
             workers = [child for child in self.children if child.kind == "worker" and child.ready.is_set()]
             for worker in workers:
                 answer = await self._ask(worker, {"prepare": str(self._bundle)})
@@ -129,18 +139,22 @@ class Supervisor:
                     self._bundle = bundle
                     return self._refused(asked_by, f"{worker.name}: {answer.get('error', 'no answer')}")
             before = self._digest
-            active = [await self._ask(worker, {"activate": policies.digest}) for worker in workers]
+            for worker in workers:
+                answer = await self._ask(worker, {"activate": policies.digest})
+                worker.policy = str(answer.get("active", ""))
             self._accept(policies, author, before=before, asked_by=dict(asked_by), workers=len(workers))
-            behind = [w for w, a in zip(workers, active, strict=True) if a.get("active") != policies.digest]
-            for worker in behind:
-                # a worker that will not follow is restarted: it then loads the bundle in force
-                log.error("worker.behind", worker=worker.name)
-                if worker.process is not None:
-                    worker.process.kill()
+            for child in self.children:
+                # one that will not follow, or that began while this went on: it restarts with the bundle in force
+                if child.kind == "worker" and child.ready.is_set() and child.policy != policies.digest:
+                    log.error("worker.behind", worker=child.name)
+                    if child.process is not None:
+                        child.process.kill()
             log.info("policy.reloaded", policy=policies.digest, before=before)
             return {"policy": policies.digest, "before": before}
 
     def _refused(self, asked_by: Mapping[str, Any], error: str) -> dict[str, Any]:
+        error = error if len(error) <= MAX_ERROR else f"{error[:MAX_ERROR]} …"
+        drop_bundles(self._bundle)
         log.error("policy.refused", error=error)
         self._record(
             "policy.refused", {"policy": self._digest, "error": error[:2000], "asked_by": dict(asked_by)}
@@ -194,8 +208,9 @@ class Supervisor:
         assert child.control is not None  # noqa: S101
         while (message := await child.control.receive()) is not None:
             if "ready" in message:
+                child.policy = str(message["ready"])
                 child.ready.set()
-                if child.kind == "worker" and message["ready"] != self._digest and child.process is not None:
+                if child.kind == "worker" and child.policy != self._digest and child.process is not None:
                     child.process.kill()  # it started with a bundle that is no longer in force
             elif "reload" in message:
                 await child.control.send({"reloaded": await self.reload(message["reload"])})
