@@ -47,5 +47,18 @@ class Principal:
             kept["provider"] = self.provider
         for claim in ("acr", "amr", "auth_time"):
             if claim in self.claims:
-                kept[claim] = self.claims[claim]
+                kept[claim] = _plain(self.claims[claim])
         return kept
+
+
+def _plain(value: Any) -> Any:
+    """A claim as a record can hold it: no floats, no huge numbers, nothing nested deeper than a list."""
+    if isinstance(value, list | tuple):
+        return [
+            _plain(item) if not isinstance(item, list | tuple) else str(item)[:200] for item in value[:32]
+        ]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is None or isinstance(value, bool | str) or (isinstance(value, int) and abs(value) < 2**53):
+        return value
+    return str(value)[:200]
