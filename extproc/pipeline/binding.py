@@ -25,6 +25,8 @@ UNBOUND = frozenset(
     }
 )  # fmt: skip
 """The only headers that may differ between the approved request and its repetition."""
+CALLERS_WORD = ("forwarded", "x-forwarded-host", "x-forwarded-port", "x-real-ip")
+"""Unbound headers that Envoy passes on as the caller wrote them, so they do not go on behind an approval."""
 UNBOUND_PREFIXES = ("x-envoy-", "x-b3-")
 PSEUDO = (":method", ":scheme", ":authority", ":path")
 

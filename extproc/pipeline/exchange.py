@@ -18,7 +18,7 @@ from extproc.domain.record import Record
 from extproc.domain.request import Headers, RequestHead
 from extproc.domain.steps import BodyMode, BodyModes, Forward, NeedBody, NeedKeys, Refuse, Step, Wait
 from extproc.identity import http_status, token_error
-from extproc.pipeline.binding import binding
+from extproc.pipeline.binding import CALLERS_WORD, binding
 from extproc.pipeline.facts import HttpFacts
 from extproc.pipeline.governance import Governance, TargetPlan
 from extproc.pipeline.problems import problem
@@ -31,6 +31,7 @@ from extproc.protocols.http.head import RequestLine, check_override_param, read_
 from extproc.protocols.http.prefer import wait_asked
 
 NOTHING = Obligations()
+NO_CHANGE = HeaderChange()
 PASS = Forward()
 ALL_BUFFERED = BodyModes(BodyMode.BUFFERED, BodyMode.BUFFERED)
 
@@ -222,7 +223,9 @@ class HttpExchange:
         """For ext_authz, which never shows us the response: nothing that is owed on it may be owed."""
         plan = self._plan
         assert plan is not None  # noqa: S101  (only a decided request is forwarded)
-        if self._obligations.masks or plan.rules.has_phase(Phase.RESPONSE):
+        owed = self._obligations
+        on_response = owed.masks or owed.record_response != "none" or owed.response_headers != NO_CHANGE
+        if on_response or plan.rules.has_phase(Phase.RESPONSE):
             self.stage = Stage.START
             return self._refuse(
                 now, 500, "response-not-seen", "Policy needs the response, which ext_authz does not show."
@@ -438,6 +441,9 @@ class HttpExchange:
         if owed.masks or plan.rules.reads_response_body:
             # a part of a body cannot be parsed, so it can be neither masked nor judged
             remove.extend(name for name in ("range", "if-range") if name in headers)
+        if self._held is not None:
+            # nobody approved these, and an upstream may believe them; Envoy's own come after us or are sanitised
+            remove.extend(name for name in CALLERS_WORD if name in headers)
         if plan.credential is not None:
             remove = [name for name in remove if name != plan.credential.header]
             put = [pair for pair in put if pair[0] != plan.credential.header]

@@ -167,6 +167,7 @@ class ProcessStream:
                     self._service.note(step.records)
                     self._abort("the response must stop here")
                     return
+                self._stop_waiting()  # no approval may be spent on what is refused
                 self._post(step.records, refuse_reply(step))
             case NeedBody():
                 self._post(step.records, UNCHANGED[kind])
@@ -236,6 +237,7 @@ class ProcessStream:
         if exchange is None or self._under_way:
             self._abort("internal error")
             return
+        self._stop_waiting()
         try:
             step = exchange.failed(self._service.now())
         except Exception:
@@ -251,6 +253,8 @@ class ProcessStream:
     def unrecorded(self) -> None:
         """What this stream decided could not be written down, so none of it may happen."""
         self._stop_waiting()  # an approval must not be spent on what is refused here
+        if self.ended:
+            return  # one refusal is enough for all its replies of a batch
         if self._under_way:
             self._abort("nothing can be recorded")
             return

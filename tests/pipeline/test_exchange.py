@@ -625,3 +625,29 @@ def test_a_host_is_shown_as_masked_as_it_is_kept():
     ex.request_headers(replace(head(end=False), headers=headers), NOW)
     view = ex.request_body(b'{"amount": 5000}', NOW).ask.view
     assert "4111111111111111" not in json.dumps(view)
+
+
+# ---------------------------------------------------------------------- what nobody approved
+
+
+def test_behind_an_approval_the_callers_word_about_where_it_comes_from_does_not_go_on():
+    more = ("x-forwarded-host", "admin.internal"), ("forwarded", "for=10.0.0.1"), ("x-real-ip", "10.0.0.1")
+    ex, step = held_payment(None, *more)
+    done = ex.hold_settled(HoldSettled("released", held(step)), NOW)
+    assert {"x-forwarded-host", "forwarded", "x-real-ip"} <= set(done.headers.remove)
+    ex = exchange(governance(PAY))
+    ex.request_headers(head("POST", "/pay", ("content-type", "application/json"), *more, end=False), NOW)
+    assert "forwarded" not in ex.request_body(b'{"amount": 5}', NOW).headers.remove
+
+
+@pytest.mark.parametrize(
+    "owed", ["headers: {response: {remove: [x-secret]}}", "record: {response: masked}", "mask: pii"]
+)
+def test_without_its_response_a_request_that_owes_something_on_it_is_refused(owed):
+    policy = (
+        READ.replace("{allow: {}}", f"{{allow: {{}}, {owed}}}")
+        + "masks:\n  pii: {entities: [EMAIL_ADDRESS]}\n"
+    )
+    ex = exchange(governance(policy, **BARE))
+    step = ex.without_response(ex.request_headers(head(), NOW), NOW)
+    assert problem_of(step)["code"] == "response-not-seen"

@@ -468,6 +468,26 @@ def test_a_local_reply_ends_the_wait():
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("message", [SMALL, HOLD], ids=["body", "headers again"])
+def test_a_refusal_ends_the_wait(message: bytes):
+    """Otherwise an approval would be spent on a request that was already refused."""
+
+    async def main() -> None:
+        store = MemoryHoldStore()
+        played = Played(service(holds=store))(HOLD)
+        hold_id = await pending(store)
+        played(message)
+        assert played.kinds == ["timeout", "immediate_response"]
+        await store.vote(hold_id, vote(FIONA), NOW)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        held = await store.get(hold_id, NOW)
+        assert held is not None and held.state is HoldState.APPROVED
+        assert played.kinds == ["timeout", "immediate_response"]
+
+    asyncio.run(main())
+
+
 def test_a_store_that_breaks_while_waiting_refuses(monkeypatch: pytest.MonkeyPatch):
     async def main() -> None:
         store = MemoryHoldStore()
