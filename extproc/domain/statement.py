@@ -40,6 +40,9 @@ class StatementFacts:
     """The statement's own first word; `verbs` has those inside it as well (CTEs, EXPLAIN, PREPARE, MERGE)."""
     verbs: tuple[str, ...] = ()
     effects: tuple[str, ...] = ()
+    """Every one of `EFFECTS` where the statement is not complete, for then it may do anything."""
+    effects_seen: tuple[str, ...] = ()
+    """What was found, complete or not."""
     tables_read: tuple[str, ...] = ()
     tables_written: tuple[str, ...] = ()
     """Tables whose rows, locks, definition or rights it changes."""
@@ -65,6 +68,9 @@ class StatementFacts:
     transaction: TransactionControl = ""
     refers_to: str = ""
     """The prepared statement or cursor that it makes, runs or drops; empty for all of them."""
+    underlying: str = field(default="", repr=False)
+    """The text that made the prepared statement or cursor it runs, once that is known: what an approval of
+    `EXECUTE` or `FETCH` must be bound to as well."""
     start: int = 0
     end: int = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from extproc.sql.analysis import analyze
+from extproc.sql.session import NamedStatements
 from extproc.sql.walk import Vouched
 
-__all__ = ["Vouched", "analyze"]
+__all__ = ["NamedStatements", "Vouched", "analyze"]

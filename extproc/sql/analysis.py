@@ -95,6 +95,7 @@ def _facts(raw: bytes, statement: Any, count: int, walk: Walk) -> StatementFacts
         verb=walk.verbs[0] if walk.verbs else "",
         verbs=tuple(sorted(set(walk.verbs))),
         effects=tuple(sorted(walk.effects)) if complete else EFFECTS,
+        effects_seen=tuple(sorted(walk.effects)),
         tables_read=tuple(sorted(walk.tables_read)),
         tables_written=tuple(sorted(walk.tables_written)),
         columns=tuple(sorted(walk.columns)),

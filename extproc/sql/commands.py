@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import postgast
+
 from extproc.sql.conditions import literal_text, may_be_on
 from extproc.sql.names import relation_parts, strings, written
 from extproc.sql.queries import OUTERMOST, creates_table
@@ -86,6 +88,14 @@ _NAME_AND_MORE = frozenset({7, 11, 29, 36, 41, 45})
 """ObjectType: foreign table, materialised view, table, view; and column, default, policy, rule, constraint,
 trigger, whose names begin with their table's."""
 
+_CHANGES = postgast.pg_query_pb2.AlterTableType
+_RIGHTS = frozenset(
+    name
+    for name in _CHANGES.keys()  # noqa: SIM118 - no dict
+    if name.endswith(("Owner", "RowSecurity", "Trig", "TrigAll", "TrigUser", "Rule"))
+)
+"""ALTER TABLE's OWNER TO, ROW LEVEL SECURITY, ENABLE and DISABLE of triggers and rules."""
+
 _CONTROL = {
     1: ("BEGIN", "begin"),
     2: ("BEGIN", "begin"),
@@ -101,6 +111,10 @@ _CONTROL = {
 """TransactionStmtKind; ROLLBACK TO moves within a transaction as SAVEPOINT does."""
 _ACCESS_SHARE = 1
 """The lock that every SELECT takes."""
+
+RUNS_PREPARED = "it runs a statement that was prepared before"
+RUNS_CURSOR = "it runs a cursor that was declared before"
+"""Reasons that `session.NamedStatements` can take away."""
 
 
 def simple(walk: Walk, node: Any, scope: Scope) -> None:
@@ -165,6 +179,13 @@ def column_definition(walk: Walk, node: Any, scope: Scope) -> None:
     walk.children(node, scope, but=("type_name",))
 
 
+def table_change(walk: Walk, node: Any, scope: Scope) -> None:
+    """One part of ALTER TABLE; owners, row security, triggers and rules are about rights."""
+    if _CHANGES.Name(node.subtype) in _RIGHTS:
+        walk.effects.add("admin")
+    walk.children(node, scope)
+
+
 def _result(walk: Walk, node: Any, scope: Scope) -> None:
     """A statement whose rows are the result of the one that holds it."""
     field = node.WhichOneof("node")
@@ -227,8 +248,8 @@ def prepare(walk: Walk, node: Any, scope: Scope) -> None:
 def execute(walk: Walk, node: Any, scope: Scope) -> None:
     walk.verbs.append("EXECUTE")
     walk.refers_to = node.name
-    walk.incomplete("it runs a statement that was prepared before")
     walk.children(node, scope)
+    walk.incomplete(RUNS_PREPARED)
 
 
 def deallocate(walk: Walk, node: Any, scope: Scope) -> None:
@@ -246,7 +267,7 @@ def fetch(walk: Walk, node: Any, scope: Scope) -> None:
     walk.verbs.append("MOVE" if node.ismove else "FETCH")
     walk.refers_to = node.portalname
     walk.effects.add("read")
-    walk.incomplete("it runs a cursor that was declared before")
+    walk.incomplete(RUNS_CURSOR)
 
 
 def close(walk: Walk, node: Any, scope: Scope) -> None:
@@ -266,6 +287,8 @@ def transaction(walk: Walk, node: Any, scope: Scope) -> None:
 
 def set_variable(walk: Walk, node: Any, scope: Scope) -> None:
     """VariableSetKind: value 1, default 2, current 3, several 4, reset 5, reset all 6."""
+    if walk.defining:  # a function's or a role's own setting, part of what is defined
+        return
     walk.verbs.append("RESET" if node.kind in (5, 6) else "SET")
     walk.children(node, scope)
     if node.kind == 6 or (
@@ -305,6 +328,7 @@ HANDLERS: dict[str, Handler] = {
     "VacuumStmt": vacuum,
     "CreateTableAsStmt": create_table_as,
     "ColumnDef": column_definition,
+    "AlterTableCmd": table_change,
     "ExplainStmt": explain,
     "CopyStmt": copy,
     "PrepareStmt": prepare,
