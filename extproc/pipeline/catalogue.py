@@ -3,10 +3,11 @@ statement, in the rights of the database user it runs under."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from extproc.domain.errors import MaskingError
 from extproc.domain.statement import StatementFacts
 from extproc.masking.rows import RowMasks, ValueMask, hidden, split_name
 
@@ -140,6 +141,28 @@ class ResultMask:
                     new = list(values)
                 new[number] = masked
         return new
+
+
+WITHHELD = "the server's message is withheld: it may hold masked values"
+VALUES_IN_TEXT = ("22", "23", "00", "01", "P0")
+"""SQLSTATE classes whose texts quote values: data exceptions, constraints, notices, errors raised by functions."""
+
+
+def masked_message(masks: RowMasks, fields: Mapping[str, str]) -> dict[str, str]:
+    """An error, notice or notification of the server without what is masked.
+
+    Details and contexts quote rows; main texts are withheld where a masked column may stand in them, and searched.
+    """
+    kept = {name: text for name, text in fields.items() if not (masks.rules and name in ("D", "W"))}
+    if masks.rules and "M" in kept and kept.get("C", "")[:2] in VALUES_IN_TEXT:
+        kept["M"] = f"extproc: {WITHHELD}"
+    for name, text in kept.items():
+        if len(name) > 1 or name in "MDHWqp":
+            try:
+                kept[name] = masks.masker.text(text)[0]
+            except MaskingError:
+                kept[name] = WITHHELD
+    return kept
 
 
 def result_mask(

@@ -84,7 +84,6 @@ BUILDERS: dict[str, Callable[[StatementView], object]] = {
     **{f"sql.{field.name}": _sql(field.name) for field in fields(StatementFacts)},
     "sql.normalized": _sql("normalised"),
     "sql.shape": _sql("shape"),
-    "sql.shape": _sql("shape"),
     "sql.text": lambda v: v.statement.text,
     "sql.parameters": _parameters,
     "session.id": lambda v: v.session.session_id,

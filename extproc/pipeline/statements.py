@@ -12,7 +12,7 @@ from enum import Enum, auto
 from typing import Any
 
 from extproc.domain.decision import Allow, Deny, Hold, Obligations, Phase, Ruling
-from extproc.domain.errors import MaskingError, ProtocolError, TokenError
+from extproc.domain.errors import ProtocolError, TokenError
 from extproc.domain.hold import HeldRequest, HoldAsk
 from extproc.domain.principal import Principal
 from extproc.domain.record import Record
@@ -260,43 +260,22 @@ class DatabaseSession:
     @property
     def masks_columns(self) -> bool:
         """Whether any rule may mask columns, so that the catalogue must be known."""
-        masks = self._all_masks()
+        masks = self.all_masks()
         return masks is not None and bool(masks.rules)
 
     @property
     def masks_rows(self) -> bool:
         """Whether any rule may mask anything the server sends, its messages included."""
-        return self._all_masks() is not None
+        return self.all_masks() is not None
 
-    def _all_masks(self) -> RowMasks | None:
+    def all_masks(self) -> RowMasks | None:
+        """What any rule may mask; None where none does."""
         governed = self.governed()
         if governed is None:
             return None
         _, plan, database = governed
         names = plan.rules.all_obligations.masks
         return database.row_masks(names) if names and database.row_masks is not None else None
-
-    def mask_message(self, fields: Mapping[str, str]) -> dict[str, str] | None:
-        """An error or notice of the server with what policy masks taken out; None when it may pass as it is.
-
-        Values stand in details and in the texts of data exceptions (SQLSTATE class 22, and 23 for constraints).
-        """
-        masks = self._all_masks()
-        if masks is None:
-            return None
-        kept = dict(fields)
-        if masks.rules:
-            for letter in "DWq":
-                kept.pop(letter, None)
-            if kept.get("C", "")[:2] in ("22", "23") or "C" not in kept or kept["C"][:2] in ("00", "01"):
-                kept["M"] = WITHHELD if "M" in kept else ""
-        for letter, text in kept.items():
-            if letter in "MDHWp" or len(letter) > 1:
-                try:
-                    kept[letter] = masks.masker.text(text)[0]
-                except MaskingError:
-                    kept[letter] = WITHHELD
-        return None if kept == dict(fields) else kept
 
     def understood(self, statement: Statement) -> tuple[StatementFacts, ...]:
         """The facts to judge: what runs a prepared statement or cursor is judged as what was prepared under that
@@ -350,7 +329,7 @@ class GovernedStatement:
 
     __slots__ = (
         "_asked", "_code", "_facts", "_held", "_ids", "_login", "_obligations", "_plan", "_principal", "_role",
-        "_row_masks", "_rulings", "_session", "_started", "_verdict", "_written", "masks",
+        "_rulings", "_session", "_started", "_verdict", "_written", "masks", "row_masks",
     )  # fmt: skip
 
     def __init__(
@@ -371,7 +350,7 @@ class GovernedStatement:
         self._ids = ("dec_" + session.new_id(16), session.new_id(8))
         self._plan: TargetPlan | None = None
         self._facts: tuple[StatementFacts, ...] = ()
-        self._row_masks: RowMasks | None = None
+        self.row_masks: RowMasks | None = None
         self._rulings: tuple[Ruling, ...] = ()
         self._obligations = Obligations()
         self._held: HeldRequest | None = None
@@ -562,12 +541,12 @@ class GovernedStatement:
         self.masks = self._obligations.masks
         governed = self._session.governed() if self.masks else None
         if governed is not None:
-            row_masks = governed[2].row_masks
-            self._row_masks = row_masks(self.masks) if row_masks is not None else None
+            compile_masks = governed[2].row_masks
+            self.row_masks = compile_masks(self.masks) if compile_masks is not None else None
         if self.masks:
             why = (
-                objection(self._row_masks, self._session.catalogue, self._facts)
-                if self._row_masks is not None
+                objection(self.row_masks, self._session.catalogue, self._facts)
+                if self.row_masks is not None
                 else "this target masks no rows"
             )
             if why:
@@ -620,9 +599,9 @@ class GovernedStatement:
 
     def rows(self, columns: Sequence[ResultColumn], codec: str) -> ResultMask | None:
         """How the rows of one result are masked; None when they may pass untouched."""
-        if self._row_masks is None:
+        if self.row_masks is None:
             return None
-        return result_mask(self._row_masks, self._session.catalogue, self._facts, columns, codec)
+        return result_mask(self.row_masks, self._session.catalogue, self._facts, columns, codec)
 
     # ------------------------------------------------------------------ record
 
@@ -642,8 +621,8 @@ class GovernedStatement:
             response["copied_in"] = ended.copied_in
         if ended.masked:
             response["masked"] = dict(ended.masked)
-        if self._row_masks is not None:
-            response["mask_digest"] = self._row_masks.digest
+        if self.row_masks is not None:
+            response["mask_digest"] = self.row_masks.digest
             response["inspected"] = "full"
         self._session.count("rows", ended.rows)
         self._session.count("bytes", ended.bytes_returned)
@@ -662,7 +641,6 @@ class GovernedStatement:
 RUNS = {"EXECUTE": "prepared", "FETCH": "cursor", "MOVE": "cursor"}
 MAKES = {"PREPARE": "prepared", "DECLARE": "cursor"}
 MAX_REMEMBERED = 2000
-WITHHELD = "extproc: the server's message may hold masked values and is withheld"
 NOTHING = StatementFacts(statements=0)
 """An empty text: the server answers EmptyQueryResponse."""
 

@@ -18,7 +18,7 @@ from extproc.domain.record import Record
 from extproc.domain.request import Source
 from extproc.domain.statement import Statement
 from extproc.domain.steps import NeedKeys, Wait
-from extproc.pipeline.catalogue import QUERY, ResultMask
+from extproc.pipeline.catalogue import QUERY, ResultMask, masked_message
 from extproc.pipeline.governance import DatabasePlan
 from extproc.pipeline.parameters import read_parameter
 from extproc.pipeline.statements import (
@@ -96,7 +96,10 @@ class PostgresConversation:
         self._plan = plan
         self._later = later
         self._session = DatabaseSession(service.current, service.new_hex, target, source, service.now())
-        self._wire = PostgresConnection(Limits(statement=plan.statement_limit, waiting=plan.waiting_limit))
+        self._wire = PostgresConnection(
+            Limits(statement=plan.statement_limit, waiting=plan.waiting_limit),
+            read_messages=self._session.masks_rows,
+        )
         self._running: dict[int, GovernedStatement] = {}
         self._reads_catalogue = False
         """The catalogue is to be asked for as soon as the client was told that it is in."""
@@ -271,7 +274,7 @@ class PostgresConversation:
             case Ended():
                 self._end = ("complete" if not event.code else "aborted", event.code or f"by-{event.by}")
             case MessageReceived():
-                self._wire.replace_message(self._session.mask_message(event.fields))
+                self._message(event)
             case CopyStarted():
                 pass
 
@@ -405,6 +408,12 @@ class PostgresConversation:
             return
         mask = self._results[event.id]
         self._wire.replace_rows(event.id, [mask.row(row) for row in event.rows])
+
+    def _message(self, event: MessageReceived) -> None:
+        """What the server says beside rows; what answers no statement of ours may come from any."""
+        statement = self._running.get(event.id) if event.id is not None else None
+        masks = statement.row_masks if statement is not None else self._session.all_masks()
+        self._wire.replace_message(masked_message(masks, event.fields) if masks is not None else None)
 
     def _count_masked(self, number: int) -> None:
         """Add up what an ended result set had."""

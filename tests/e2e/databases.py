@@ -83,6 +83,10 @@ class DatabaseStack(Stack):
         self.postgres = postgres
         self._database = dict(database or {})
 
+    def __enter__(self) -> DatabaseStack:
+        super().__enter__()
+        return self
+
     def _write(self) -> None:
         super()._write()
         secret = self.directory / "db.key"

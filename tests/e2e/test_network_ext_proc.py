@@ -90,14 +90,11 @@ class Rig:
         self._thread.start()
 
         async def serve() -> GrpcServer:
-            service: Any = Service(
-                governance=None,
-                ledger=NoLedger(),
-                desk=None,
-                keys=None,
-                now=lambda: 0.0,
-                new_hex=lambda n: "",
-            )  # type: ignore[arg-type]  # nothing is governed here
+            nothing: Any = None  # nothing is governed here
+            service = Service(
+                governance=nothing, ledger=NoLedger(), desk=nothing, keys=nothing,
+                now=lambda: 0.0, new_hex=lambda size: "",
+            )  # fmt: skip
             server = GrpcServer(service, conversations=self.open)
             server.listen(f"unix:{folder}/p.sock")
             await server.start()

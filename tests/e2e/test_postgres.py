@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import asyncpg  # type: ignore[import-untyped]
 import psycopg
 import pytest
 
+from extproc.demo.processes import wait_until
+from tests.e2e.approving import Approvals, somebody
 from tests.e2e.databases import PASSWORD, SCHEMA, DatabaseStack
 from tests.support.postgres import Postgres, binaries
 
@@ -47,7 +53,7 @@ def test_psql_reads_and_a_denial_keeps_its_connection(stack: DatabaseStack) -> N
     done = stack.psql("SELECT count(*) FROM orders", "DELETE FROM orders", "SELECT 'still here'")
     assert done.stdout.splitlines() == ["100", "still here"]
     assert "Nothing is deleted here." in done.stderr
-    assert 'rule "no-delete"' in done.stderr
+    assert 'rule "orders/no-delete"' in done.stderr
     assert "HINT:" in done.stderr
 
 
@@ -56,7 +62,7 @@ def test_a_denied_statement_has_a_code_and_never_reaches_the_server(stack: Datab
         with pytest.raises(psycopg.errors.InsufficientPrivilege) as refused:
             connection.execute("DELETE FROM orders WHERE id = 77")
         assert refused.value.sqlstate == "42501"
-        assert 'rule "no-delete"' in (refused.value.diag.message_detail or "")
+        assert 'rule "orders/no-delete"' in (refused.value.diag.message_detail or "")
         assert refused.value.diag.message_hint
         assert connection.execute("SELECT count(*) FROM orders").fetchone() == (100,)
     assert "DELETE FROM orders WHERE id = 77" not in stack.postgres.log(2000)
@@ -76,7 +82,352 @@ def test_a_wrong_token_is_refused_before_anything_reaches_the_server(stack: Data
     assert {record["code"] for record in records} >= {"token-wrong-audience"}
 
 
+# ---------------------------------------------------------------------- masks
+
+
+def analyst(stack: DatabaseStack, **more: Any) -> psycopg.Connection[Any]:
+    return stack.connect("reader", "analysts", **more)
+
+
+def test_a_masked_column_is_masked_under_any_name_and_types_stay_valid(stack: DatabaseStack) -> None:
+    with analyst(stack) as connection:
+        rows = connection.execute("SELECT id, email AS e, age FROM customers AS c ORDER BY id").fetchall()
+        assert rows == [(1, "[customers.email]", None), (2, "[customers.email]", None), (3, None, None)]
+        rows = connection.execute("SELECT * FROM customers ORDER BY id").fetchall()
+        assert [row[2] for row in rows] == ["[customers.email]", "[customers.email]", None]
+        assert rows[0][4] == {"mail": "[EMAIL_ADDRESS]"}
+    story = stack.statement("AS e, age")
+    assert story["intent"]["masks"]
+    assert story["outcome"]["response"]["masked"] == {"customers.age": 2, "customers.email": 2}
+    assert story["outcome"]["response"]["inspected"] == "full"
+
+
+def test_masks_reach_binary_results_and_cursors(stack: DatabaseStack) -> None:
+    with analyst(stack) as connection, connection.cursor(binary=True) as cursor:
+        cursor.execute("SELECT email, age, note FROM customers WHERE id = %s", (1,))
+        assert cursor.fetchall() == [("[customers.email]", None, {"mail": "[EMAIL_ADDRESS]"})]
+    with analyst(stack, autocommit=False) as connection, connection.cursor("reading") as named:
+        named.execute("SELECT email FROM customers ORDER BY id")
+        assert named.fetchall() == [("[customers.email]",), ("[customers.email]",), (None,)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT email || '' FROM customers",
+        "SELECT id FROM customers WHERE email LIKE 'a%'",
+        "SELECT id FROM customers ORDER BY email",
+        "SELECT c FROM customers c",
+        "SELECT row_to_json(c) FROM customers c",
+        "SELECT email FROM customers UNION SELECT 'x'",
+        "SELECT string_agg(email, ',') FROM customers",
+        "SELECT e FROM (SELECT email AS e FROM customers) x",
+        "WITH x AS (SELECT email FROM customers) SELECT * FROM x",
+        "SELECT address FROM mails",
+        "SELECT * FROM mails",
+        "SELECT most_common_vals FROM pg_stats WHERE tablename = 'customers'",
+        "COPY customers TO STDOUT",
+        "COPY (SELECT email FROM customers) TO STDOUT",
+        "SELECT email::int FROM customers",
+        "SELECT (SELECT email FROM customers LIMIT 1)",
+        "TABLE mails",
+    ],
+)
+def test_what_hides_where_a_masked_value_comes_from_is_refused(stack: DatabaseStack, text: str) -> None:
+    with analyst(stack) as connection:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(text)
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_error_texts_of_the_server_carry_no_masked_value(stack: DatabaseStack) -> None:
+    with analyst(stack) as connection:
+        with pytest.raises(psycopg.Error) as failed:
+            connection.execute("SELECT 'ada@example.com'::int")
+        assert "withheld" in (failed.value.diag.message_primary or "")
+        assert failed.value.sqlstate == "22P02"
+
+
+# ---------------------------------------------------------------------- extended protocol
+
+
+def test_parameters_of_prepared_statements_are_recorded(stack: DatabaseStack) -> None:
+    with stack.connect() as connection:
+        for number in range(7):  # psycopg prepares after five
+            found = connection.execute("SELECT amount FROM orders WHERE id = %s", (number + 1,)).fetchone()
+            assert found == ((number + 1) * 10,)
+    stack.statement("SELECT amount FROM orders WHERE id = $1", count=7)
+    stories = stack.statements("SELECT amount FROM orders WHERE id = $1")
+    texts = [story["intent"]["statement"]["parameters"][0].get("text") for story in stories]
+    assert texts == [str(number + 1) for number in range(7)]
+    assert all(story["intent"]["seq"] < story["outcome"]["seq"] for story in stories)
+
+
+def test_asyncpg_prepares_fetches_and_survives_a_denial(stack: DatabaseStack) -> None:
+    async def talk() -> None:
+        connection = await asyncpg.connect(
+            host="127.0.0.1",
+            port=stack.port,
+            user="reader",
+            password=stack.token(),
+            database="postgres",
+            ssl=False,
+        )
+        try:
+            assert await connection.fetchval("SELECT amount FROM orders WHERE id = $1", 9) == 90
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute("DELETE FROM orders WHERE id = $1", 9)
+            async with connection.transaction():
+                cursor = await connection.cursor("SELECT id FROM orders ORDER BY id")
+                assert [row["id"] for row in await cursor.fetch(3)] == [1, 2, 3]
+            assert await connection.fetchval("SELECT count(*) FROM orders") == 100
+        finally:
+            await connection.close()
+
+    asyncio.run(talk())
+
+
+def test_a_denial_in_a_pipeline_skips_the_rest_of_its_batch(stack: DatabaseStack) -> None:
+    with stack.connect() as connection:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.pipeline() as pipeline:
+            first = connection.execute("SELECT 1")
+            connection.execute("DELETE FROM orders WHERE id = %s", (1,))
+            connection.execute("SELECT 2")
+            pipeline.sync()
+        assert first.fetchone() == (1,)
+        assert connection.execute("SELECT count(*) FROM orders").fetchone() == (100,)
+
+
+def test_a_denial_inside_a_transaction_fails_it_on_both_sides(stack: DatabaseStack) -> None:
+    with stack.connect("writer", "writers", autocommit=False) as connection:
+        connection.execute("INSERT INTO orders VALUES (1000, 1, 1)")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("DELETE FROM orders WHERE id = 1000")
+        assert connection.info.transaction_status == psycopg.pq.TransactionStatus.INERROR
+        with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+            connection.execute("SELECT 1")
+        connection.rollback()
+        assert connection.execute("SELECT count(*) FROM orders WHERE id = 1000").fetchone() == (0,)
+        with connection.transaction():
+            connection.execute("INSERT INTO orders VALUES (1001, 1, 1)")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.transaction():
+                connection.execute("DELETE FROM orders WHERE id = 1001")
+            assert connection.execute("SELECT count(*) FROM orders WHERE id = 1001").fetchone() == (1,)
+        connection.rollback()
+
+
+def test_a_text_of_several_statements_is_judged_as_a_whole(stack: DatabaseStack) -> None:
+    with stack.connect() as connection:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("SELECT 1; DELETE FROM orders; SELECT 2")
+        assert connection.execute("SELECT count(*) FROM orders").fetchone() == (100,)
+
+
+def test_what_runs_a_prepared_statement_is_judged_as_that_statement(stack: DatabaseStack) -> None:
+    with stack.connect() as connection:
+        connection.execute("PREPARE counting AS SELECT count(*) FROM orders")
+        assert connection.execute("EXECUTE counting").fetchone() == (100,)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("PREPARE removing AS DELETE FROM orders")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("EXECUTE nobody_prepared_this")
+
+
+def test_a_statement_that_cannot_be_understood_is_refused(stack: DatabaseStack) -> None:
+    with stack.connect() as connection:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege) as refused:
+            connection.execute("SET standard_conforming_strings = off")
+        assert "sql-not-understood" in (refused.value.diag.message_detail or "")
+
+
+def test_an_error_of_the_server_reaches_the_client_and_the_ledger(stack: DatabaseStack) -> None:
+    with stack.connect() as connection, pytest.raises(psycopg.errors.UndefinedTable):
+        connection.execute("SELECT * FROM nothing_of_that_name")
+    story = stack.statement("nothing_of_that_name")
+    assert story["outcome"]["end"] == "error"
+    assert story["outcome"]["response"]["sqlstate"] == "42P01"
+
+
+# ---------------------------------------------------------------------- holds
+
+
+class Asking(threading.Thread):
+    """A statement that may wait, in a thread of its own."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        super().__init__(daemon=True)
+        self._work = work
+        self.result: Any = None
+        self.error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.result = self._work()
+        except Exception as error:
+            self.error = error
+
+    def finish(self) -> Any:
+        self.join(40)
+        assert not self.is_alive()
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+PAY = "INSERT INTO payments VALUES (%s) RETURNING id"
+
+
+def payer(stack: DatabaseStack, who: str, **more: Any) -> psycopg.Connection[Any]:
+    return stack.connect("writer", token=stack.token(who, groups=["writers"]), **more)
+
+
+@pytest.mark.parametrize("simple", [True, False])
+def test_a_held_statement_runs_once_it_is_approved(stack: DatabaseStack, simple: bool) -> None:
+    who, approvals, number = somebody(), Approvals(stack), 41 + simple
+    with payer(stack, who) as connection:
+        notices: list[str] = []
+        connection.add_notice_handler(lambda notice: notices.append(notice.message_detail or ""))
+        text = PAY.replace("%s", str(number)) if simple else PAY
+        asking = Asking(lambda: connection.execute(text, None if simple else (number,)).fetchone())
+        hold = approvals.hold_of(who)
+        assert stack.postgres.run(f"SELECT count(*) FROM payments WHERE id = {number}") == [(0,)]
+        assert approvals.show(hold["id"])["view"]["facts"]["tables_written"] == ["payments"]
+        with stack.connect() as other:  # others are not disturbed
+            assert other.execute("SELECT 1").fetchone() == (1,)
+        assert approvals.approve(hold["id"]).status == 200
+        assert asking.finish() == (number,)
+        assert notices and hold["id"] in notices[0]
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    assert stack.postgres.run(f"SELECT count(*) FROM payments WHERE id = {number}") == [(1,)]
+    held = [s["intent"] for s in stack.statements("INSERT INTO payments") if "hold" in s["intent"]]
+    assert [intent["code"] for intent in held if intent["hold"]["id"] == hold["id"]] == ["released"]
+
+
+def test_a_rejected_statement_fails_and_the_connection_lives(stack: DatabaseStack) -> None:
+    who, approvals = somebody(), Approvals(stack)
+    with payer(stack, who) as connection:
+        asking = Asking(lambda: connection.execute(PAY, (51,)))
+        approvals.deny(approvals.hold_of(who)["id"], "not today")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege) as refused:
+            asking.finish()
+        assert "not today" in str(refused.value)
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    assert stack.postgres.run("SELECT count(*) FROM payments WHERE id = 51") == [(0,)]
+
+
+def test_a_cancel_ends_the_wait_and_the_connection_lives(stack: DatabaseStack) -> None:
+    who, approvals = somebody(), Approvals(stack)
+    with payer(stack, who) as connection:
+        asking = Asking(lambda: connection.execute(PAY, (52,)))
+        hold = approvals.hold_of(who)
+        connection.cancel_safe(timeout=10)
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            asking.finish()
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    wait_until(
+        lambda: approvals.show(hold["id"])["state"] == "abandoned", what="the hold is abandoned", within=10.0
+    )
+    assert stack.postgres.run("SELECT count(*) FROM payments WHERE id = 52") == [(0,)]
+
+
+def test_a_running_statement_can_be_cancelled(stack: DatabaseStack) -> None:
+    with stack.connect("writer", "builders") as connection:
+        asking = Asking(lambda: connection.execute("SELECT pg_sleep(30)"))
+        running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(30)%'"
+        wait_until(lambda: stack.postgres.run(running) == [(1,)], what="the statement to run", within=10.0)
+        connection.cancel_safe(timeout=10)
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            asking.finish()
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_client_that_leaves_during_a_hold_abandons_it(stack: DatabaseStack) -> None:
+    who, approvals = somebody(), Approvals(stack)
+    connection = payer(stack, who)
+    asking = Asking(lambda: connection.execute(PAY, (53,)))
+    hold = approvals.hold_of(who)
+    connection.pgconn.finish()
+    asking.join(10)
+    wait_until(
+        lambda: approvals.show(hold["id"])["state"] == "abandoned", what="the hold is abandoned", within=10.0
+    )
+    assert stack.postgres.run("SELECT count(*) FROM payments WHERE id = 53") == [(0,)]
+    records = stack.wait_for_records(
+        lambda r: (
+            r["kind"] == "outcome" and r.get("operation") == "statement" and r.get("reason") == "abandoned"
+        )
+    )
+    assert records[-1]["executed"] is False
+
+
+# ---------------------------------------------------------------------- size and trouble
+
+
+def test_a_large_result_passes_whole(stack: DatabaseStack) -> None:
+    with stack.connect() as connection:
+        rows = connection.execute("SELECT repeat('x', 100000) FROM generate_series(1, 200)").fetchall()
+        assert sum(len(row[0]) for row in rows) == 20_000_000
+
+
+def test_a_role_of_others_and_an_unknown_one_are_refused(stack: DatabaseStack) -> None:
+    for user in ("writer", "postgres"):
+        with pytest.raises(psycopg.OperationalError, match="you may not log in"):
+            stack.connect(user, "readers")
+
+
+def test_no_connection_is_left_behind(stack: DatabaseStack) -> None:
+    assert stack.envoy is not None
+    stack.envoy.wait_for_stat(
+        f"cluster.target_{stack.target_name}.upstream_cx_active", lambda count: count == 0
+    )
+    stack.envoy.wait_for_stat(
+        f"listener.127.0.0.1_{stack.port}.downstream_cx_active", lambda count: count == 0
+    )
+
+
 def test_the_upstream_password_is_nowhere(stack: DatabaseStack) -> None:
     with stack.connect() as connection:
         connection.execute("SELECT 1")
     assert not stack.is_kept(PASSWORD)
+
+
+def test_a_killed_service_ends_the_connection_and_nothing_ran_unrecorded(
+    postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with DatabaseStack(tmp_path_factory.mktemp("kill"), postgres) as stack:
+        connection = stack.connect("writer", "writers", autocommit=False)
+        connection.execute("INSERT INTO orders VALUES (2000, 1, 1)")
+        stack.kill_service()
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("INSERT INTO orders VALUES (2001, 1, 1)")
+            connection.commit()
+        with pytest.raises(psycopg.OperationalError):
+            stack.connect()
+        wait_until(
+            lambda: (
+                postgres.run("SELECT count(*) FROM pg_stat_activity WHERE usename = 'app_writer'") == [(0,)]
+            ),
+            what="the server's side to end",
+            within=10.0,
+        )
+        assert postgres.run("SELECT count(*) FROM orders WHERE id >= 2000") == [(0,)]
+        assert stack.statements("VALUES (2000, 1, 1)")
+        assert "VALUES (2001, 1, 1)" not in postgres.log(3000)
+
+
+def test_a_session_ends_with_its_token(stack: DatabaseStack) -> None:
+    token = stack.issuer.token("alice", groups=["readers"], lifetime=6)
+    with stack.connect(token=token) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+        wait_until(lambda: _has_ended(connection), what="the session to end", within=20.0)
+
+
+def _has_ended(connection: psycopg.Connection[Any]) -> bool:
+    try:
+        connection.execute("SELECT 1")
+    except psycopg.OperationalError:
+        return True
+    except psycopg.errors.InvalidAuthorizationSpecification:
+        return False
+    return False

@@ -116,7 +116,7 @@ class Postgres:
         with psycopg.connect(
             host=str(self.directory), user=ADMIN, dbname=database, autocommit=True
         ) as connection:
-            cursor = connection.execute(text)  # type: ignore[arg-type]  # tests write the text
+            cursor = connection.execute(text)
             while cursor.nextset():
                 pass
             return cursor.fetchall() if cursor.description else []
