@@ -37,10 +37,10 @@ format: $(READY)  ## rewrite what the formatter would
 	$(BIN)/ruff format .
 
 unit: $(READY)  ## tests without a real Envoy
-	$(BIN)/pytest -m "not e2e" $(ARGS)
+	$(BIN)/pytest -m "not e2e" -n auto --dist worksteal $(ARGS)
 
 e2e: $(READY)  ## tests that drive a real Envoy
-	$(BIN)/pytest -m e2e $(ARGS)
+	$(BIN)/pytest -m e2e -n 2 --dist loadfile $(ARGS)
 
 demo: $(READY)  ## the whole story on this machine
 	$(BIN)/extproc demo $(ARGS)
