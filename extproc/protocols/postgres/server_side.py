@@ -301,11 +301,11 @@ class ServerSide:
         head = self._head(b"QS" + STARTUP, b"Z")
         if body not in (b"I", b"T", b"E"):
             raise malformed("ReadyForQuery")
+        if head.refusal is not None:
+            raise ProtocolError("refusal-failed", "the server accepted what it had to refuse")
         session.transaction = cast(TransactionStatus, body.decode())
         self._pop()
         session.copying_in = False
-        if head.refusal is not None:
-            raise ProtocolError("refusal-failed", "the server accepted what it had to refuse")
         if head.kind == STARTUP:
             session.events.append(LoggedIn(session.backend_key))
         session.end(head.run, "complete", executed=True)
