@@ -162,6 +162,9 @@ class SessionScribe:
         }
         if len(shown) > MAX_TEXT:
             kept["cut_at"] = MAX_TEXT
+        underlying = sorted({fact.underlying for fact in facts if fact.underlying})
+        if underlying:
+            kept["underlying"] = [self.shown_text(text, ())[:MAX_TEXT] for text in underlying[:MAX_NAMES]]
         reasons = sorted({fact.incomplete_reason for fact in facts if not fact.complete})
         if reasons:
             kept["incomplete"] = reasons

@@ -30,6 +30,10 @@ def statement_view(
     raw: dict[str, Any] = {"text": text[:MAX_SHOWN]}
     if statement.parameters:
         raw["parameters"] = [parameter and parameter[:MAX_SHOWN] for parameter in shown]
+    underlying = sorted({fact.underlying for fact in facts if fact.underlying})
+    if underlying:  # what EXECUTE or FETCH runs
+        raw["underlying"] = [scribe.shown_text(text, ())[:MAX_SHOWN] for text in underlying]
+        truncated = truncated or any(len(text) > MAX_SHOWN for text in underlying)
     return {
         "facts": {
             "protocol": scribe.protocol,

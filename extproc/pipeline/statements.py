@@ -7,7 +7,7 @@ Records of a step are written before anything of it happens.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any
 
@@ -296,9 +296,10 @@ class DatabaseSession:
             if not kind or not called:
                 continue
             before = self._prepared.get((kind, called), ())
-            if sql not in before:
+            named = replace(sql, underlying=statement.text)
+            if named not in before:
                 self._remembered += 1
-                self._prepared[kind, called] = (*before, sql)
+                self._prepared[kind, called] = (*before, named)
         return self._remembered <= MAX_REMEMBERED
 
     def new_id(self, size: int) -> str:
@@ -328,8 +329,8 @@ class GovernedStatement:
     """One statement from its arrival to its end."""
 
     __slots__ = (
-        "_asked", "_code", "_facts", "_held", "_ids", "_login", "_obligations", "_plan", "_principal", "_role",
-        "_rulings", "_session", "_started", "_verdict", "_written", "masks", "row_masks",
+        "_asked", "_code", "_held", "_ids", "_login", "_obligations", "_plan", "_principal", "_role",
+        "_rulings", "_session", "_started", "_statement", "_verdict", "_written", "masks", "row_masks",
     )  # fmt: skip
 
     def __init__(
@@ -349,7 +350,7 @@ class GovernedStatement:
         self._started = now
         self._ids = ("dec_" + session.new_id(16), session.new_id(8))
         self._plan: TargetPlan | None = None
-        self._facts: tuple[StatementFacts, ...] = ()
+        self._statement = asked.statement
         self.row_masks: RowMasks | None = None
         self._rulings: tuple[Ruling, ...] = ()
         self._obligations = Obligations()
@@ -376,8 +377,8 @@ class GovernedStatement:
                 sqlstate=INVALID_AUTHORIZATION,
                 ends_session=True,
             )
-        self._facts = self._session.understood(asked.statement)
-        incomplete = _not_understood(self._facts)
+        self._statement = replace(asked.statement, facts=self._session.understood(asked.statement))
+        incomplete = _not_understood(self._statement.facts)
         if incomplete and database.unparsed == "deny":
             return self._stop(
                 now, "sql-not-understood", f"this statement cannot be judged: {incomplete}",
@@ -388,7 +389,7 @@ class GovernedStatement:
         except ProtocolError as error:
             return self._stop(now, error.code, error.message)
         if isinstance(decision, Deny):
-            if not asked.is_bound and any(ruling.errors for ruling in self._rulings):
+            if not asked.is_bound and not self._is_certain():
                 return self._named(now, asked.name)  # a rule wants the parameters, which come with Bind
             return self._denied(decision, now)
         self._obligations = decision.obligations
@@ -406,9 +407,9 @@ class GovernedStatement:
         )  # fmt: skip
         asked = self._asked
         rulings: list[Ruling] = []
-        for sql in self._facts:
+        for sql in self._statement.facts:
             facts = DatabaseFacts(
-                StatementView(session, asked.statement, sql, asked.transaction, now, asked.is_bound)
+                StatementView(session, self._statement, sql, asked.transaction, now, asked.is_bound)
             )
             ruling = plan.rules.judge(Phase.HEADERS, facts, None)
             for phase in (Phase.BODY, Phase.RESPONSE, Phase.ROW):
@@ -416,6 +417,16 @@ class GovernedStatement:
                     ruling = plan.rules.judge(phase, facts, ruling)
             rulings.append(ruling)
         return tuple(rulings), combined(rulings)
+
+    def _is_certain(self) -> bool:
+        """Whether a denial stands without the parameters: a rule that could be evaluated made it, or all could."""
+        if any(
+            match.effect == "deny" and not match.errored and not match.shadow
+            for ruling in self._rulings
+            for match in ruling.matched
+        ):
+            return True
+        return not any(ruling.errors for ruling in self._rulings)
 
     def _named(self, now: float, name: str) -> Run | Stop:
         if self._session.remember(self._asked.statement, name):
@@ -453,13 +464,14 @@ class GovernedStatement:
             self._login.user,
             self._role.user,
             *(asked.settings.get(name, "") for name in BOUND_SETTINGS),
+            *(sql.underlying for sql in self._statement.facts),
         )
         self._verdict, self._code = "hold", "abandoned"
         self._session.count("held")
         return Wait(
             HoldAsk(
                 binding=statement_binding(
-                    gov.binding_key, self._principal, plan.name, where, asked.statement, asked.transaction,
+                    gov.binding_key, self._principal, plan.name, where, self._statement, asked.transaction,
                     demand.digest,
                 ),
                 target=plan.name,
@@ -467,7 +479,7 @@ class GovernedStatement:
                 demand=demand,
                 rules=decision.rules,
                 risk=risk,
-                view=statement_view(scribe, asked.statement, asked.transaction, risk, demand.reason),
+                view=statement_view(scribe, self._statement, asked.transaction, risk, demand.reason),
                 decision_id=self._ids[0],
                 session_id=scribe.session_id,
                 policy_digest=gov.policy_digest,
@@ -493,7 +505,7 @@ class GovernedStatement:
         if governed is None:
             return "target-gone"
         _, plan, database = governed
-        if _not_understood(self._facts) and database.unparsed == "deny":
+        if _not_understood(self._statement.facts) and database.unparsed == "deny":
             return "denied-now"
         try:
             rulings, decision = self._judge(plan, now)
@@ -545,7 +557,7 @@ class GovernedStatement:
             self.row_masks = compile_masks(self.masks) if compile_masks is not None else None
         if self.masks:
             why = (
-                objection(self.row_masks, self._session.catalogue, self._facts)
+                objection(self.row_masks, self._session.catalogue, self._statement.facts)
                 if self.row_masks is not None
                 else "this target masks no rows"
             )
@@ -585,7 +597,7 @@ class GovernedStatement:
         return self._session.scribe.intent(
             now,
             *self._ids,
-            self._asked.statement,
+            self._statement,
             verdict=verdict,
             code=code,
             rulings=self._rulings,
@@ -601,7 +613,7 @@ class GovernedStatement:
         """How the rows of one result are masked; None when they may pass untouched."""
         if self.row_masks is None:
             return None
-        return result_mask(self.row_masks, self._session.catalogue, self._facts, columns, codec)
+        return result_mask(self.row_masks, self._session.catalogue, self._statement.facts, columns, codec)
 
     # ------------------------------------------------------------------ record
 
