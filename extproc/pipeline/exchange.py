@@ -170,13 +170,21 @@ class HttpExchange:
 
     # ------------------------------------------------------------------ the response
 
-    def response_headers(self, headers: Headers, end_of_stream: bool, now: float) -> Step:
-        """Response headers: from the upstream, or a local reply of Envoy if the request never went on."""
+    def response_headers(
+        self, headers: Headers, end_of_stream: bool, now: float, *, from_upstream: bool | None = None
+    ) -> Step:
+        """Response headers: from the upstream, or a local reply of Envoy in its place.
+
+        `from_upstream` is what Envoy says of that; None when it does not say. Before the request went on it can
+        only be a local reply.
+        """
         if self.stage in (Stage.DONE, Stage.RESPONDING):
             return PASS
         if 100 <= status_code(headers) < 200 and status_code(headers) != 101:
             return PASS  # an interim response (RFC 9110 §15.2) is not the answer
         local = self.stage is not Stage.FORWARDED
+        if local and from_upstream:
+            return self._ran_ungoverned(now)
         records: tuple[Record, ...] = ()
         if local:
             if self._plan is None:
@@ -188,7 +196,8 @@ class HttpExchange:
         side = ResponseSide(
             plan=self._plan, scribe=self.scribe, facts=self._facts if not local else None, ruling=self._ruling,
             obligations=self._obligations, method=self._line.method if self._line else "",
-            opaque=self._line.upgrade if self._line else False, local=local, in_force=self._in_force.response,
+            opaque=self._line.upgrade if self._line else False, local=local, answered=from_upstream is not False,
+            in_force=self._in_force.response,
         )  # fmt: skip
         self._response = side
         step = side.headers(headers, end_of_stream, now)
@@ -248,9 +257,16 @@ class HttpExchange:
         code = 0
         if self._response is not None:
             code = self._response.code
-            executed = self.has_run
+            executed = self._response.executed
         records.append(self.scribe.outcome(now, executed=executed, end="aborted", code=code, reason=reason))
         return tuple(records)
+
+    def _ran_ungoverned(self, now: float) -> Refuse:
+        """Envoy sent the request on without asking: all that can still be done is to withhold the answer."""
+        intent = self._intent(now, "error", "envoy-misconfigured")
+        self.stage = Stage.FORWARDED
+        step = self.misconfigured(now)
+        return replace(step, records=(intent, *step.records))
 
     def misconfigured(self, now: float) -> Refuse:
         """Envoy's configuration shows us too little to govern this exchange."""

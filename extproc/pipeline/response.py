@@ -31,12 +31,12 @@ class ResponseSide:
 
     __slots__ = (
         "_facts", "_fields", "_frames", "_headers", "_in_force", "_judged", "_known", "_local", "_masker", "_mode", "_opaque",
-        "_plan", "_ruling", "_scribe", "_seen", "_size", "_stream", "code", "finished", "method", "owed",
+        "_answered", "_plan", "_ruling", "_scribe", "_seen", "_size", "_stream", "code", "finished", "method", "owed",
     )  # fmt: skip
 
     def __init__(
         self, *, plan: TargetPlan, scribe: Scribe, facts: HttpFacts | None, ruling: Ruling | None,
-        obligations: Obligations, method: str, opaque: bool, local: bool, in_force: BodyMode,
+        obligations: Obligations, method: str, opaque: bool, local: bool, answered: bool, in_force: BodyMode,
     ) -> None:  # fmt: skip
         self._plan = plan
         self._scribe = scribe
@@ -47,6 +47,7 @@ class ResponseSide:
         self.method = method
         self._opaque = opaque
         self._local = local
+        self._answered = answered
         self._in_force = in_force
         self._mode = BodyMode.NONE
         self._headers = Headers(())
@@ -64,6 +65,13 @@ class ResponseSide:
     def is_local(self) -> bool:
         """Envoy answered in the upstream's place, before the request went on."""
         return self._local
+
+    @property
+    def executed(self) -> bool | None:
+        """Whether the upstream did what was asked; None when Envoy answered for it after the request had gone on."""
+        if self._local:
+            return False
+        return True if self._answered else None
 
     # ------------------------------------------------------------------ headers
 
@@ -316,7 +324,7 @@ class ResponseSide:
         if rule:
             extra["rule"] = rule
         record = scribe.outcome(
-            now, executed=not self._local, end="refused", code=self.code, inspected="withheld", reason=code,
+            now, executed=self.executed, end="refused", code=self.code, inspected="withheld", reason=code,
             matched=self._ruling.matched[self._known :] if self._ruling is not None else (),
         )  # fmt: skip
         self.finished = True
@@ -343,8 +351,8 @@ class ResponseSide:
             )  # fmt: skip
         return self._scribe.outcome(
             now,
-            executed=not self._local,
-            end="local_reply" if self._local else "complete",
+            executed=self.executed,
+            end="complete" if self._answered and not self._local else "local_reply",
             code=self.code,
             inspected=inspected,
             size=size,

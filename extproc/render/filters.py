@@ -73,6 +73,8 @@ REQUEST_ATTRIBUTES = [
     "xds.route_name",
     "xds.cluster_name",
 ]
+CODE_DETAILS = "response.code_details"
+"""Whether the upstream answered or Envoy did in its place."""
 
 
 def http_filters(settings: Settings, listener: Listener) -> list[HttpFilter]:
@@ -122,6 +124,7 @@ def _ext_proc(settings: Settings, listener: Listener) -> ExternalProcessor:
             if response.name in ("NONE", "STREAMED", "BUFFERED")
         ],
         request_attributes=list(REQUEST_ATTRIBUTES),
+        response_attributes=[CODE_DETAILS],
         mutation_rules=_mutations(),
         # A route chosen again after a credential was added could carry it elsewhere.
         route_cache_action=ExternalProcessorRouteCacheAction.RETAIN,

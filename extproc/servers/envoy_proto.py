@@ -22,6 +22,8 @@ TARGET_KEY = "x-extproc-target"
 """The gRPC metadata key, written by Envoy's own configuration, that names the target."""
 METADATA_NAMESPACE = "extproc"
 ATTRIBUTES_KEY = "envoy.filters.http.ext_proc"
+CODE_DETAILS = "response.code_details"
+VIA_UPSTREAM = "via_upstream"
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?", re.DOTALL)
 
@@ -101,6 +103,13 @@ def request_head(message: pb.ProcessingRequest, call: CallMetadata) -> RequestHe
         route=_text(attributes, "xds.route_name"),
         metadata=metadata,
     )
+
+
+def is_from_upstream(message: pb.ProcessingRequest) -> bool | None:
+    """Whether the upstream gave this response; False when Envoy answered in its place, None when it does not say."""
+    attributes = message.attributes[ATTRIBUTES_KEY].fields if message.attributes else {}
+    details = _text(attributes, CODE_DETAILS)
+    return details == VIA_UPSTREAM if details else None
 
 
 def modes_in_force(message: pb.ProcessingRequest) -> BodyModes | None:

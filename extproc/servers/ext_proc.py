@@ -23,6 +23,7 @@ from extproc.servers.envoy_proto import (
     CallMetadata,
     forward_reply,
     headers_of,
+    is_from_upstream,
     modes_in_force,
     refuse_reply,
     request_head,
@@ -145,8 +146,10 @@ class ProcessStream:
             case "response_headers":
                 self._stop_waiting()  # a local reply of Envoy while the request waits: the wait is over
                 headers = headers_of(message.response_headers.headers)
+                end = message.response_headers.end_of_stream
                 self._reply(
-                    kind, exchange.response_headers(headers, message.response_headers.end_of_stream, now)
+                    kind,
+                    exchange.response_headers(headers, end, now, from_upstream=is_from_upstream(message)),
                 )
             case "response_body":
                 part = message.response_body

@@ -651,3 +651,34 @@ def test_without_its_response_a_request_that_owes_something_on_it_is_refused(owe
     ex = exchange(governance(policy, **BARE))
     step = ex.without_response(ex.request_headers(head(), NOW), NOW)
     assert problem_of(step)["code"] == "response-not-seen"
+
+
+# ---------------------------------------------------------------------- who answered
+
+
+def test_an_answer_of_envoy_after_the_request_went_on_does_not_prove_that_it_ran():
+    ex = exchange(governance(READ, **BARE))
+    ex.request_headers(head(), NOW)
+    step = ex.response_headers(response(503, media="text/plain"), True, NOW, from_upstream=False)
+    outcome = step.records[-1].fields
+    assert (outcome["executed"], outcome["end"], outcome["response"]["code"]) == (None, "local_reply", 503)
+
+
+def test_an_answer_of_the_upstream_proves_that_it_ran():
+    ex = exchange(governance(READ, **BARE))
+    ex.request_headers(head(), NOW)
+    step = ex.response_headers(response(503, media="text/plain"), True, NOW, from_upstream=True)
+    assert (step.records[-1].fields["executed"], step.records[-1].fields["end"]) == (True, "complete")
+
+
+def test_an_answer_to_a_request_that_was_never_shown_is_withheld_and_recorded_as_run():
+    ex = exchange(governance(READ))
+    ex.expect_response(replace(head(), headers=Headers(())))
+    step = ex.response_headers(response(200), False, NOW, from_upstream=True)
+    assert (step.status, problem_of(step)["code"], problem_of(step)["executed"]) == (
+        500,
+        "envoy-misconfigured",
+        True,
+    )
+    assert kinds(step) == ["intent", "outcome"]
+    assert step.records[1].fields["executed"] is True

@@ -620,3 +620,22 @@ def test_trailers_after_a_masked_body_are_masked():
 def test_trailers_before_anything_was_decided_are_refused():
     played = Played(service())(OPEN, response_trailers(("x-a", "1")))
     assert played.kinds == ["request_headers", "immediate_response"]
+
+
+@pytest.mark.parametrize(
+    ("details", "executed", "end"),
+    [
+        ("via_upstream", True, "complete"),
+        ("upstream_reset_before_response_started{connection_failure}", None, "local_reply"),
+        ("", True, "complete"),
+    ],
+)
+def test_envoy_says_who_answered(details: str, executed: bool | None, end: str):
+    ledger = MemoryLedger()
+    message = pb.ProcessingRequest.FromString(response_headers(503))
+    if details:
+        fields = message.attributes["envoy.filters.http.ext_proc"].fields
+        fields["response.code_details"].string_value = details
+    Played(service(ledger=ledger))(OPEN, message.SerializeToString(), response_body(b"{}"))
+    (outcome,) = ledger.of("outcome")
+    assert (outcome["executed"], outcome["end"]) == (executed, end)
