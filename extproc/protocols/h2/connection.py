@@ -280,6 +280,11 @@ class Connection:
 
     def _take(self, stream: Stream, data: bytes, start: int, stop: int, events: list[Event]) -> None:
         before = len(stream.partial)
+        if before == 0 and stream.take_one(data, start, stop, self._limits.message, events):
+            # nearly always a frame is a message
+            if stream.id > self._last_heard:
+                self._last_heard = stream.id
+            return
         try:
             stream.take(data, start, stop, self._limits.message, events)
         except BadMessageError as bad:

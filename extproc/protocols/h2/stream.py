@@ -48,6 +48,18 @@ class Stream:
         """A whole message came."""
         self.replied = False
 
+    def take_one(self, data: bytes, start: int, end: int, largest: int, events: list[Event]) -> bool:
+        """The short way for a frame that is just one message; False leaves everything to `take`."""
+        if end - start < PREFIX:
+            return False
+        compressed, length = MESSAGE_HEAD.unpack_from(data, start)
+        start += PREFIX
+        if compressed or length != end - start or length > largest:
+            return False
+        events.append(MessageReceived(self.id, data[start:end]))
+        self.heard = True
+        return True
+
     def take(self, data: bytes, start: int, end: int, largest: int, events: list[Event]) -> None:
         """Add DATA and append an event per whole message. Raises BadMessageError.
 
