@@ -9,6 +9,7 @@ send(connection.bytes_to_client())
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from enum import Enum
 
@@ -38,6 +39,7 @@ from extproc.protocols.postgres.messages import (
 from extproc.protocols.postgres.server_side import LoginFailedError, ServerSide, login_failure
 from extproc.protocols.postgres.session import Session
 from extproc.protocols.postgres.startup import NEWEST_MINOR, EncryptionRequest, Startup, parse_opening
+from extproc.protocols.postgres.tls import ClientTls
 
 
 class Stage(Enum):
@@ -56,6 +58,7 @@ _SQLSTATES = {
     "unsupported-version": "0A000",
     "replication": "0A000",
     "no-user": "28000",
+    "tls-required": "28000",
     "too-long": "54000",
     "row-too-long": "54000",
     "too-much-waiting": "53400",
@@ -63,6 +66,8 @@ _SQLSTATES = {
 }
 """What the client is told of a ProtocolError by its code; others are protocol violations."""
 _VIOLATION = "08P01"
+TLS_HANDSHAKE = b"\x16"
+"""The first byte of a TLS record of the handshake; no startup packet is that long."""
 
 
 class PostgresConnection:
@@ -72,12 +77,24 @@ class PostgresConnection:
     """
 
     def __init__(
-        self, limits: Limits | None = None, *, ask_password: bool = True, read_messages: bool = False
+        self,
+        limits: Limits | None = None,
+        *,
+        ask_password: bool = True,
+        read_messages: bool = False,
+        tls: ssl.SSLContext | None = None,
+        require_tls: bool = False,
     ) -> None:
         """`ask_password=False` raises LoginReceived at once (identity by mTLS).
 
         `read_messages` raises MessageReceived for every error, notice and notification of the server.
+        With `tls`, SSLRequest and direct TLS are answered and ended here; `require_tls` refuses everything else.
         """
+        self._tls_context = tls
+        self._require_tls = require_tls
+        self._tls: ClientTls | None = None
+        self._clear: list[bytes] = []
+        """What still has to go out before TLS begins."""
         self._limits = limits = limits or Limits()
         self._ask_password = ask_password
         self._session = Session(limits, read_messages=read_messages)
@@ -100,16 +117,22 @@ class PostgresConnection:
         if self._stage is Stage.ENDED:
             return
         try:
-            if self._stage is Stage.SESSION:
-                self._client.receive(data)
-                self._pump()
-            else:
-                self._opening.append(data)
-                self._open()
+            if self._tls is not None:
+                data = self._tls.receive(data)
+                end = end or self._tls.has_ended
+            self._receive_plain(data)
         except ProtocolError as error:
             self._fail(error)
         if end:
             self._client_end()
+
+    def _receive_plain(self, data: bytes) -> None:
+        if self._stage is Stage.SESSION:
+            self._client.receive(data)
+            self._pump()
+        else:
+            self._opening.append(data)
+            self._open()
 
     def receive_from_server(self, data: bytes, end: bool = False) -> None:
         """Bytes of the server; `end` when it closed."""
@@ -140,7 +163,12 @@ class PostgresConnection:
 
     def bytes_to_client(self) -> bytes:
         """What to send to the client now. Taking it empties it."""
-        return _drain(self._session.to_client)
+        if self._tls is None:
+            return _drain(self._session.to_client)
+        self._tls.send(_drain(self._session.to_client))
+        if self._stage is Stage.ENDED:
+            self._tls.close()
+        return _drain(self._clear) + self._tls.bytes_to_send()
 
     def bytes_to_server(self) -> bytes:
         """What to send to the server now. Taking it empties it."""
@@ -233,6 +261,11 @@ class PostgresConnection:
         return self._session.backend_key
 
     @property
+    def peer_certificate(self) -> bytes | None:
+        """The client's certificate (DER) where TLS ended here and the context verified one."""
+        return self._tls.peer_certificate if self._tls is not None else None
+
+    @property
     def settings(self) -> dict[str, str]:
         """Parameters the server reported (ParameterStatus), the latest values."""
         return dict(self._session.settings)
@@ -287,6 +320,9 @@ class PostgresConnection:
     def _read_opening(self) -> bool:
         if len(self._opening) < 4:
             return False
+        if self._opening.peek(1) == TLS_HANDSHAKE and self._tls is None and self._tls_context is not None:
+            self._begin_tls(self._tls_context, direct=True)
+            return True
         size = UINT32.unpack(self._opening.peek(4))[0]
         if not 8 <= size <= self._limits.startup:
             raise ProtocolError("malformed-message", "malformed startup message")
@@ -297,6 +333,12 @@ class PostgresConnection:
             self._encryption_requests += 1
             if self._encryption_requests > 2:  # SSLRequest and GSSENCRequest, each once
                 raise ProtocolError("malformed-message", "too many encryption requests")
+            if opening.is_ssl and self._tls is None and self._tls_context is not None:
+                if len(self._opening):  # it would be taken for something said under TLS
+                    raise ProtocolError("early-plaintext", "the client sent more before TLS began")
+                self._session.to_client.append(b"S")
+                self._begin_tls(self._tls_context, direct=False)
+                return False
             self._session.to_client.append(b"N")
         elif isinstance(opening, BackendKey):
             self._stage, self._cancel_key = Stage.CANCEL, opening
@@ -305,7 +347,15 @@ class PostgresConnection:
             self._start(opening)
         return True
 
+    def _begin_tls(self, context: ssl.SSLContext, *, direct: bool) -> None:
+        self._clear.extend(self._session.to_client)
+        self._session.to_client.clear()
+        self._tls = ClientTls(context, direct=direct)
+        self._opening.append(self._tls.receive(self._opening.take(len(self._opening))))
+
     def _start(self, startup: Startup) -> None:
+        if self._require_tls and self._tls is None:
+            raise ProtocolError("tls-required", "this connection needs TLS (sslmode=require)")
         self._startup = startup
         if startup.minor > NEWEST_MINOR or startup.unknown:
             self._session.to_client.append(build_negotiate(min(startup.minor, NEWEST_MINOR), startup.unknown))
@@ -335,7 +385,12 @@ class PostgresConnection:
         self._stage = Stage.ASKED
         self._session.events.append(
             LoginReceived(
-                startup.user, startup.database, startup.parameters, token, (3, startup.agreed_minor)
+                startup.user,
+                startup.database,
+                startup.parameters,
+                token,
+                (3, startup.agreed_minor),
+                encrypted=self._tls is not None,
             )
         )
 

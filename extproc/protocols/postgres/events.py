@@ -26,6 +26,8 @@ class LoginReceived:
     parameters: Mapping[str, str]
     token: str = field(repr=False)
     protocol: tuple[int, int] = (3, 0)
+    encrypted: bool = False
+    """Under TLS that ended here; what Envoy did before us, Envoy tells."""
 
 
 @dataclass(frozen=True, slots=True)

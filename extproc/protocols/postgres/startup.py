@@ -35,8 +35,11 @@ class Startup:
         return NEWEST_MINOR if self.minor >= NEWEST_MINOR else 0
 
 
+@dataclass(frozen=True, slots=True)
 class EncryptionRequest:
     """SSLRequest or GSSENCRequest."""
+
+    is_ssl: bool
 
 
 Opening = Startup | BackendKey | EncryptionRequest
@@ -50,7 +53,7 @@ def parse_opening(packet: bytes) -> Opening:
     if code in (SSL_REQUEST, GSSENC_REQUEST):
         if len(packet) != 8:
             raise malformed("encryption request")
-        return EncryptionRequest()
+        return EncryptionRequest(code == SSL_REQUEST)
     if code == CANCEL_REQUEST:
         # 4 bytes in protocol 3.0, 4 to 256 in 3.2 (CancelRequest)
         if not 16 <= len(packet) <= 12 + 256:

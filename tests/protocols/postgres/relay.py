@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,9 @@ class Gate:
     rows: Rows | None = None
     message: Callable[[MessageReceived], dict[str, str]] | None = None
     token: str = "token"
+    tls: ssl.SSLContext | None = None
+    port: int = 0
+    """Where it listens on 127.0.0.1, since clients do not use TLS on unix sockets."""
     chunk: int = 65536
     seen: list[Any] = field(default_factory=list)
     held: dict[BackendKey, Conversation] = field(default_factory=dict)
@@ -49,7 +53,9 @@ class Conversation:
     def __init__(self, gate: Gate, writers: dict[str, asyncio.StreamWriter]) -> None:
         self.gate = gate
         self.writers = writers
-        self.wire = PostgresConnection(read_messages=gate.message is not None)
+        self.wire = PostgresConnection(
+            read_messages=gate.message is not None, tls=gate.tls, require_tls=gate.tls is not None
+        )
         self.waiting: int | None = None
 
     def answer(self, event: Any) -> None:
@@ -144,10 +150,13 @@ async def relay(gate: Gate, server_socket: Path, folder: Path) -> AsyncIterator[
         task.add_done_callback(running.discard)
 
     server = await asyncio.start_unix_server(accept, str(folder / ".s.PGSQL.5432"))
+    local = await asyncio.start_server(accept, "127.0.0.1", 0)
+    gate.port = local.sockets[0].getsockname()[1]
     try:
         yield folder
     finally:
         server.close()
+        local.close()
         if running:
             _, stuck = await asyncio.wait(running, timeout=5)
             for task in stuck:
