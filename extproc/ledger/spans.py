@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from extproc.ledger.checkpoint import Checkpoint
 from extproc.ledger.lines import Line, parse_time
+from extproc.ledger.statement_spans import add_statement, is_database, span_name
 
 Value = str | int | bool | list[str]
 SpanKind = Literal["server", "internal"]
@@ -82,7 +83,13 @@ def request_span(intent: Line | None, outcome: Line | None, hold: SpanContext | 
     target = _text(first.fields.get("target")) or "unknown"
     method = _text(_mapping(said.get("request")).get("method"))
     attributes: dict[str, Value] = {}
-    _add_request(attributes, _mapping(said.get("request")), method)
+    name = f"{method if method in METHODS else 'HTTP'} {target}"
+    if is_database(first.fields):
+        add_statement(attributes, said, became, first.fields)
+        _add_address(attributes, "client", _text(_mapping(said.get("connection")).get("source")))
+        name = span_name(said, first.fields, target)
+    else:
+        _add_request(attributes, _mapping(said.get("request")), method)
     _add_decision(attributes, said, first)
     code = _whole(response.get("code"))
     if code:
@@ -100,7 +107,7 @@ def request_span(intent: Line | None, outcome: Line | None, hold: SpanContext | 
     trace = _mapping(first.fields.get("trace"))
     eventful = error or code >= 400 or hold_id_of(first) or "extproc.degraded" in attributes
     return SpanView(
-        name=f"{method if method in METHODS else 'HTTP'} {target}",
+        name=name,
         kind="server",
         context=context_of(first),
         parent_id=_hex_id(trace.get("parent_span_id"), 16),
