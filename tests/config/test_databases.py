@@ -1,0 +1,77 @@
+"""Database listeners and targets: what is refused, and where the mistake is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from extproc.config import InvalidConfigError, parse_config
+
+GOOD = """
+apiVersion: extproc/v1
+kind: Config
+listeners:
+  - {name: pg, address: "127.0.0.1:15432", protocol: postgres, target: db}
+targets:
+  - name: db
+    kind: postgres
+    upstream: {address: "unix:pg.sock"}
+    database:
+      roles:
+        reader: {user: app_reader, password: {env: DB_PASSWORD}, groups: [readers]}
+        "*": {user: nobody}
+      wait_in_transaction: 10s
+  - {name: api, upstream: {address: "127.0.0.1:8080", tls: off}}
+identity: {providers: [{name: c, issuer: "https://i.example", audiences: [db], keys: {discovery: true}}]}
+"""
+
+MISTAKES = {
+    "no target": (", target: db}", "}", 'missing setting "target"'),
+    "unknown target": ("target: db}", "target: dp}", 'unknown target "dp"'),
+    "another kind": ("target: db}", "target: api}", '"api" is no postgres target'),
+    "routes": ("target: db}", "target: db, routes: [{prefix: /, target: api}]}", "a database listener has one target"),
+    "ext_authz": ("target: db}", "target: db, mode: ext_authz}", "governed by ext_proc alone"),
+    "tokens in the clear": ("127.0.0.1:15432", "10.0.0.1:15432", "tokens would cross the network in cleartext"),
+    "cleartext for nothing": ("target: db}", "target: db, cleartext_tokens: true}", "means nothing here"),
+    "no database": ("    database:\n", "    labels:\n", "labels"),
+    "no roles": ('        "*": {user: nobody}\n', '        "no!": {user: nobody}\n', "must look like"),
+    "small statements": ("wait_in_transaction: 10s", "statement_bytes: 10B", "must be from 1KiB"),
+    "less behind than one": ("wait_in_transaction: 10s", "waiting_bytes: 2KiB", "must be from statement_bytes"),
+    "long wait": ("wait_in_transaction: 10s", "wait_in_transaction: 2h", "must be at most 1h"),
+    "credential": (
+        "    kind: postgres\n", "    kind: postgres\n    credential: {header: x, value: {env: E}}\n",
+        "is for HTTP targets",
+    ),
+    "kept rows": ("    kind: postgres\n", "    kind: postgres\n    record: {response: masked}\n", "rows are not kept"),
+    "http route to it": (
+        "  - {name: pg,", '  - {name: h, address: "127.0.0.1:1", routes: [{prefix: /, target: db}]}\n  - {name: pg,',
+        '"db" is no HTTP target',
+    ),
+    "http with a target": (
+        "  - {name: pg,",
+        '  - {name: h, address: "127.0.0.1:1", target: api, routes: [{prefix: /, target: api}]}\n  - {name: pg,',
+        "is for database listeners",
+    ),
+    "database of an API": ("name: api,", "name: api, database: {roles: {a: {user: b}}},", "is for kind postgres"),
+}  # fmt: skip
+
+
+def test_a_database_target_loads_with_its_defaults(tmp_path: Path) -> None:
+    settings = parse_config(GOOD, base=tmp_path)
+    database = settings.target("db").database
+    assert database is not None
+    assert database.unparsed == "deny"
+    assert database.wait_in_transaction == 10.0
+    assert database.roles["reader"].groups == ("readers",)
+    assert [place for place, _ in settings.secrets()] == ["targets[0].database.roles.reader.password"]
+    assert "DB_PASSWORD" in repr(database.roles["reader"].password)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told_with_its_place(name: str, tmp_path: Path) -> None:
+    before, after, told = MISTAKES[name]
+    assert before in GOOD
+    with pytest.raises(InvalidConfigError) as refused:
+        parse_config(GOOD.replace(before, after, 1), base=tmp_path)
+    assert told in str(refused.value)

@@ -1,0 +1,97 @@
+"""A database listener lets every byte through us and none past us, and real Envoy accepts it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from extproc.config import parse_config
+from extproc.render.bootstrap import envoy_config
+from tests.support.envoy import envoy_is_here, validate_envoy
+from tests.support.pki import write_certificate
+
+CONFIG = """
+apiVersion: extproc/v1
+kind: Config
+processor: {listen: "unix:p.sock"}
+listeners:
+  - {name: pg, LISTEN, protocol: postgres, target: db}
+  - {name: http, address: "127.0.0.1:10000", routes: [{prefix: /, target: api}]}
+targets:
+  - name: db
+    kind: postgres
+    upstream: {UPSTREAM}
+    database: {roles: {"*": {user: app}}}
+  - {name: api, upstream: {address: "127.0.0.1:8080", tls: off}}
+identity: {providers: [{name: c, issuer: "https://i.example", audiences: [db], keys: {discovery: true}}]}
+"""
+VARIANTS = {
+    "loopback": ('address: "127.0.0.1:15432"', 'address: "127.0.0.1:5432", tls: off'),
+    "unix sockets": ('address: "unix:l.sock"', 'address: "unix:u.sock"'),
+    "behind a tunnel": (
+        'address: "10.0.0.1:5432", cleartext_tokens: true',
+        'address: "db.internal:5432", tls: off',
+    ),
+    "direct tls on both sides": (
+        'address: "0.0.0.0:5432", tls: {certificate: CERT, key: KEY}',
+        'address: "db.internal:5432", tls: {ca: CERT}',
+    ),
+}
+
+
+def render(variant: str, folder: Path) -> dict[str, Any]:
+    listen, upstream = VARIANTS[variant]
+    text = CONFIG.replace("LISTEN", listen).replace("UPSTREAM", upstream)
+    return envoy_config(parse_config(text.replace("CERT", "cert.pem").replace("KEY", "key.pem"), base=folder))
+
+
+def chain(config: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = config["static_resources"]["listeners"][0]["filter_chains"][0]
+    return found
+
+
+@pytest.mark.skipif(not envoy_is_here(), reason="no Envoy binary")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_envoy_accepts_every_variant(variant: str, tmp_path: Path) -> None:
+    write_certificate(tmp_path)
+    path = tmp_path / "envoy.json"
+    path.write_text(json.dumps(render(variant, tmp_path)))
+    validate_envoy(path)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_byte_goes_past_us(variant: str, tmp_path: Path) -> None:
+    config = render(variant, tmp_path)
+    names = [part["name"] for part in chain(config)["filters"]]
+    assert names == ["envoy.filters.network.ext_proc", "envoy.filters.network.tcp_proxy"]
+    ours = chain(config)["filters"][0]["typed_config"]
+    assert ours["failure_mode_allow"] is False
+    assert ours["message_timeout"] == "0s"
+    assert "processing_mode" not in ours  # both directions are sent to us
+    metadata = {pair["key"]: pair["value"] for pair in ours["grpc_service"]["initial_metadata"]}
+    assert metadata == {"x-extproc-listener": "pg", "x-extproc-target": "db"}
+    assert "source.address" in ours["connection_attributes"]
+    runtime = config["layered_runtime"]["layers"][0]["static_layer"]
+    assert runtime["envoy.reloadable_features.connection_close_through_filter_manager"] is False
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_wait_is_never_cut_short_and_little_is_buffered(variant: str, tmp_path: Path) -> None:
+    config = render(variant, tmp_path)
+    proxy = chain(config)["filters"][1]["typed_config"]
+    assert float(proxy["idle_timeout"].removesuffix("s")) >= 3600
+    assert config["static_resources"]["listeners"][0]["per_connection_buffer_limit_bytes"] <= 1 << 16
+
+
+def test_tls_to_a_database_checks_its_name_and_starts_at_once(tmp_path: Path) -> None:
+    config = render("direct tls on both sides", tmp_path)
+    cluster = next(c for c in config["static_resources"]["clusters"] if c["name"] == "target_db")
+    tls = cluster["transport_socket"]["typed_config"]
+    assert tls["sni"] == "db.internal"
+    assert tls["common_tls_context"]["alpn_protocols"] == ["postgresql"]
+    assert tls["common_tls_context"]["validation_context"]["match_typed_subject_alt_names"]
+    down = chain(config)["transport_socket"]["typed_config"]["common_tls_context"]
+    assert down["alpn_protocols"] == ["postgresql"]
