@@ -21,6 +21,7 @@ from extproc.adapters.ledger_reader import (
     read_payload_entry,
     verify_directory,
 )
+from extproc.domain.display import escape_for_display
 from extproc.ledger import Line, NoteError, NoteKey, RecordError, Report, parse_key, parse_line
 from extproc.ledger.payloads import HEADER_SIZE, check_entry
 
@@ -148,15 +149,8 @@ def show(what: str, directory: Path | None, config: Path | None, as_json: bool) 
     for line in [] if as_json else found:
         _print_record(_whole_record(place, line))
     if not found:
-        click.echo(f"nothing is known of {printable(what)}", err=True)
+        click.echo(f"nothing is known of {escape_for_display(what)}", err=True)
         sys.exit(1)
-
-
-def printable(text: str) -> str:
-    """Text as it may go to a terminal: control, format and bidirectional characters become escapes."""
-    return "".join(
-        c if c.isprintable() else f"\\u{ord(c):04x}" if ord(c) < 65536 else f"\\U{ord(c):08x}" for c in text
-    )
 
 
 def _find_key(place: Path, key: str | None) -> tuple[NoteKey | None, bool]:
@@ -182,11 +176,11 @@ def _print_report(report: Report, key: NoteKey | None) -> None:
     until = f", the last at {report.last_checkpoint}" if report.last_checkpoint else ""
     click.echo(f"{report.checkpoints} checkpoints{signed_by}{until}")
     for note in report.notes:
-        click.echo(f"note: {note}")
+        click.echo(escape_for_display(f"note: {note}"))
     for gap in report.unchecked:
-        click.echo(f"not checked: {gap}")
+        click.echo(escape_for_display(f"not checked: {gap}"))
     for problem in report.problems:
-        click.echo(printable(f"PROBLEM {problem}"), err=True)
+        click.echo(escape_for_display(f"PROBLEM {problem}"), err=True)
     if report.more_problems:
         click.echo(f"PROBLEM and {report.more_problems} more", err=True)
     click.echo(
@@ -207,7 +201,7 @@ def _added(place: Path, tails: dict[str, WriterTail]) -> Iterator[Line]:
                     except RecordError as trouble:
                         click.echo(f"{writer}: no record at {line.place}: {trouble}", err=True)
         except (TailError, OSError) as trouble:
-            click.echo(f"{writer}: {trouble}", err=True)
+            click.echo(escape_for_display(f"{writer}: {trouble}"), err=True)
 
 
 def _last(lines: list[Line], count: int) -> list[Line]:
@@ -236,7 +230,7 @@ def _in_one_line(line: Line) -> str:
         f"{name}={fields[name]}" for name in named if isinstance(fields.get(name), str) and fields[name]
     ]
     parts.append(f"{line.writer}:{line.seq}")
-    return printable(" ".join(parts))
+    return escape_for_display(" ".join(parts))
 
 
 def _as_json(line: Line) -> str:
@@ -325,13 +319,13 @@ def _content(data: bytes) -> Any:
 
 def _print_record(record: dict[str, Any], depth: int = 0) -> None:
     for name, value in record.items():
-        label = "  " * depth + printable(name)
+        label = "  " * depth + escape_for_display(name)
         if isinstance(value, dict) and value:
             click.echo(f"{label}:")
             _print_record(value, depth + 1)
         elif isinstance(value, str):
-            click.echo(f"{label}: {printable(value)}")
+            click.echo(f"{label}: {escape_for_display(value)}")
         else:
-            click.echo(f"{label}: {printable(json.dumps(value, ensure_ascii=False))}")
+            click.echo(f"{label}: {escape_for_display(json.dumps(value, ensure_ascii=False))}")
     if depth == 0:
         click.echo("")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from extproc.domain.decision import Effect, Phase
+from extproc.domain.display import escape_for_display
 from extproc.policy.engine import Judgement, Unjudged
 from extproc.policy.projection import Paths
 from extproc.policy.rules import Rule, RuleSet
@@ -121,8 +122,8 @@ def _shown(path: str, value: object, mask: Callable[[str], str], *, exists_only:
 
 
 def _cut(text: str) -> str:
-    """Control characters are escaped, and what is cut is said."""
-    safe = "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
+    """What could deceive the eye is escaped, and what is cut is said."""
+    safe = escape_for_display(text)
     return safe if len(safe) <= SHOWN else f"{safe[:SHOWN]}… ({len(safe)} characters)"
 
 

@@ -133,7 +133,7 @@ def test_a_payload_that_is_gone_or_changed_is_said_and_not_shown(ledger):
 
 def test_nothing_recorded_can_steer_the_terminal(tmp_path):
     writer = open_writer(tmp_path / "ledger")
-    evil = "/\x1b[2J\u202egnp.exe\r\n\x07\x9b1m"
+    evil = "/\x1b[2J\u202e\u3164gnp.exe\r\n\x07\x9b1m"
     writer.append(intent(0, request={"method": "GET\x1b[1m", "path": evil}, principal={"subject": evil}))
     writer.append(Record("outcome", START, dict(outcome(0).fields), {"response": evil.encode()}))
     writer.commit()
@@ -141,7 +141,8 @@ def test_nothing_recorded_can_steer_the_terminal(tmp_path):
         run("tail", "--dir", tmp_path / "ledger").stdout
         + run("show", "d0", "--dir", tmp_path / "ledger").stdout
     )
-    assert "\\u001b[2J\\u202e" in shown
+    assert "\\u{1B}[2J\\u{202E}" in shown
+    assert "\u3164" not in shown
     assert all(character.isprintable() or character == "\n" for character in shown)
 
 

@@ -275,7 +275,7 @@ def test_explain_shows_claims_by_type_and_cuts_long_values() -> None:
     request: dict[str, object] = {"path": "/" + "x" * 100, "headers": {"x-a": "\x1b[31mred"}}
     found = explained(request, {"claims": {"dept": "top-secret"}})
     claims = {read.path: read.shown for read in found["p/claims"].reads}
-    assert claims == {"principal.claims.dept": "(string)", "request.headers['x-a']": "\\u001b[31mred"}
+    assert claims == {"principal.claims.dept": "(string)", "request.headers['x-a']": "\\u{1B}[31mred"}
     assert found["p/closed"].reads[0].shown == "/" + "x" * 63 + "… (101 characters)"
 
 
