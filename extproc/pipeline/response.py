@@ -30,8 +30,9 @@ class ResponseSide:
     """One response. `finished` once its outcome is written and nothing more is to be seen."""
 
     __slots__ = (
-        "_facts", "_fields", "_frames", "_headers", "_in_force", "_judged", "_known", "_local", "_masker", "_mode", "_opaque",
-        "_answered", "_plan", "_ruling", "_scribe", "_seen", "_size", "_stream", "code", "finished", "method", "owed",
+        "_answered", "_facts", "_fields", "_frames", "_headers", "_in_force", "_judged", "_known", "_local",
+        "_masker", "_mode", "_opaque", "_plan", "_ruling", "_scribe", "_seen", "_size", "_stream", "code",
+        "finished", "method", "owed",
     )  # fmt: skip
 
     def __init__(
