@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help install test lint format unit e2e demo bench lock proto docs envoy clean
+.PHONY: help install system test lint format unit e2e demo bench lock proto docs envoy clean
 
 help:  ## what there is
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -36,10 +36,13 @@ format: $(READY)  ## rewrite what the formatter would
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-unit: $(READY)  ## tests without a real Envoy
+system:  ## psql and h2load, where root or sudo allows
+	tools/system.sh
+
+unit: $(READY) system  ## tests without a real Envoy
 	$(BIN)/pytest -m "not e2e" -n auto --dist worksteal $(ARGS)
 
-e2e: $(READY)  ## tests that drive a real Envoy
+e2e: $(READY) system  ## tests that drive a real Envoy
 	$(BIN)/pytest -m e2e -n 2 --dist loadfile $(ARGS)
 
 demo: $(READY)  ## the whole story on this machine

@@ -181,12 +181,12 @@ class _Methods(grpc.GenericRpcHandler):
         async def serve() -> bool:
             nonlocal how
             cut = asyncio.ensure_future(channel.cut.wait())
+            read: asyncio.Future[Any] | None = None
             try:
                 while True:
                     read = asyncio.ensure_future(context.read())
                     await asyncio.wait((read, cut), return_when=asyncio.FIRST_COMPLETED)
                     if cut.done():
-                        read.cancel()
                         how = "cut"
                         raise CutError(channel.reason)
                     data = read.result()
@@ -202,6 +202,9 @@ class _Methods(grpc.GenericRpcHandler):
                         await asyncio.wait((channel.writing, cut), return_when=asyncio.FIRST_COMPLETED)
             finally:
                 cut.cancel()
+                if read is not None:
+                    read.cancel()
+                    read.add_done_callback(_forget)
                 stream.closed(how)
 
         async def abort(reason: str) -> NoReturn:
@@ -217,3 +220,9 @@ class _Methods(grpc.GenericRpcHandler):
         if reply is None:
             await context.abort(grpc.StatusCode.INTERNAL, "the check could not be made")
         return reply.SerializeToString() if reply is not None else b""
+
+
+def _forget(read: asyncio.Future[Any]) -> None:
+    """A read that nobody waits for any more: how it ended is the end of the call, which is known already."""
+    if not read.cancelled():
+        read.exception()

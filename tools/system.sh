@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The programs that tests drive and that no wheel brings: psql and h2load. Installed where root or sudo allows.
+set -euo pipefail
+
+wanted=()
+command -v psql >/dev/null || wanted+=(postgresql-client)
+command -v h2load >/dev/null || wanted+=(nghttp2-client)
+[ "${#wanted[@]}" -eq 0 ] && exit 0
+
+say() { printf '%s\n' "$*" >&2; }
+
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  if ! command -v sudo >/dev/null || ! sudo -n true 2>/dev/null; then
+    say "Not here: ${wanted[*]}. Tests that need them say so. As root: apt-get install ${wanted[*]}"
+    exit 0
+  fi
+  as_root=(sudo -n)
+fi
+if ! command -v apt-get >/dev/null; then
+  say "Not here, and no apt-get to bring them: ${wanted[*]}. Tests that need them say so."
+  exit 0
+fi
+say "Installing ${wanted[*]} with apt-get"
+"${as_root[@]}" apt-get update -qq || true
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${wanted[@]}" >&2 ||
+  say "apt-get could not install ${wanted[*]}. Tests that need them say so."
