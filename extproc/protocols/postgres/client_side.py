@@ -48,6 +48,8 @@ class ClientSide:
         self._raw = b""
         self._types: tuple[int, ...] = ()
         self._flushed = False
+        self._withheld: tuple[bytes, Awaited] | None = None
+        """A Parse that may go. It stays until the next message: if that is its Bind, both go or neither."""
         self.has_left = False
 
     def receive(self, data: bytes) -> None:
@@ -59,6 +61,7 @@ class ClientSide:
         if not self.has_left:
             self.has_left = True
             self._buffer.clear()
+            self._drop_withheld()
             self._session.stop_waiting("abandoned")
             self._session.events.append(ClientLeft())
 
@@ -69,7 +72,7 @@ class ClientSide:
 
     @property
     def is_empty(self) -> bool:
-        return self._rest == 0 and not self._buffer
+        return self._rest == 0 and not self._buffer and self._withheld is None
 
     def pump(self) -> None:
         """Go on as far as possible. Raises ProtocolError."""
@@ -98,6 +101,10 @@ class ClientSide:
         session = self._session
         if session.awaited and session.awaited[0].kind == STARTUP:
             return False
+        if session.skipping:
+            self._drop_withheld()
+        elif kind not in b"BX" or size > session.limits.statement:
+            self._release()
         if session.skipping and kind not in b"SX":
             self._start(size, discard=True)
             return True
@@ -192,6 +199,8 @@ class ClientSide:
         prepared = session.statements.find(key_of(message.statement), session.batch)
         if prepared == "later":
             return False
+        if self._withheld is not None and self._withheld[1].name != key_of(message.statement):
+            self._release()
         name, portal = self._decode(message.statement), self._decode(message.portal)
         if name is None or portal is None:
             self._refuse(b"B", _UNREADABLE)
@@ -224,7 +233,7 @@ class ClientSide:
         session.events.append(session.waiting)
 
     def forward(self, id: int, *, rows: bool) -> bool:
-        """The waiting statement goes to the server as it came."""
+        """The waiting statement goes to the server as it came; a Parse together with what follows it."""
         session = self._session
         asked, run = session.waiting, session.waiting_run
         if asked is None or run is None or asked.id != id:
@@ -233,7 +242,9 @@ class ClientSide:
         raw, self._raw = self._raw, b""
         run.wants_rows = rows and run.kind != "parse"
         run.is_barrier = run.kind != "parse" and is_barrier(run.text)
-        session.to_server.append(raw)
+        if run.kind != "parse":
+            self._release()
+            session.to_server.append(raw)
         if run.kind == "simple":
             session.forget_by_text(run.text)
             session.awaited.append(Awaited(b"Q", run))
@@ -245,7 +256,7 @@ class ClientSide:
             key = key_of(message.name)
             awaited = Awaited(b"P", run, name=key, prepared=prepared, batch=session.batch)
             session.statements.announce(key, awaited, prepared)
-            session.awaited.append(awaited)
+            self._withheld = raw, awaited
         else:
             session.forget_by_text(run.text)
             portal = parse_bind(raw[5:]).portal
@@ -269,10 +280,25 @@ class ClientSide:
             name = key_of(parse_parse(raw[5:]).name)
             if not name:
                 session.statements.forget(name)
+        self._drop_withheld()
         self._substitute(b"Q" if run.kind == "simple" else b"P", refusal, run)
         return True
 
+    def _release(self) -> None:
+        if self._withheld is not None:
+            raw, awaited = self._withheld
+            self._withheld = None
+            self._session.to_server.append(raw)
+            self._session.awaited.append(awaited)
+
+    def _drop_withheld(self) -> None:
+        if self._withheld is not None:
+            _, awaited = self._withheld
+            self._withheld = None
+            self._session.drop(awaited)
+
     def _refuse(self, kind: bytes, refusal: Refusal) -> None:
+        self._release()
         self._session.refuse(refusal)
         self._substitute(b"Q" if kind == b"Q" else b"P", refusal, None)
 

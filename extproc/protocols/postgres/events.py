@@ -61,7 +61,8 @@ class StatementReceived:
     `kind` is "simple" (a Query, possibly of several statements), "parse" (a Parse: only the text is known,
     nothing runs yet; never recorded as run) or "bound" (a Bind: text and parameters, before it is forwarded).
     Every "simple" and "bound" that was announced ends with exactly one `StatementEnded` of the same id; a
-    "parse" ends with one only when it was denied, failed or was skipped.
+    "parse" ends with one only when it was denied, failed or was skipped. A forwarded "parse" stays here until
+    the next message; if that is its Bind, both go together or neither does (denying the Bind skips the Parse).
     `transaction` is the status last heard from the server and `outstanding` how many earlier messages it has
     not answered yet, so that while it is not 0 the status may be older than this statement.
     `settings` are the parameters the server reported (`client_encoding`, `standard_conforming_strings`, …).

@@ -135,12 +135,13 @@ class Session:
     def drop_batch(self) -> None:
         """The server said ErrorResponse: it skips everything up to Sync."""
         while self.awaited and self.awaited[0].kind != b"S":
-            self._drop(self.awaited.popleft())
+            self.drop(self.awaited.popleft())
         if not self.awaited:
             self.skipping = True
             self.stop_waiting("skipped")
 
-    def _drop(self, awaited: Awaited) -> None:
+    def drop(self, awaited: Awaited) -> None:
+        """The server will not do it, or was never told."""
         if awaited.kind in (b"P", b"C") and awaited.which != b"P":
             self.statements.fail(awaited.name, awaited)
             self.remembered -= awaited.prepared.size if awaited.prepared else 0

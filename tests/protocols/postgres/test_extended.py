@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from extproc.protocols.postgres import (
     BoundParameter,
+    ClientLeft,
     Column,
     CopyStarted,
     Ended,
@@ -97,11 +98,11 @@ def test_text_is_asked_about_at_parse_and_parameters_at_bind_before_either_leave
             kind="bound",
             text="SELECT $1",
             parameters=(BoundParameter(23, 1, b"\x00\x00\x00\x07"),),
-            outstanding=1,
+            outstanding=0,
         ),
-        Forwards(PARSE),
+        Forwards(b""),
         Answers("forward", 2),
-        Forwards(BIND + DESCRIBE + EXECUTE + SYNC),
+        Forwards(PARSE + BIND + DESCRIBE + EXECUTE + SYNC),
         Server(answer + IDLE),
         Sees(StatementEnded, id=2, end="complete", tags=("SELECT 1",), rows=1),
         ToClient(answer + IDLE),
@@ -119,11 +120,51 @@ def test_after_a_denied_bind_everything_up_to_sync_is_skipped():
         Answers("forward", 1),
         Sees(StatementReceived, id=2),
         Answers("deny", 2, *DENIED),
+        Sees(StatementEnded, id=1, end="skipped", executed=False),
         Sees(StatementReceived, id=3, kind="simple", text="SELECT 2"),
-        Forwards(PARSE + REFUSED_PARSE + SYNC),
-        Server(PARSE_COMPLETE + SYNTAX_ERROR + IDLE),
+        Forwards(REFUSED_PARSE + SYNC),
+        Server(SYNTAX_ERROR + IDLE),
         Sees(StatementEnded, id=2, end="denied", executed=False),
-        ToClient(PARSE_COMPLETE + DENIAL + IDLE),
+        ToClient(DENIAL + IDLE),
+    )
+
+
+def test_a_parse_goes_alone_where_its_bind_does_not_follow():
+    for behind in (SYNC, FLUSH, build_target(b"D", b"S", b""), build_query(b"SELECT 2")):
+        transcript(
+            logged_in,
+            Client(PARSE),
+            Sees(StatementReceived, id=1),
+            Answers("forward", 1),
+            Forwards(b""),
+            Client(behind),
+            *((Sees(StatementReceived, id=2),) if behind[:1] == b"Q" else ()),
+            Forwards(PARSE if behind[:1] == b"Q" else PARSE + behind),
+        )
+
+
+def test_a_parse_goes_alone_where_another_statement_is_bound():
+    transcript(
+        logged_in,
+        Client(PARSE + build_bind(b"", b"s")),
+        Sees(StatementReceived, id=2, kind="parse"),
+        Answers("forward", 2),
+        Sees(StatementReceived, id=3, kind="bound", text="SELECT 1"),
+        Forwards(PARSE),
+        prologue=prepared(),
+    )
+
+
+def test_a_parse_whose_client_leaves_goes_nowhere():
+    transcript(
+        logged_in,
+        Client(PARSE),
+        Sees(StatementReceived, id=1),
+        Answers("forward", 1),
+        Client(b"", end=True),
+        Sees(StatementEnded, id=1, end="skipped", executed=False),
+        Sees(ClientLeft),
+        Forwards(b""),
     )
 
 
