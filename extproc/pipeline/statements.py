@@ -154,6 +154,9 @@ class DatabaseSession:
         """What the server said of its tables, where policy masks columns."""
         self._prepared: dict[tuple[str, str], tuple[StatementFacts, ...]] = {}
         self._remembered = 0
+        self._names_lost = False
+        self.reads_messages = True
+        """Whether errors and notices of the server are read on this connection."""
         self._counts = {"statements": 0, "denied": 0, "held": 0, "rows": 0, "bytes": 0, "errors": 0}
         self.stage = Stage.START
         self.target = target
@@ -286,21 +289,24 @@ class DatabaseSession:
             found.extend(known or (sql,))
         return tuple(found)
 
-    def remember(self, statement: Statement, name: str = "") -> bool:
+    def remember(self, statement: Statement, name: str = "") -> None:
         """A statement that goes on names others that may run later: `name` at Parse, or PREPARE and DECLARE.
 
-        False when one connection has named too many.
+        A connection that has named too much is not followed any more: what runs by name is then not understood.
         """
         for sql in statement.facts:
             kind, called = (MAKES.get(sql.verb, ""), sql.refers_to) if not name else ("prepared", name)
-            if not kind or not called:
+            if not kind or not called or self._names_lost:
                 continue
             before = self._prepared.get((kind, called), ())
             named = replace(sql, underlying=statement.text)
-            if named not in before:
-                self._remembered += 1
-                self._prepared[kind, called] = (*before, named)
-        return self._remembered <= MAX_REMEMBERED
+            if named in before:
+                continue
+            self._prepared[kind, called] = (*before, named)
+            self._remembered += NAME_COST + len(statement.text)
+            if self._remembered > MAX_REMEMBERED:
+                self._names_lost = True
+                self._prepared.clear()
 
     def new_id(self, size: int) -> str:
         """Random hex."""
@@ -390,12 +396,13 @@ class GovernedStatement:
             return self._stop(now, error.code, error.message)
         if isinstance(decision, Deny):
             if not asked.is_bound and not self._is_certain():
-                return self._named(now, asked.name)  # a rule wants the parameters, which come with Bind
+                self._session.remember(asked.statement, asked.name)
+                return Run()  # a rule wants the parameters, which come with Bind
             return self._denied(decision, now)
         self._obligations = decision.obligations
         if not asked.is_bound:
-            # nothing runs at Parse; Bind is judged again, with its parameters
-            return self._named(now, asked.name)
+            self._session.remember(asked.statement, asked.name)
+            return Run()  # nothing runs at Parse; Bind is judged again, with its parameters
         if isinstance(decision, Hold):
             return self._hold(decision, gov, plan, database, now)
         return self._run(now)
@@ -427,14 +434,6 @@ class GovernedStatement:
         ):
             return True
         return not any(ruling.errors for ruling in self._rulings)
-
-    def _named(self, now: float, name: str) -> Run | Stop:
-        if self._session.remember(self._asked.statement, name):
-            return Run()
-        return self._stop(
-            now, "too-many-names", "this connection has prepared too many statements",
-            sqlstate=CONFIGURATION_LIMIT,
-        )  # fmt: skip
 
     def _denied(self, decision: Deny, now: float) -> Stop:
         return self._stop(
@@ -548,8 +547,7 @@ class GovernedStatement:
     # ------------------------------------------------------------------ run or stop
 
     def _run(self, now: float, code: str = "allowed") -> Run | Stop:
-        if not self._session.remember(self._asked.statement):
-            return self._named(now, "")
+        self._session.remember(self._asked.statement)
         self.masks = self._obligations.masks
         governed = self._session.governed() if self.masks else None
         if governed is not None:
@@ -558,8 +556,8 @@ class GovernedStatement:
         if self.masks:
             why = (
                 objection(self.row_masks, self._session.catalogue, self._statement.facts)
-                if self.row_masks is not None
-                else "this target masks no rows"
+                if self.row_masks is not None and self._session.reads_messages
+                else "this connection began before the policy; connect again"
             )
             if why:
                 return self._stop(
@@ -652,7 +650,9 @@ class GovernedStatement:
 
 RUNS = {"EXECUTE": "prepared", "FETCH": "cursor", "MOVE": "cursor"}
 MAKES = {"PREPARE": "prepared", "DECLARE": "cursor"}
-MAX_REMEMBERED = 2000
+MAX_REMEMBERED = 8 << 20
+"""Characters of all texts that one connection has named, with what each name costs."""
+NAME_COST = 2048
 NOTHING = StatementFacts(statements=0)
 """An empty text: the server answers EmptyQueryResponse."""
 

@@ -96,9 +96,10 @@ class PostgresConversation:
         self._plan = plan
         self._later = later
         self._session = DatabaseSession(service.current, service.new_hex, target, source, service.now())
+        self._session.reads_messages = self._session.masks_rows
         self._wire = PostgresConnection(
             Limits(statement=plan.statement_limit, waiting=plan.waiting_limit),
-            read_messages=self._session.masks_rows,
+            read_messages=self._session.reads_messages,
         )
         self._running: dict[int, GovernedStatement] = {}
         self._reads_catalogue = False

@@ -232,6 +232,15 @@ def test_execute_is_judged_as_every_text_its_name_may_stand_for(world: World) ->
     assert isinstance(world.decide("EXECUTE a"), Wait)
 
 
+def test_a_connection_that_named_too_much_runs_nothing_by_name_any_more(world: World) -> None:
+    for number in range(10):
+        assert isinstance(world.decide(f"SELECT '{'x' * 1_000_000}'", bound=False, name=f"n{number}"), Run)
+    assert isinstance(world.decide("EXECUTE n1"), Stop)
+    assert isinstance(world.decide("PREPARE a AS SELECT 1"), Run)
+    assert isinstance(world.decide("EXECUTE a"), Stop)
+    assert isinstance(world.decide("SELECT 1"), Run)
+
+
 def test_an_expired_token_stops_every_further_statement_and_the_session() -> None:
     soon = Principal("https://issuer", "bob", "agent", "bob", expires_at=NOW + 10)
     world = World(governance(believes=Believes(bob=soon)))
@@ -379,6 +388,13 @@ def test_without_the_catalogue_nothing_that_must_be_masked_runs() -> None:
     world.login()
     step = world.decide("SELECT id FROM users")
     assert isinstance(step, Stop) and "rows-not-maskable" in step.detail
+
+
+def test_a_connection_older_than_the_masks_must_connect_again() -> None:
+    world = catalogued()
+    world.session.reads_messages = False
+    step = world.decide("SELECT id FROM users")
+    assert isinstance(step, Stop) and "connect again" in step.message
 
 
 @pytest.mark.parametrize(
