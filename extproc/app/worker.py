@@ -134,7 +134,6 @@ class Worker:
             log.info("worker.ready", index=self._index, policy=self._service.governance.policy_digest)
             await stopping.wait()
             await server.set_healthy(False)
-            self._service.draining = True
             await asyncio.sleep(HEALTH_SEEN)
             await server.stop(DRAIN)
         finally:

@@ -50,7 +50,7 @@ NEXT_BY_STATUS: dict[int, str] = {
 def problem(
     status: int, code: str, detail: str, *, extra: Mapping[str, Any] | None = None, title: str = ""
 ) -> bytes:
-    """The body of a refusal (application/problem+json). `executed` is always false: it never went on."""
+    """The body of a refusal (application/problem+json). `executed` is false unless `extra` says that it ran."""
     body: dict[str, Any] = {
         "type": TYPE_PREFIX + code,
         "title": title or TITLES.get(status, "Refused"),

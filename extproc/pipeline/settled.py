@@ -22,4 +22,3 @@ class HoldSettled:
 
     outcome: Outcome
     held: HeldRequest | None = None
-    waited: float = 0.0

@@ -65,7 +65,6 @@ class Service:
         self.now = now
         self.new_hex = new_hex
         self.max_message = max_message
-        self.draining = False
         self._outbox: list[Reply] = []
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -682,3 +682,14 @@ def test_an_answer_to_a_request_that_was_never_shown_is_withheld_and_recorded_as
     )
     assert kinds(step) == ["intent", "outcome"]
     assert step.records[1].fields["executed"] is True
+
+
+@pytest.mark.parametrize(
+    ("plan", "degraded"), [({}, None), ({"credential": credential()}, ["credential-echo-unseen"])]
+)
+def test_without_a_response_an_echoed_credential_is_owned_up_to(plan, degraded):
+    ex = exchange(governance(READ, **plan, **BARE))
+    step = ex.without_response(ex.request_headers(head(), NOW), NOW)
+    assert [record.kind for record in step.records] == ["intent", "outcome"]
+    assert step.records[1].fields.get("degraded") == degraded
+    assert step.records[1].fields["end"] == "unseen"
