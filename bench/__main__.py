@@ -8,13 +8,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.cases import CASES
+from bench import holds
+from bench.cases import CASES, Setup
 from bench.measure import BenchError, Plan, run
-from bench.report import RESULTS, markdown, write
+from bench.report import RESULTS, goals, markdown, markdown_goals, to_json, write
 from bench.rig import Rig
 from extproc.demo.processes import StartError
 
-QUICK = Plan(rounds=3, requests=240, connections=8, rate=120.0, rate_seconds=0.4, settle=8.0)
+QUICK = Plan(rounds=3, requests=160, connections=8, rate=120.0, rate_seconds=0.2, settle=4.0)
 FULL = Plan(rounds=9, requests=600, connections=8, rate=120.0, rate_seconds=1.5, settle=60.0)
 
 
@@ -33,6 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--latency", type=float, metavar="SECONDS", help="open loop of a round, for p50 and p99"
+    )
+    parser.add_argument(
+        "--holds",
+        type=int,
+        action="append",
+        metavar="N",
+        help="also with N open holds; 0 for none (default: 10, 1000 and 10000 unless --quick or --case)",
     )
     parser.add_argument("--no-export", action="store_true", help="without an exporter and a collector")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the JSON")
@@ -55,18 +63,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for case in CASES
         if (case.name in given.case if given.case else case.in_quick or not given.quick)
     ]
+    setups = {case.name: case.quick_setups if given.quick else case.setups for case in cases}
+    targets: dict[str, set[Setup]] = {}
+    for case in cases:
+        targets.setdefault(case.target, set()).update(setups[case.name])
+    if given.holds is None:
+        steps = [] if given.quick or given.case else [10, 1_000, 10_000]
+    else:
+        steps = sorted({count for count in given.holds if count > 0})
     try:
         # Unix sockets live here, and their paths must be short.
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            targets = [case.target for case in cases]
-            with Rig(Path(folder), targets, export=not given.no_export) as rig:
-                done = run(rig, cases, plan)
-                path = write(done, rig, given.output)
+            rig = Rig(Path(folder), targets, export=not given.no_export)
+            with rig:
+                done = run(rig, cases, plan, setups)
+                result = to_json(done, rig)
+        print(markdown(done))
+        if steps:
+            with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+                held = holds.run(Path(folder), steps)
+            result["holds"] = [level.to_json() for level in held]
+            result["ratios"] |= holds.ratios(held)
+            result["goals"] = goals(result["ratios"])
+            print(holds.markdown(held))
     except (BenchError, StartError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    print(markdown(done))
-    print(f"\nJSON: {path}")
+    print(markdown_goals(result["goals"]))
+    print(f"\nJSON: {write(result, given.output)}")
     return 0
 
 

@@ -1,20 +1,47 @@
 """What is measured: targets with their policies, and cases that send one kind of request to them.
 
-A case is run in several setups over the same route shape: `bare` (no filter), `empty` (an empty grpcio.aio
-processor with the same number of messages) and `governed` (extproc).
+A case is run in several setups over the same route shape: `bare` (no filter), `empty_grpcio` and `empty_lean` (a
+processor that decides nothing, with the same number of messages, on either transport), `governed_grpcio` and
+`governed_lean` (extproc), `two_workers` and, with more than two cores, `all_workers` (extproc on the lean transport).
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bench.masking_bench import documents
 
-Setup = Literal["bare", "empty", "governed"]
-ALL: tuple[Setup, ...] = ("bare", "empty", "governed")
+Setup = Literal[
+    "bare", "empty_grpcio", "empty_lean", "governed_grpcio", "governed_lean", "two_workers", "all_workers"
+]
+CORES = os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One `extproc serve`."""
+
+    transport: Literal["lean", "grpcio"]
+    workers: int = 1
+
+
+EMPTY: Mapping[Setup, Literal["lean", "grpcio"]] = {"empty_grpcio": "grpcio", "empty_lean": "lean"}
+"""Processors that decide nothing, by transport."""
+SERVICES: Mapping[Setup, Service] = {
+    "governed_lean": Service("lean"),
+    "governed_grpcio": Service("grpcio"),
+    "two_workers": Service("lean", 2),
+    **({"all_workers": Service("lean", CORES)} if CORES > 2 else {}),
+}
+ALL: tuple[Setup, ...] = ("bare", *EMPTY, "governed_grpcio", "governed_lean")
+WORKERS: tuple[Setup, ...] = tuple(setup for setup, service in SERVICES.items() if service.workers > 1)
+MAIN: tuple[Setup, ...] = ("bare", "empty_grpcio", "governed_lean")
+"""What `--quick` runs of most cases."""
+ONE_OF_EACH: tuple[Setup, ...] = ("empty_grpcio", "empty_lean", "governed_lean")
 CREDENTIAL = "bench-upstream-credential-51c9"
 """What extproc injects where a target has a credential; it opens nothing."""
 
@@ -28,7 +55,7 @@ NOTE = json.dumps(
 
 def _bodies() -> dict[str, bytes]:
     made = {"/small": SMALL}
-    for label, size in (("1k", 1_000), ("20k", 20_000)):
+    for label, size in (("1k", 1_000), ("20k", 20_000), ("1m", 1_000_000)):
         sized = documents(size)
         made[f"/clean-{label}"] = sized["clean"]
         made[f"/dirty-{label}"] = sized["dirty, every row"]
@@ -62,6 +89,10 @@ def rules(count: int, *, last: Mapping[str, Any], body: int = 0) -> list[dict[st
 READ = {"when": 'request.method == "GET" && "readers" in principal.groups', "then": {"allow": {}}}
 WRITE = {"when": 'request.method == "POST" && "readers" in principal.groups', "then": {"allow": {}}}
 MASKED_READ = {**READ, "then": {"allow": {}, "mask": "pii"}}
+HELD = {
+    "when": 'request.method == "POST" && "readers" in principal.groups',
+    "then": {"hold": {"group": "nobody", "wait": "14m"}},
+}
 NEVER = {"when": 'request.method == "GET"', "then": {"deny": {"message": "Nothing is read here."}}}
 PII = {"pii": {"entities": ["EMAIL_ADDRESS", "CREDIT_CARD", "IBAN_CODE"], "operator": "replace"}}
 
@@ -103,6 +134,7 @@ TARGETS: Mapping[str, Target] = {
     "masked": Target(rules(20, last=MASKED_READ), messages=3, masks=PII),
     "denied": Target(rules(20, last=NEVER), messages=1),
     "authz": Target(rules(20, last=READ), messages=1, mode="ext_authz"),
+    "held": Target(rules(20, last=HELD), messages=3),
     "read-1": Target(rules(1, last=READ), messages=2),
     "read-200": Target(rules(200, last=READ), messages=2),
 }
@@ -121,21 +153,33 @@ class Case:
     status: int = 200
     setups: tuple[Setup, ...] = ALL
     in_quick: bool = True
+    quick_setups: tuple[Setup, ...] = MAIN
     fresh_tokens: bool = False
     """Every request carries a token that was never seen before."""
+    weight: int = 1
+    """A round has this many times fewer requests: some take long."""
 
 
 CASES: tuple[Case, ...] = (
-    Case("get", "read", "/small", "small JSON GET, 20 rules, cached RS256 token, intent and outcome"),
+    Case("get", "read", "/small", "small JSON GET, 20 rules, cached RS256 token, intent and outcome",
+         setups=(*ALL, *WORKERS), quick_setups=ALL),
     Case("post", "write", "/small", "small JSON POST, 20 rules, 4 of them over the body", "POST", NOTE),
     Case("kept", "kept", "/small", "GET with an injected credential, request and response kept masked"),
     Case("mask-dirty", "masked", "/dirty-1k", "GET whose 1 KB answer has an e-mail address in every row"),
-    Case("deny", "denied", "/small", "GET denied by the last of 20 rules", status=403, setups=("empty", "governed")),
+    Case("deny", "denied", "/small", "GET denied by the last of 20 rules", status=403, setups=ALL[1:],
+         quick_setups=("empty_grpcio", "governed_lean")),
     Case("authz", "authz", "/small", "small JSON GET through ext_authz, 20 rules"),
     Case("mask-clean", "masked", "/clean-1k", "the same mask over 1 KB with nothing to find", in_quick=False),
-    Case("mask-dirty-20k", "masked", "/dirty-20k", "the same mask over 20 KB, every row dirty", in_quick=False),
-    Case("mask-clean-20k", "masked", "/clean-20k", "the same mask over 20 KB, nothing to find", in_quick=False),
-    Case("uncached", "read", "/small", "GET with a token never seen before", in_quick=False, fresh_tokens=True),
-    Case("rules-1", "read-1", "/small", "GET with 1 rule", in_quick=False, setups=("empty", "governed")),
-    Case("rules-200", "read-200", "/small", "GET with 200 rules", in_quick=False, setups=("empty", "governed")),
+    Case("mask-dirty-20k", "masked", "/dirty-20k", "the same mask over 20 KB, every row dirty", in_quick=False,
+         weight=2),
+    Case("mask-clean-20k", "masked", "/clean-20k", "the same mask over 20 KB, nothing to find", in_quick=False,
+         weight=2),
+    Case("mask-dirty-1m", "masked", "/dirty-1m", "the same mask over 1 MB, every row dirty", in_quick=False,
+         setups=ONE_OF_EACH, weight=40),
+    Case("mask-clean-1m", "masked", "/clean-1m", "the same mask over 1 MB, nothing to find", in_quick=False,
+         setups=ONE_OF_EACH, weight=40),
+    Case("uncached", "read", "/small", "GET with a token never seen before", in_quick=False, fresh_tokens=True,
+         setups=("empty_grpcio", "governed_grpcio", "governed_lean")),
+    Case("rules-1", "read-1", "/small", "GET with 1 rule", in_quick=False, setups=ONE_OF_EACH),
+    Case("rules-200", "read-200", "/small", "GET with 200 rules", in_quick=False, setups=ONE_OF_EACH),
 )  # fmt: skip

@@ -1,8 +1,8 @@
-"""An empty grpcio.aio processor: raw bytes in, prepared replies out: `python -m bench.empty`.
+"""An empty processor, on grpcio.aio or the lean transport: `python -m bench.empty --listen unix:/path`.
 
 It looks at the first byte of a message (the field number of its `request` part) and answers as extproc would
 if it had nothing to do: the same number of messages, the same mode overrides, the verdict the guard filter asks
-for. What it costs is what grpcio costs; what extproc costs beyond it is ours.
+for. What it costs is what the transport costs; what extproc costs beyond it is ours.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from bench.cases import TARGETS
 from extproc.domain.decision import HeaderChange
 from extproc.domain.steps import BodyMode, BodyModes, Forward, Refuse
+from extproc.protocols.h2 import CallHead
+from extproc.protocols.h2.blocks import OK, UNAVAILABLE
 from extproc.servers.envoy_proto import (
     CHECK_METHOD,
     PROCESS_METHOD,
@@ -28,6 +30,8 @@ from extproc.servers.envoy_proto import (
     forward_reply,
     refuse_reply,
 )
+from extproc.servers.lean_calls import METHODS, Call, Context, Wire
+from extproc.servers.lean_transport import LeanServer
 from extproc.servers.wire import ext_proc_pb2 as pb
 
 TAGS = {
@@ -55,11 +59,16 @@ def script(target: str) -> dict[int, bytes]:
     return {tag: forward_reply(kind, steps[kind]).SerializeToString() for tag, kind in TAGS.items()}
 
 
+def scripts() -> dict[str, dict[int, bytes]]:
+    """What is answered, by target."""
+    return {name: script(name) for name, target in TARGETS.items() if target.mode == "ext_proc"}
+
+
 class Empty(grpc.GenericRpcHandler):
     """Process and Check, without protobuf."""
 
     def __init__(self) -> None:
-        self._scripts = {name: script(name) for name, target in TARGETS.items() if target.mode == "ext_proc"}
+        self._scripts = scripts()
         self._process_handler: Any = grpc.stream_stream_rpc_method_handler(self._process)
         self._check_handler: Any = grpc.unary_unary_rpc_method_handler(self._check)
 
@@ -77,6 +86,69 @@ class Empty(grpc.GenericRpcHandler):
 
     async def _check(self, _: bytes, __: Any) -> bytes:
         return CHECK_REPLY
+
+
+class EmptyCall:
+    """The same on the lean transport."""
+
+    __slots__ = ("_replies", "_stream_id", "_wire")
+
+    def __init__(self, wire: Wire, stream_id: int, replies: dict[int, bytes]) -> None:
+        self._wire = wire
+        self._stream_id = stream_id
+        self._replies = replies
+
+    def message(self, data: bytes) -> None:
+        self._wire.reply(self._stream_id, self._replies[data[0]])
+
+    def half_closed(self) -> None:
+        self._wire.finish(self._stream_id, OK)
+
+    def gone(self) -> None:
+        """Nothing is left behind."""
+
+    def cut(self, reason: str) -> None:
+        self._wire.finish(self._stream_id, UNAVAILABLE, reason)
+
+    def expire(self) -> None:
+        self.cut("the deadline has passed")
+
+
+class NothingToGovern:
+    """What the lean transport asks of a service, for calls that decide nothing and record nothing."""
+
+    max_message = 64 << 20
+
+    def flush(self) -> None:
+        """No reply waits for a record."""
+
+
+def lean_server() -> LeanServer:
+    """The lean transport with calls that decide nothing. For a process of its own: it changes what calls are served."""
+    by_target = scripts()
+    check = dict.fromkeys(range(256), CHECK_REPLY)
+
+    def process(_: Context, wire: Wire, stream_id: int, head: CallHead) -> Call:
+        replies = head.memo
+        if replies is None:
+            head.memo = replies = by_target[dict(head.metadata)[TARGET_KEY]]
+        return EmptyCall(wire, stream_id, replies)
+
+    METHODS[PROCESS_METHOD] = process
+    METHODS[CHECK_METHOD] = lambda _, wire, stream_id, __: EmptyCall(wire, stream_id, check)
+    return LeanServer(NothingToGovern())  # type: ignore[arg-type]  # no call of ours asks it for more
+
+
+async def serve_lean(address: str) -> None:
+    """Until SIGTERM."""
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    server = lean_server()
+    server.listen(address)
+    await server.start()
+    print("ready", flush=True)
+    await stopping.wait()
+    await server.stop(0.5)
 
 
 async def serve(address: str) -> None:
@@ -98,7 +170,9 @@ async def serve(address: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.empty")
     parser.add_argument("--listen", required=True, help="unix:/path")
-    asyncio.run(serve(parser.parse_args().listen))
+    parser.add_argument("--transport", choices=("grpcio", "lean"), default="grpcio")
+    given = parser.parse_args()
+    asyncio.run((serve_lean if given.transport == "lean" else serve)(given.listen))
     return 0
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench import cpu
-from bench.cases import TARGETS, Case, Setup
+from bench.cases import EMPTY, SERVICES, TARGETS, WORKERS, Case, Setup
 from bench.loadgen import LoadResult, Requests, closed_loop, open_loop
 from bench.rig import Rig
 
-HOT = ("envoy", "worker", "empty", "upstream")
+HOT = ("envoy", "upstream", *EMPTY, *SERVICES)
 """Whose CPU belongs to the requests of one round."""
 BESIDE = ("exporter", "checkpointer", "approvals", "supervisor")
 """Who works for all requests, later: only a whole run can be divided by its requests."""
@@ -58,17 +58,12 @@ class Measured:
         self.answered += load.answered
         self.rates.append(load.rate)
         self.generator_us.append(load.own_cpu * 1e6 / load.answered)
-        for role in HOT:
-            self.cpu_us.setdefault(role, []).append(spent[role] * 1e6 / load.answered)
-
-    @property
-    def processor_role(self) -> str:
-        """Whose CPU is the processor's in this setup; empty without one."""
-        return {"governed": "worker", "empty": "empty", "bare": ""}[self.setup]
+        for role, seconds in spent.items():
+            self.cpu_us.setdefault(role, []).append(seconds * 1e6 / load.answered)
 
     def processor_us(self) -> list[float]:
-        """The processor's CPU per request, by round."""
-        return self.cpu_us.get(self.processor_role, [])
+        """The processor's CPU per request, by round; all workers of a service together."""
+        return self.cpu_us.get(self.setup, [])
 
     def percentile(self, share: float) -> float:
         """Seconds, of the open-loop latencies."""
@@ -84,22 +79,29 @@ class Run:
     beside_us: dict[str, float] = field(default_factory=dict)
     """CPU per governed request over the whole run, by role."""
     governed_requests: int = 0
+    by_worker: dict[Setup, list[int]] = field(default_factory=dict)
+    """Requests that each worker recorded, of services with several."""
     caught_up: bool = True
     """The exporter and the checkpointer had read everything before their CPU was divided."""
 
 
-def run(rig: Rig, cases: Sequence[Case], plan: Plan) -> Run:
-    """Measure. Raises BenchError when a reply has another status, or a message count is not what it should be."""
-    return asyncio.run(_run(rig, cases, plan))
+def run(rig: Rig, cases: Sequence[Case], plan: Plan, setups: Mapping[str, Collection[Setup]]) -> Run:
+    """Measure each case in its `setups`, by name.
+
+    Raises BenchError when a reply has another status, or a message count is not what it should be."""
+    return asyncio.run(_run(rig, cases, plan, setups))
 
 
-async def _run(rig: Rig, cases: Sequence[Case], plan: Plan) -> Run:
-    done = Run(plan, {(case.name, setup): Measured(case, setup) for case in cases for setup in case.setups})
+async def _run(rig: Rig, cases: Sequence[Case], plan: Plan, setups: Mapping[str, Collection[Setup]]) -> Run:
+    chosen = {(case.name, setup): Measured(case, setup) for case in cases for setup in setups[case.name]}
+    done = Run(plan, chosen)
     token = rig.token()
     for one in done.measured.values():
-        warm = min(plan.requests, 40)
+        warm = max(plan.connections, min(plan.requests, 40) // one.case.weight)
         _check(one, await _closed(rig, one, token, warm, plan.connections), warm)
     before = {key: rig.messages(one.case.target, one.setup) for key, one in done.measured.items()}
+    several = [setup for setup in WORKERS if setup in rig.pids]
+    recorded = {setup: rig.requests_by_worker(setup) for setup in several}
     whole = cpu.read(rig.pids)
     for number in range(plan.rounds):
         for one in _in_turn(list(done.measured.values()), number):
@@ -107,13 +109,20 @@ async def _run(rig: Rig, cases: Sequence[Case], plan: Plan) -> Run:
     done.caught_up = await asyncio.to_thread(rig.settle, plan.settle)
     spent = cpu.used(whole, cpu.read(rig.pids))
     done.governed_requests = sum(
-        one.answered + len(one.latencies) for (_, setup), one in done.measured.items() if setup == "governed"
+        one.answered + len(one.latencies)
+        for (_, setup), one in done.measured.items()
+        if setup == "governed_lean"
     )
     done.beside_us = {
         role: spent[role] * 1e6 / done.governed_requests
         for role in BESIDE
         if role in spent and done.governed_requests
     }
+    for setup in several:
+        now = rig.requests_by_worker(setup)
+        done.by_worker[setup] = [
+            after - at_first for after, at_first in zip(now, recorded[setup], strict=True)
+        ]
     _count_messages(rig, done, before)
     return done
 
@@ -126,20 +135,22 @@ def _in_turn(all_of_them: list[Measured], number: int) -> Iterator[Measured]:
 
 
 async def _round(rig: Rig, one: Measured, token: str, plan: Plan) -> None:
-    requests = _requests(rig, one, token, plan.requests)
-    hot = {role: rig.pids[role] for role in HOT}
+    count = max(plan.connections, plan.requests // one.case.weight)
+    requests = _requests(rig, one, token, count)
+    hot = {role: rig.pids[role] for role in HOT if role in rig.pids}
     before = cpu.read(hot)
     load = await closed_loop(
-        rig.address(one.case.target, one.setup), requests, connections=plan.connections, count=plan.requests
+        rig.address(one.case.target, one.setup), requests, connections=plan.connections, count=count
     )
     spent = cpu.used(before, cpu.read(hot))
-    _check(one, load, plan.requests)
+    _check(one, load, count)
     one.take(load, spent)
-    due = int(plan.rate * plan.rate_seconds)
+    due = int(plan.rate * plan.rate_seconds) // one.case.weight
     if due:
         calm = await open_loop(
-            rig.address(one.case.target, one.setup), _requests(rig, one, token, due), rate=plan.rate,
-            seconds=plan.rate_seconds, connections=plan.connections,
+            rig.address(one.case.target, one.setup), _requests(rig, one, token, due),
+            rate=plan.rate / one.case.weight, seconds=(due + 0.5) * one.case.weight / plan.rate,
+            connections=plan.connections,
         )  # fmt: skip
         _check(one, calm, due)
         one.latencies += calm.latencies

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
-from bench import cpu
+from bench import cpu, holds
 from bench.__main__ import main
-from bench.cases import CASES, TARGETS, Case, rules
-from bench.empty import TAGS, script
+from bench.cases import ALL, CASES, TARGETS, Case, rules
+from bench.empty import TAGS, EmptyCall, script
+from bench.holds import Level
 from bench.hotspots import Bench, messages_of, sampled
-from bench.loadgen import LoadResult
+from bench.loadgen import Connection, LoadResult
 from bench.measure import BenchError, Measured, Plan, _check, ratio
+from bench.report import furthest_from_even, goals
+from bench.rig import LEAN, Rig
 from bench.upstream import EMPTY, REPLIES, LeanServer
 from extproc.servers.wire import ext_proc_pb2 as pb
 from tests.support.envoy import envoy_is_here
@@ -35,12 +39,12 @@ def test_a_tiny_run_gives_every_ratio_by_name(tmp_path: Path, capsys: pytest.Cap
     (path,) = tmp_path.glob("bench-*.json")
     result = json.loads(path.read_text())
     for name in names:
-        assert result["ratios"][f"{name}.processor_cpu.governed/empty"] > 0
+        assert result["ratios"][f"{name}.processor_cpu.governed_lean/empty_grpcio"] > 0
         assert f"| {name} | {TARGETS[BY_NAME[name].target].messages} |" in printed.out
     for role in ("exporter", "checkpointer", "approvals", "supervisor"):
         assert role in result["beside_us_per_governed_request"]
     assert result["governed_requests"] >= 6 * 20
-    assert {one["setup"] for one in result["measured"]} == {"bare", "empty", "governed"}
+    assert {one["setup"] for one in result["measured"]} == set(ALL)
 
 
 def exchanges(directory: Path, *names: str) -> Bench:
@@ -56,7 +60,7 @@ def test_profiled_exchanges_are_governed_for_real(tmp_path: Path):
             bench.exchange(BY_NAME[name])()
     finally:
         bench.close()
-    (segment,) = (tmp_path / "state" / "ledger").rglob("*.jsonl")
+    (segment,) = (tmp_path / "state-governed_lean" / "ledger").rglob("*.jsonl")
     records = [json.loads(line) for line in segment.read_bytes().splitlines()]
     kinds = [record["kind"] for record in records]
     assert kinds == ["start", *["intent", "outcome"] * 5, "stop"]
@@ -105,9 +109,9 @@ def load(count: int, status: int) -> LoadResult:
 
 
 def test_an_unexpected_answer_ends_the_run():
-    one = Measured(BY_NAME["get"], "governed")
+    one = Measured(BY_NAME["get"], "governed_lean")
     _check(one, load(20, 200), 20)
-    with pytest.raises(BenchError, match="get governed: expected 20 answers 200"):
+    with pytest.raises(BenchError, match="get governed_lean: expected 20 answers 200"):
         _check(one, load(20, 403), 20)
     with pytest.raises(BenchError, match="expected 21"):
         _check(one, load(20, 200), 21)
@@ -158,3 +162,75 @@ def test_the_lean_upstream_answers_every_request_once_wherever_it_is_cut(step: i
 def test_cpu_time_of_a_process_that_is_gone_is_nothing():
     assert cpu.cpu_now(2**22 + 1) == 0
     assert cpu.used({"gone": 1.0}, {"gone": 0.0}) == {"gone": 0.0}
+
+
+class Heard:
+    """A wire that keeps what a call says."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[int, object]] = []
+
+    def reply(self, stream_id: int, payload: bytes) -> None:
+        self.said.append((stream_id, payload))
+
+    def finish(self, stream_id: int, status: int, message: str = "") -> None:
+        self.said.append((stream_id, status))
+
+
+def test_both_empty_processors_say_the_same():
+    """What is compared is the transport: the lean one gives the prepared replies, and ends when Envoy does."""
+    wire, replies = Heard(), script("read")
+    call = EmptyCall(wire, 7, replies)
+    messages = messages_of(BY_NAME["get"], "token")[:2]
+    for data in messages:
+        call.message(data)
+    call.half_closed()
+    assert wire.said == [*((7, replies[data[0]]) for data in messages), (7, 0)]
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"), [([50, 50], 0.0), ([60, 40], 0.2), ([0, 90, 90], 1.0), ([0, 0], 0.0)]
+)
+def test_load_is_as_uneven_as_its_furthest_worker(counts: list[int], expected: float):
+    assert furthest_from_even(counts) == pytest.approx(expected)
+
+
+def test_goals_are_judged_by_the_ratios_of_the_run_and_no_others():
+    ratio_name = "get.processor_cpu.empty_lean/empty_grpcio"
+    assert [goal["met"] for goal in goals({ratio_name: 1 / 12})] == [True]
+    assert [goal["met"] for goal in goals({ratio_name: 0.084, "holds.kilobytes_each": 20.0})] == [False, True]
+
+
+def test_a_hold_is_weighed_by_what_the_worker_grew():
+    none = Level(0, resident=50_000_000, envoy_resident=0, p50=0.002, p99=0.004, idle_cpu=0.0)
+    most = Level(1000, resident=65_000_000, envoy_resident=0, p50=0.003, p99=0.005, idle_cpu=0.0)
+    found = holds.ratios([none, most])
+    assert (found["holds.kilobytes_each"], found["holds.p50.open/none"]) == (15.0, 1.5)
+    assert "| 1000 | 15.0 |" in holds.markdown([none, most])
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not envoy_is_here(), reason="there is no Envoy to run")
+def test_held_requests_wait_while_others_are_served(tmp_path_factory: pytest.TempPathFactory):
+    """The run itself fails when a held request is answered, or another is not."""
+    rig = Rig(
+        tmp_path_factory.mktemp("h"), {"held": {LEAN}, "read": {LEAN}}, export=False, settings=holds.SETTINGS
+    )
+    with rig:
+
+        async def wait_and_ask() -> None:
+            token = rig.token()
+            connections = [Connection(rig.address("held", LEAN)) for _ in range(30)]
+            waiting = [
+                asyncio.create_task(connection.ask(holds._held_request(token, number)))
+                for number, connection in enumerate(connections)
+            ]
+            await holds._until_open(rig, waiting)
+            await holds._calm(rig, token, seconds=0.1)
+            holds._still_waiting(waiting)
+            for task, connection in zip(waiting, connections, strict=True):
+                task.cancel()
+                connection.close()
+
+        asyncio.run(wait_and_ask())
