@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
@@ -181,6 +182,26 @@ def test_asyncpg_prepares_fetches_and_survives_a_denial(stack: DatabaseStack) ->
                 cursor = await connection.cursor("SELECT id FROM orders ORDER BY id")
                 assert [row["id"] for row in await cursor.fetch(3)] == [1, 2, 3]
             assert await connection.fetchval("SELECT count(*) FROM orders") == 100
+        finally:
+            await connection.close()
+
+    asyncio.run(talk())
+
+
+def test_masks_hold_when_a_result_is_fetched_in_parts(stack: DatabaseStack) -> None:
+    async def talk() -> None:
+        connection = await asyncpg.connect(
+            host="127.0.0.1", port=stack.port, user="reader", password=stack.token(groups=["analysts"]),
+            database="postgres", ssl=False,
+        )  # fmt: skip
+        try:
+            async with connection.transaction():
+                cursor = await connection.cursor("SELECT email, age FROM customers ORDER BY id")
+                assert [tuple(row) for row in await cursor.fetch(1)] == [("[customers.email]", None)]
+                assert [tuple(row) for row in await cursor.fetch(5)] == [
+                    ("[customers.email]", None),
+                    (None, None),
+                ]
         finally:
             await connection.close()
 
@@ -368,6 +389,43 @@ def test_a_large_result_passes_whole(stack: DatabaseStack) -> None:
     with stack.connect() as connection:
         rows = connection.execute("SELECT repeat('x', 100000) FROM generate_series(1, 200)").fetchall()
         assert sum(len(row[0]) for row in rows) == 20_000_000
+
+
+def test_a_large_result_is_never_held_in_memory_whole(stack: DatabaseStack) -> None:
+    (worker,) = stack.service_pids("worker")
+    before, size = _peak_memory(worker), 0
+    with stack.connect() as connection, connection.cursor() as cursor:
+        for row in cursor.stream("SELECT repeat('y', 1000) FROM generate_series(1, 60000)"):
+            size += len(row[0])
+    assert size == 60_000_000
+    assert _peak_memory(worker) - before < 24 << 20
+
+
+def _peak_memory(pid: int) -> int:
+    """Bytes (VmHWM)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) << 10
+    raise AssertionError("no VmHWM")
+
+
+def test_the_other_transport_governs_as_well(
+    postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("grpcio")
+    processor = {"listen": f"unix:{folder}/p.sock", "transport": "grpcio"}
+    with DatabaseStack(folder, postgres, settings={"processor": processor}) as stack:
+        with analyst(stack) as connection:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute("DELETE FROM orders")
+            assert connection.execute("SELECT email FROM customers WHERE id = 1").fetchone() == (
+                "[customers.email]",
+            )
+        who, approvals = somebody(), Approvals(stack)
+        with payer(stack, who) as connection:
+            asking = Asking(lambda: connection.execute(PAY, (61,)).fetchone())
+            approvals.approve(approvals.hold_of(who)["id"])
+            assert asking.finish() == (61,)
 
 
 def test_a_role_of_others_and_an_unknown_one_are_refused(stack: DatabaseStack) -> None:
