@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from extproc.domain.errors import ProtocolError
 from extproc.protocols.postgres.buffer import Buffer
-from extproc.protocols.postgres.events import ClientLeft, StatementReceived
+from extproc.protocols.postgres.events import BoundParameter, ClientLeft, StatementReceived
 from extproc.protocols.postgres.limits import Refusal
 from extproc.protocols.postgres.messages import (
     TERMINATE,
@@ -20,7 +20,7 @@ from extproc.protocols.postgres.messages import (
 )
 from extproc.protocols.postgres.names import is_barrier, key_of
 from extproc.protocols.postgres.running import COPY_END, STARTUP, Awaited, Prepared, Run, parameters_of
-from extproc.protocols.postgres.session import Session
+from extproc.protocols.postgres.session import Session, copy_violation
 
 REFUSED_TEXT = b"/* refused by extproc */ !"
 """No statement in any version: the server says syntax error, in every state of a transaction."""
@@ -46,7 +46,8 @@ class ClientSide:
         self._rest = 0
         self._discard = False
         self._raw = b""
-        self._types: tuple[int, ...] = ()
+        self._target = b""
+        """The name that the waiting Parse or Bind defines."""
         self._flushed = False
         self._withheld: tuple[bytes, Awaited] | None = None
         """A Parse that may go. It stays until the next message: if that is its Bind, both go or neither."""
@@ -101,6 +102,8 @@ class ClientSide:
         session = self._session
         if session.awaited and session.awaited[0].kind == STARTUP:
             return False
+        if session.copying_in and (kind not in b"dcfSHX" or self._withheld is not None):
+            raise copy_violation()
         if session.skipping:
             self._drop_withheld()
         elif kind not in b"BX" or size > session.limits.statement:
@@ -175,7 +178,7 @@ class ClientSide:
         if text is None:
             self._refuse(b"Q", _UNREADABLE)
             return
-        self._ask(raw, Run(self._session.next_run(), "simple", text))
+        self._ask(raw, Run(self._session.next_run(), "simple", text), b"")
 
     def _parse(self, raw: bytes, body: bytes) -> None:
         session = self._session
@@ -191,7 +194,7 @@ class ClientSide:
             self._refuse(b"P", _TOO_MANY)
             return
         run = Run(session.next_run(), "parse", text)
-        self._ask(raw, run, name=name, types=message.types)
+        self._ask(raw, run, message.name, name=name, types=message.types)
 
     def _bind(self, raw: bytes, body: bytes) -> bool:
         session = self._session
@@ -212,23 +215,42 @@ class ClientSide:
             formats = tuple(message.format_of(number) for number in range(len(message.values)))
             run = Run(session.next_run(), "bound", prepared.text)
             parameters = parameters_of(message.values, formats, prepared)
-            self._ask(raw, run, name=name, portal=portal, parameters=parameters, types=prepared.types)
+            self._ask(
+                raw,
+                run,
+                message.portal,
+                name=name,
+                portal=portal,
+                parameters=parameters,
+                types=prepared.types,
+            )
         return True
 
-    def _ask(self, raw: bytes, run: Run, **known: object) -> None:
+    def _ask(
+        self,
+        raw: bytes,
+        run: Run,
+        target: bytes,
+        *,
+        name: str = "",
+        portal: str = "",
+        parameters: tuple[BoundParameter, ...] = (),
+        types: tuple[int, ...] = (),
+    ) -> None:
         session = self._session
-        self._raw = raw
-        types = known.pop("types", ())
+        self._raw, self._target = raw, target
         session.waiting_run = run
         session.waiting = StatementReceived(
             run.id,
             run.kind,
             run.text,
-            parameter_types=types,  # type: ignore[arg-type]
-            transaction=session.transaction,
-            outstanding=len(session.awaited),
-            settings=session.settings,
-            **known,  # type: ignore[arg-type]
+            parameters,
+            types,
+            name,
+            portal,
+            session.transaction,
+            len(session.awaited),
+            session.settings,
         )
         session.events.append(session.waiting)
 
@@ -238,6 +260,8 @@ class ClientSide:
         asked, run = session.waiting, session.waiting_run
         if asked is None or run is None or asked.id != id:
             return False
+        if session.copying_in:
+            raise copy_violation()
         session.waiting = session.waiting_run = None
         raw, self._raw = self._raw, b""
         run.wants_rows = rows and run.kind != "parse"
@@ -250,21 +274,19 @@ class ClientSide:
             session.awaited.append(Awaited(b"Q", run))
             self._raise_barrier(run)
         elif run.kind == "parse":
-            message = parse_parse(raw[5:])
-            prepared = Prepared(run.text, message.types, len(raw))
+            prepared = Prepared(run.text, asked.parameter_types, len(raw))
             session.remembered += prepared.size
-            key = key_of(message.name)
+            key = key_of(self._target)
             awaited = Awaited(b"P", run, name=key, prepared=prepared, batch=session.batch)
             session.statements.announce(key, awaited, prepared)
             self._withheld = raw, awaited
         else:
             session.forget_by_text(run.text)
-            portal = parse_bind(raw[5:]).portal
-            awaited = Awaited(b"B", run, name=key_of(portal), batch=session.batch)
+            awaited = Awaited(b"B", run, name=key_of(self._target), batch=session.batch)
             session.portals.announce(awaited.name, awaited, run)
             session.awaited.append(awaited)
             if rows:  # clients may execute what they never described
-                session.to_server.append(build_target(b"D", b"P", portal))
+                session.to_server.append(build_target(b"D", b"P", self._target))
                 session.awaited.append(Awaited(b"D", run, swallow=True, which=b"P"))
         return True
 
@@ -274,12 +296,12 @@ class ClientSide:
         asked, run = session.waiting, session.waiting_run
         if asked is None or run is None or asked.id != id:
             return False
+        if session.copying_in:
+            raise copy_violation()
         session.waiting = session.waiting_run = None
-        raw, self._raw = self._raw, b""
-        if run.kind == "parse":  # a Parse that fails leaves no unnamed statement behind
-            name = key_of(parse_parse(raw[5:]).name)
-            if not name:
-                session.statements.forget(name)
+        self._raw = b""
+        if run.kind == "parse" and not self._target:  # a Parse that fails leaves no unnamed statement behind
+            session.statements.forget(b"")
         self._drop_withheld()
         self._substitute(b"Q" if run.kind == "simple" else b"P", refusal, run)
         return True

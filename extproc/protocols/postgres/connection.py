@@ -197,13 +197,21 @@ class PostgresConnection:
 
         COPY to the client cannot be read: with `rows` it ends the connection.
         """
-        done = self._client.forward(id, rows=rows)
+        try:
+            done = self._client.forward(id, rows=rows)
+        except ProtocolError as error:
+            self._fail(error)
+            return False
         self._go_on()
         return done
 
     def deny(self, id: int, sqlstate: str, message: str, detail: str = "", hint: str = "") -> bool:
         """The server is given a statement it must refuse, and its ErrorResponse becomes this one."""
-        done = self._client.deny(id, Refusal(sqlstate, message, detail, hint))
+        try:
+            done = self._client.deny(id, Refusal(sqlstate, message, detail, hint))
+        except ProtocolError as error:
+            self._fail(error)
+            return False
         self._go_on()
         return done
 

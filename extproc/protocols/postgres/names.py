@@ -7,6 +7,7 @@ only, since those are skipped with it when it fails; a later batch has to wait f
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Generic, Literal, TypeVar
 
 from extproc.protocols.postgres.running import Awaited
@@ -97,7 +98,7 @@ def forgotten_statements(text: str, codec: str) -> bytes | Literal["all"] | None
 
     Keywords have no escapes, so a text without the words cannot deallocate (a function or DO block still can).
     """
-    if _FORGETS_STATEMENTS.search(text) is None:
+    if not _traits_of(text)[0]:
         return None
     found = _DEALLOCATE.fullmatch(text)
     if found is None:
@@ -107,9 +108,26 @@ def forgotten_statements(text: str, codec: str) -> bytes | Literal["all"] | None
     return name if len(name) <= _NAME_BYTES else "all"
 
 
+@lru_cache(maxsize=1024)
+def _traits(text: str) -> tuple[bool, bool, bool]:
+    return (
+        _FORGETS_STATEMENTS.search(text) is not None,
+        _FORGETS_PORTALS.search(text) is not None,
+        _BARRIER.search(text) is not None,
+    )
+
+
+_CACHED = 4096
+"""Longer texts are looked at each time, so that the cache stays small."""
+
+
+def _traits_of(text: str) -> tuple[bool, bool, bool]:
+    return _traits(text) if len(text) <= _CACHED else _traits.__wrapped__(text)
+
+
 def forgets_portals(text: str) -> bool:
     """Whether SQL text may replace a portal by a cursor of that name."""
-    return _FORGETS_PORTALS.search(text) is not None
+    return _traits_of(text)[1]
 
 
 _BARRIER = re.compile(
@@ -121,4 +139,4 @@ _BARRIER = re.compile(
 
 def is_barrier(text: str) -> bool:
     """Whether SQL text may change how the next statement is read; that one then waits for the server's report."""
-    return _BARRIER.search(text) is not None
+    return _traits_of(text)[2]

@@ -91,6 +91,8 @@ class Awaited:
     prepared: Prepared | None = None
     batch: int = 0
     announced: int = 0
+    answered: bool = False
+    """A Query: the server said CommandComplete, EmptyQueryResponse or ErrorResponse, so ReadyForQuery may come."""
 
 
 def parameters_of(

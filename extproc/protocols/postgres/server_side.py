@@ -257,6 +257,7 @@ class ServerSide:
             self._pop()
             self._session.end(head.run, "complete", executed=True)
         elif head.run is not None:
+            head.answered = True
             head.run.columns = None
             head.run.reading = False
 
@@ -303,6 +304,9 @@ class ServerSide:
             raise malformed("ReadyForQuery")
         if head.refusal is not None:
             raise ProtocolError("refusal-failed", "the server accepted what it had to refuse")
+        if head.kind == b"Q" and not head.answered:
+            # of a Sync that we believed ignored: from here on we would take answers for those of others
+            raise _unexpected(b"Z")
         session.transaction = cast(TransactionStatus, body.decode())
         self._pop()
         session.copying_in = False
@@ -335,6 +339,7 @@ class ServerSide:
             self._pass_message(raw, "error", fields, run)
             session.end(run, "error", head.kind != b"P", sqlstate)
         session.copying_in = False
+        head.answered = True
         if head.kind not in b"QS":  # those are followed by ReadyForQuery
             session.drop_batch()
 

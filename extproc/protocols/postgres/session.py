@@ -120,17 +120,18 @@ class Session:
         return awaited[0] if awaited else None
 
     def copy_begins(self) -> None:
-        """The server ignores Sync until the COPY data ended: those on their way get no answer."""
-        kept: list[Awaited] = [self.awaited.popleft()]
-        while self.awaited:
-            awaited = self.awaited.popleft()
-            if awaited.kind == COPY_END:
-                self.awaited.extendleft(reversed(kept))
-                return
-            if awaited.kind != b"S":
-                kept.append(awaited)
-        self.awaited.extend(kept)
-        self.copying_in = True
+        """The server ignores Sync until the COPY data ended: those on their way get no answer.
+
+        Raises ProtocolError where the client sent something that the server takes for broken COPY data.
+        """
+        copying = self.awaited.popleft()
+        while self.awaited and self.awaited[0].kind == b"S":
+            self.awaited.popleft()
+        self.copying_in = not self.awaited
+        if self.awaited and self.awaited.popleft().kind != COPY_END:
+            self.awaited.appendleft(copying)
+            raise copy_violation()
+        self.awaited.appendleft(copying)
 
     def drop_batch(self) -> None:
         """The server said ErrorResponse: it skips everything up to Sync."""
@@ -182,6 +183,11 @@ class Session:
         for run in self.portals.known.values():
             self.end(run, end if run.reached else "unexecuted", executed=run.reached)
         self.portals.known.clear()
+
+
+def copy_violation() -> ProtocolError:
+    """The server would stop in the middle of the message, and nobody could tell what answers what."""
+    return ProtocolError("copy-violation", "the client sent another message where COPY data was expected")
 
 
 _MOST_NOTICES = 16
