@@ -13,7 +13,7 @@ from extproc.sql.limits import refusal
 from extproc.sql.nodes import HANDLERS, PLAIN_CLASSES
 from extproc.sql.queries import OUTERMOST
 from extproc.sql.scope import Scope
-from extproc.sql.shape import normalise
+from extproc.sql.shape import normalise, without_comments
 from extproc.sql.walk import NOTHING_VOUCHED, TooLargeError, Vouched, Walk
 
 DIALECTS = ("postgres",)
@@ -49,8 +49,8 @@ def _analyze(text: str, vouched: Vouched) -> tuple[StatementFacts, ...]:
         return _unread(reason, 0)
     raw = text.encode()
     try:
-        statements = postgast.parse(text).stmts
-        return _all(raw, statements, vouched)
+        bare = without_comments(text)
+        return _all(bare.encode(), postgast.parse(bare).stmts, vouched)
     except postgast.PgQueryError as error:
         place = f" at byte {error.cursorpos}" if error.cursorpos > 0 else ""
         return _unread(f"the text does not parse{place}", len(raw))

@@ -90,7 +90,7 @@ pg_get_function_sqlbody pg_get_functiondef pg_get_indexdef pg_get_keywords pg_ge
 pg_get_partkeydef pg_get_replica_identity_index pg_get_ruledef pg_get_serial_sequence pg_get_statisticsobjdef
 pg_get_statisticsobjdef_columns pg_get_statisticsobjdef_expressions pg_get_triggerdef pg_get_userbyid
 pg_get_viewdef pg_has_role pg_identify_object pg_index_column_has_property pg_index_has_property
-pg_indexam_has_property pg_indexes_size pg_input_error_info pg_input_is_valid pg_is_in_recovery
+pg_indexam_has_property pg_indexes_size pg_is_in_recovery
 pg_is_other_temp_schema pg_jit_available pg_listening_channels pg_my_temp_schema pg_opclass_is_visible
 pg_operator_is_visible pg_opfamily_is_visible pg_options_to_table pg_partition_ancestors pg_partition_root
 pg_partition_tree pg_postmaster_start_time pg_relation_filenode pg_relation_is_publishable
@@ -174,6 +174,46 @@ query_export_to_s3
 """
 RUNS_SQL = frozenset(_RUNS_SQL.split())
 """Functions that read tables or run SQL named by a value: what they do cannot be seen."""
+
+_OF_ROWS = """
+any_value array_agg concat first_value hash_record hash_record_extended hstore json_agg json_agg_strict
+json_build_array json_build_object jsonb_agg jsonb_agg_strict jsonb_build_array jsonb_build_object lag last_value
+lead max min mode quote_literal quote_nullable record_out record_send row_to_json to_json to_jsonb
+"""
+OF_ROWS = frozenset(_OF_ROWS.split())
+"""Functions that take a whole row and give it back in other clothes: `users.to_json` is `to_json(users)`."""
+
+COLUMNS_OF_FUNCTIONS: dict[str, frozenset[str]] = {
+    **dict.fromkeys(
+        ("json_each", "jsonb_each", "json_each_text", "jsonb_each_text"), frozenset({"key", "value"})
+    ),
+    **dict.fromkeys(
+        (
+            "json_array_elements",
+            "jsonb_array_elements",
+            "json_array_elements_text",
+            "jsonb_array_elements_text",
+        ),
+        frozenset({"value"}),
+    ),
+    "aclexplode": frozenset({"grantor", "grantee", "privilege_type", "is_grantable"}),
+    "pg_options_to_table": frozenset({"option_name", "option_value"}),
+    "pg_partition_tree": frozenset({"relid", "parentrelid", "isleaf", "level"}),
+    "pg_timezone_names": frozenset({"name", "abbrev", "utc_offset", "is_dst"}),
+    "pg_get_keywords": frozenset({"word", "catcode", "barelabel", "catdesc", "baredesc"}),
+    "pg_sequence_parameters": frozenset(
+        {
+            "start_value",
+            "minimum_value",
+            "maximum_value",
+            "increment",
+            "cycle_option",
+            "cache_size",
+            "data_type",
+        }
+    ),
+}
+"""Columns of functions that return rows. Of other functions a column must be named after AS to be known."""
 
 _OPERATORS = """
 !! !~ !~* !~~ !~~* # ## #- #> #>> % & && &< &<| &> * *< *<= *<> *= *> *>= + - -> ->> -|- / < <-> << <<= <<| <= <>

@@ -12,7 +12,7 @@ from extproc.sql.walk import Handler
 HANDLED: dict[str, Handler] = {**walk.HANDLERS, **queries.HANDLERS, **commands.HANDLERS}
 
 _PLAIN = """
-A_ArrayExpr A_Const A_Indices A_Indirection A_Star ATAlterConstraint AccessPriv Alias BitString
+A_ArrayExpr A_Const A_Indices A_Star ATAlterConstraint AccessPriv Alias BitString
 BoolExpr Boolean BooleanTest CTECycleClause CTESearchClause CaseExpr CaseWhen CoalesceExpr CollateClause
 CommonTableExpr Constraint CreateOpClassItem CurrentOfExpr DefElem Float FunctionParameter GroupingFunc
 GroupingSet IndexElem InferClause Integer JsonAggConstructor JsonArgument JsonArrayAgg JsonArrayConstructor

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from extproc.sql.conditions import restricts
-from extproc.sql.functions import SAMPLING
+from extproc.sql.functions import COLUMNS_OF_FUNCTIONS, SAMPLING
 from extproc.sql.names import builtin_name, relation_parts, strings, written
 from extproc.sql.scope import DERIVED, Scope
 from extproc.sql.walk import Handler, Walk, column_ref
@@ -14,6 +14,8 @@ from extproc.sql.walk import Handler, Walk, column_ref
 _COMMANDS = {3: "UPDATE", 4: "INSERT", 5: "DELETE"}
 """CmdType of MERGE's branches."""
 _SETOP_NONE = 1
+_SYNTAX = "\0"
+"""A range name that no statement can say."""
 _DONE = (
     *("with_clause", "into_clause", "larg", "rarg", "from_clause", "locking_clause"),
     *("target_list", "sort_clause", "group_clause", "distinct_clause"),
@@ -168,18 +170,33 @@ def from_item(walk: Walk, item: Any, scope: Scope, locked: frozenset[str] | None
 def _other_item(walk: Walk, item: Any, kind: str | None, scope: Scope) -> None:
     """A function, XMLTABLE or JSON_TABLE; anything else is left to the walk, which knows it or does not."""
     if kind == "range_function":
-        function = item.range_function
-        walk.children(function, scope)
-        for part in function.functions:
-            for inner in part.list.items:
-                if inner.WhichOneof("node") == "func_call":
-                    scope.add(strings(inner.func_call.funcname)[-1], DERIVED)
-        if function.alias.aliasname:
-            scope.add(function.alias.aliasname, DERIVED)
+        walk.children(item.range_function, scope)
+        _function_range(item.range_function, scope)
         return
     walk.visit(item, scope)
     alias = getattr(item, kind).alias.aliasname if kind in ("range_table_func", "json_table") else ""
     scope.add(alias, DERIVED)
+
+
+def _function_range(node: Any, scope: Scope) -> None:
+    """Its alias, or the name of each function, and the columns that are sure to be columns."""
+    declared = set(strings(node.alias.colnames)) | {column.column_def.colname for column in node.coldeflist}
+    if node.ordinality:
+        declared.add("ordinality")
+    names: list[str] = []
+    for part in node.functions:
+        call = part.list.items[0]
+        if call.WhichOneof("node") == "func_call":
+            name = strings(call.func_call.funcname)[-1]
+            names.append(name)
+            declared |= COLUMNS_OF_FUNCTIONS.get(name, frozenset())
+        else:  # COALESCE, CURRENT_USER and the like: named after themselves, which need not be known
+            names.append(_SYNTAX)
+        for listed in part.list.items[1:]:
+            declared |= {column.column_def.colname for column in listed.list.items}
+    for alias in [node.alias.aliasname] if node.alias.aliasname else names:
+        scope.add(alias, DERIVED)
+        scope.functions[alias] = frozenset(declared | {alias})
 
 
 def _sampled(walk: Walk, node: Any, scope: Scope, locked: frozenset[str] | None) -> None:

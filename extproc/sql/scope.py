@@ -11,12 +11,14 @@ DERIVED = ""
 class Scope:
     """One query level. `ranges` maps an alias to the table it stands for, as written, or to `DERIVED`."""
 
-    __slots__ = ("ctes", "parent", "ranges")
+    __slots__ = ("ctes", "functions", "parent", "ranges")
 
     def __init__(self, parent: Scope | None = None, ctes: frozenset[str] | None = None) -> None:
         self.parent = parent
         self.ctes: frozenset[str] = ctes if ctes is not None else (parent.ctes if parent else frozenset())
         self.ranges: dict[str, str] = {}
+        self.functions: dict[str, frozenset[str]] = {}
+        """Ranges that are functions, with the columns they are known to have: such a range may be a mere value."""
 
     def add(self, alias: str, table: str) -> None:
         """Two ranges of one name hide each other's table, for it is not certain which one a name means."""
@@ -30,6 +32,24 @@ class Scope:
                 return level.ranges[alias]
             level = level.parent
         return None
+
+    def function_columns(self, alias: str) -> frozenset[str] | None:
+        """Known columns of the nearest range of that name if it is a function; None if it is none."""
+        level: Scope | None = self
+        while level is not None:
+            if alias in level.ranges:
+                return level.functions.get(alias)
+            level = level.parent
+        return None
+
+    def has_ranges(self) -> bool:
+        """Whether any level has something in FROM."""
+        level: Scope | None = self
+        while level is not None:
+            if level.ranges:
+                return True
+            level = level.parent
+        return False
 
     def has_table(self, table: str) -> bool:
         """Whether a range of any level stands for that table."""

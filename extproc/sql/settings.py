@@ -25,7 +25,7 @@ _SAFE_VALUES = {
 def is_harmless(name: str) -> bool:
     """Whether setting it needs no effect of its own. Names are matched as the server does, without case."""
     name = name.lower()
-    return name in _HARMLESS_SETTINGS or name.startswith("enable_")
+    return name in _HARMLESS_SETTINGS or (name.startswith("enable_") and "." not in name)
 
 
 def reads_as_before(name: str, value: str | None) -> bool:

@@ -9,7 +9,14 @@ from typing import Any
 import postgast
 
 from extproc.sql.conditions import literal_text
-from extproc.sql.functions import FUNCTION_EFFECTS, RUNS_SQL, SAFE_FUNCTIONS, SAFE_OPERATORS, SAFE_TYPES
+from extproc.sql.functions import (
+    FUNCTION_EFFECTS,
+    OF_ROWS,
+    RUNS_SQL,
+    SAFE_FUNCTIONS,
+    SAFE_OPERATORS,
+    SAFE_TYPES,
+)
 from extproc.sql.names import builtin_name, relation_parts, strings, written
 from extproc.sql.scope import Scope
 from extproc.sql.settings import is_harmless, is_reading, reads_as_before
@@ -207,6 +214,7 @@ def column_ref(walk: Walk, node: Any, scope: Scope, *, used: bool = True) -> Non
         table = _table_of(qualifier, scope)
         if last is not None:
             walk.column(last, table, used=used)
+            _dotted_call(walk, qualifier, last, table, scope)
         elif table:
             walk.whole_row(table, used=used)
         return
@@ -222,6 +230,35 @@ def column_ref(walk: Walk, node: Any, scope: Scope, *, used: bool = True) -> Non
     walk.column(last)
     if row:
         walk.whole_row(row)
+
+
+def _dotted_call(walk: Walk, qualifier: list[str], name: str, table: str, scope: Scope) -> None:
+    """`x.f` calls `f(x)` where the range x has no column f: with the whole row, or, where x is a function in FROM,
+    with its value, whatever f is."""
+    if table:
+        if name in OF_ROWS:
+            walk.functions.add(name)
+            walk.whole_row(table)
+        return
+    known = scope.function_columns(qualifier[-1])
+    if known is None:
+        is_row = scope.range_of(qualifier[-1]) is not None or qualifier[-1] in _ROWS_OF_RULES
+        if is_row or not scope.has_ranges():  # in a definition a table stands before its columns
+            return
+    elif name in known:
+        return
+    walk.call([name])
+
+
+_ROWS_OF_RULES = frozenset({"old", "new"})
+
+
+def indirection(walk: Walk, node: Any, scope: Scope) -> None:
+    """`(x).f` is a field of x, or calls `f(x)`: `('/etc/passwd').pg_read_file` reads a file."""
+    for part in node.indirection:
+        if part.WhichOneof("node") == "string":
+            walk.call([part.string.sval])
+    walk.children(node, scope)
 
 
 def _table_of(qualifier: list[str], scope: Scope) -> str:
@@ -274,6 +311,7 @@ def relation(walk: Walk, node: Any, scope: Scope) -> None:
 
 HANDLERS: dict[str, Handler] = {
     "ColumnRef": column_ref,
+    "A_Indirection": indirection,
     "FuncCall": function_call,
     "A_Expr": operation,
     "SubLink": sub_link,

@@ -50,6 +50,20 @@ SEVERAL = {
 }  # fmt: skip
 
 
+PAIRS = {
+    "ordinality": "SELECT * FROM unnest($1::int[]) WITH/**/ORDINALITY u(v)",
+    "not-in": "SELECT 1 FROM t WHERE a NOT /* x */ IN (1)",
+    "nulls-first": "SELECT 1 FROM t ORDER BY a NULLS -- x\n FIRST",
+    "time-zone": "SELECT a::timestamp WITH /* x */ TIME ZONE FROM t",
+    "escape": "SELECT * FROM U&\"d!0061ta\" /* x */ UESCAPE /* y */ '!'",
+}
+
+
+@pytest.mark.parametrize("sql", PAIRS.values(), ids=PAIRS)
+def test_a_comment_within_a_pair_of_words_changes_nothing(sql: str) -> None:
+    assert analyze(sql)[0].effects == ("read",)
+
+
 @pytest.mark.parametrize("sql", DELETES.values(), ids=DELETES)
 def test_a_delete_in_any_dress(sql: str) -> None:
     (facts,) = analyze(sql)

@@ -246,7 +246,7 @@ OUTSIDE = {
     "read-file": ("SELECT pg_read_file('/etc/passwd')", "SELECT", "file read"),
     "read-binary-file": ("SELECT pg_catalog.pg_read_binary_file('x')", "SELECT", "file read"),
     "list-folder": ("SELECT * FROM pg_ls_dir('.')", "SELECT", "file read"),
-    "stat-file": ("SELECT (pg_stat_file('x')).size", "SELECT", "file read"),
+    "stat-file": ("SELECT size FROM pg_stat_file('x')", "SELECT", "file read"),
     "lo-import": ("SELECT lo_import('/etc/passwd')", "SELECT", "file read write"),
     "lo-export": ("SELECT lo_export(1, '/tmp/x')", "SELECT", "file read"),
     "adminpack": ("SELECT pg_file_write('x', 'y', true)", "SELECT", "file read write"),
@@ -255,11 +255,46 @@ OUTSIDE = {
     "http-extension": ("SELECT * FROM http_get('http://x')", "SELECT", "network read unknown_function"),
 }
 
+DOTS = {
+    "value-dot-file": ("SELECT ('/etc/passwd').pg_read_file", "SELECT", "file read"),
+    "cast-dot-file": ("SELECT ('/etc/passwd'::text).pg_read_file", "SELECT", "file read"),
+    "column-dot-file": ("SELECT (t.a).pg_read_file FROM t", "SELECT", "file read"),
+    "row-or-column-dot-file": ("SELECT (a).pg_read_file FROM t a", "SELECT", "file read"),
+    "element-dot-file": ("SELECT (ARRAY['x'])[1].pg_read_file", "SELECT", "file read"),
+    "parameter-dot-file": ("SELECT $1.pg_read_file", "SELECT", "file read"),
+    "query-dot-file": ("SELECT (SELECT 'x'::text).pg_read_file", "SELECT", "file read"),
+    "dots-in-a-row": ("SELECT ((t.a).lower).pg_read_file FROM t", "SELECT", "file read"),
+    "assigned": ("UPDATE t SET a = ('x').pg_read_file WHERE id = 1", "UPDATE", "file write"),
+    "function-range-dot-file": ("SELECT x.pg_read_file FROM concat('x') x", "SELECT", "file read"),
+    "function-name-dot-file": ("SELECT concat.pg_read_file FROM concat('x')", "SELECT", "file read"),
+    "rows-from-dot-file": ("SELECT x.pg_read_file FROM ROWS FROM (concat('x')) x", "SELECT", "file read"),
+    "coalesce-range-dot-file": ("SELECT x.pg_read_file FROM coalesce('x') x", "SELECT", "file read"),
+    "unnamed-range-dot-file": ("SELECT coalesce.pg_read_file FROM coalesce('x')", "SELECT", "file read"),
+    "value-range-dot-file": ("SELECT x.pg_read_file FROM current_user x", "SELECT", "file read"),
+    "value-dot-own": ("SELECT ('x').evil", "SELECT", "read unknown_function"),
+    "value-dot-domain": ("SELECT ('x').mood", "SELECT", "read unknown_function"),
+    "range-dot-own": ("SELECT x.evil FROM lower('x') x", "SELECT", "read unknown_function"),
+    "value-dot-safe": ("SELECT ('x').upper", "SELECT", "read"),
+    "declared-column": ("SELECT x.a, x.x FROM lower('x') AS x(a)", "SELECT", "read"),
+    "listed-column": ("SELECT x.a FROM json_to_record('{}') AS x(a int)", "SELECT", "read"),
+    "named-column": ("SELECT e.key, e.value FROM t, json_each(t.a) e", "SELECT", "read"),
+    "own-name": ("SELECT g.g FROM generate_series(1, 2) g", "SELECT", "read"),
+    "ordinality": ("SELECT u.v, u.ordinality FROM unnest($1::int[]) WITH ORDINALITY u(v)", "SELECT", "read"),
+    "column-of-a-query": ("SELECT x.a FROM (SELECT a FROM t) x", "SELECT", "read"),
+    "column-in-a-definition": ("CREATE POLICY p ON t USING (t.owner = current_user)", "CREATE", "admin"),
+    "row-in-a-rule": (
+        "CREATE RULE r AS ON INSERT TO t DO ALSO UPDATE u SET a = new.a WHERE u.id = old.id",
+        "CREATE",
+        "ddl write",
+    ),
+}
+
 UNKNOWN = {
     "own-function": ("SELECT app.f(1)", "SELECT", "read unknown_function"),
     "unqualified": ("SELECT f(1)", "SELECT", "read unknown_function"),
     "quoted-case": ('SELECT "Lower"(a) FROM t', "SELECT", "read unknown_function"),
     "shadowed": ("SELECT public.lower(a) FROM t", "SELECT", "read unknown_function"),
+    "domain-by-name": ("SELECT pg_input_is_valid('x', 'mood')", "SELECT", "read unknown_function"),
     "sleep": ("SELECT pg_sleep(10)", "SELECT", "read unknown_function"),
     "procedure": ("CALL p(1)", "CALL", "unknown_function"),
     "operator": ("SELECT a OPERATOR(public.+) b FROM t", "SELECT", "read unknown_function"),
@@ -322,7 +357,17 @@ KNOWN = {
     ),
 }
 
-TABLE = {**PLAIN, **DEFINITIONS, **ADMINISTRATION, **HARMLESS, **HIDDEN, **OUTSIDE, **UNKNOWN, **KNOWN}
+TABLE = {
+    **PLAIN,
+    **DEFINITIONS,
+    **ADMINISTRATION,
+    **HARMLESS,
+    **HIDDEN,
+    **OUTSIDE,
+    **DOTS,
+    **UNKNOWN,
+    **KNOWN,
+}
 
 INCOMPLETE = {
     "do": ("DO $$ BEGIN DELETE FROM t; END $$", "DO", "code that is given as text"),
