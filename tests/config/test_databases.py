@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from extproc.config import InvalidConfigError, parse_config
+from extproc.policy import PolicySource, TargetInfo, load_policies
 
 GOOD = """
 apiVersion: extproc/v1
@@ -66,6 +68,14 @@ def test_a_database_target_loads_with_its_defaults(tmp_path: Path) -> None:
     assert database.roles["reader"].groups == ("readers",)
     assert [place for place, _ in settings.secrets()] == ["targets[0].database.roles.reader.password"]
     assert "DB_PASSWORD" in repr(database.roles["reader"].password)
+
+
+def test_the_pages_example_is_a_configuration_and_a_policy(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "postgres.md"
+    config, policy = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.S)
+    settings = parse_config(config, base=tmp_path)
+    (target,) = settings.targets
+    load_policies([PolicySource("orders.yaml", policy)], {target.name: TargetInfo(target.kind, {})})
 
 
 @pytest.mark.parametrize("name", MISTAKES)

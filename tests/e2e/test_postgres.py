@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -489,3 +491,64 @@ def _has_ended(connection: psycopg.Connection[Any]) -> bool:
     except psycopg.errors.InvalidAuthorizationSpecification:
         return False
     return False
+
+
+# ---------------------------------------------------------------------- tools people use
+
+PERMISSIVE = """\
+apiVersion: extproc/v1
+kind: Policy
+metadata: {name: everything}
+target: orders-db
+default: deny
+rules:
+  - {name: all, when: principal.subject == "alice", then: {allow: {}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def open_stack(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseStack]:
+    """Everything allowed, even what is not understood."""
+    folder = binaries()
+    assert folder is not None
+    local = ["-h", str(postgres.directory), "-U", "postgres", "postgres"]
+    subprocess.run([folder / "pgbench", "-i", "-q", *local], check=True, capture_output=True)
+    postgres.run("GRANT ALL ON ALL TABLES IN SCHEMA public TO app_reader")
+    with DatabaseStack(
+        tmp_path_factory.mktemp("open"), postgres, policy=PERMISSIVE, database={"unparsed": "judge"}
+    ) as running:
+        yield running
+
+
+def tool(stack: DatabaseStack, name: str, *arguments: str, given: str = "") -> str:
+    folder = binaries()
+    assert folder is not None
+    environment = {
+        **os.environ,
+        "PGPASSWORD": stack.token(),
+        "PGSSLMODE": "disable",
+        "PGGSSENCMODE": "disable",
+    }
+    done = subprocess.run(
+        [folder / name, "-h", "127.0.0.1", "-p", str(stack.port), "-U", "reader", *arguments, "postgres"],
+        env=environment, input=given, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("mode", ["simple", "extended", "prepared"])
+def test_pgbench_runs_in_every_mode(open_stack: DatabaseStack, mode: str) -> None:
+    told = tool(open_stack, "pgbench", "-n", "-c", "4", "-t", "25", "-M", mode)
+    assert "number of transactions actually processed: 100/100" in told
+    assert "number of failed transactions: 0" in told
+
+
+def test_pg_dump_and_copy_work_and_opting_out_is_recorded(open_stack: DatabaseStack) -> None:
+    dump = tool(open_stack, "pg_dump", "-t", "orders")
+    assert dump.count("\n") > 100 and "COPY public.orders" in dump
+    assert tool(open_stack, "psql", "-X", "-c", "\\copy payments from stdin", given="71\n72\n") == "COPY 2\n"
+    assert tool(open_stack, "psql", "-X", "-At", "-c", "SELECT count(*) FROM payments WHERE id > 70") == "2\n"
+    story = open_stack.statement("COPY  payments")
+    assert story["outcome"]["response"]["copied_in"] > 0
+    assert "unparsed-judged" in story["intent"]["degraded"]
