@@ -8,16 +8,15 @@ from extproc.protocols.postgres.messages import HEAD
 class Buffer:
     """Append at the end, look at and take from the front."""
 
-    __slots__ = ("_bytes", "_start", "_tail", "_tail_size")
+    __slots__ = ("_bytes", "_start", "_tail")
 
     def __init__(self) -> None:
         self._bytes = b""
         self._start = 0
-        self._tail: list[bytes] = []
-        self._tail_size = 0
+        self._tail = bytearray()
 
     def __len__(self) -> int:
-        return len(self._bytes) - self._start + self._tail_size
+        return len(self._bytes) - self._start + len(self._tail)
 
     def append(self, data: bytes) -> None:
         if not data:
@@ -26,14 +25,13 @@ class Buffer:
             self._bytes = bytes(data)
             self._start = 0
         else:  # joined once somebody takes it, so that a long message is not copied for each of its chunks
-            self._tail.append(bytes(data))
-            self._tail_size += len(data)
+            self._tail += data
 
     def _join(self) -> None:
         if self._tail:
-            self._bytes = b"".join((self._bytes[self._start :], *self._tail))
-            self._start = self._tail_size = 0
-            self._tail.clear()
+            self._bytes = b"".join((self._bytes[self._start :], self._tail))
+            self._start = 0
+            self._tail = bytearray()
 
     def head(self) -> tuple[bytes, int] | None:
         """Type and whole size of the message in front, or None while its first five bytes are not here."""
@@ -79,5 +77,5 @@ class Buffer:
 
     def clear(self) -> None:
         self._bytes = b""
-        self._start = self._tail_size = 0
-        self._tail.clear()
+        self._start = 0
+        self._tail = bytearray()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -229,6 +230,19 @@ def test_a_statement_that_claims_a_gigabyte_is_not_waited_for(kind: bytes):
         connection.receive_from_client(b"x" * 65536)
         assert kept(connection) == 0
     assert not connection.has_ended
+
+
+def test_a_statement_in_tiny_pieces_costs_no_more_memory_than_its_bytes():
+    connection = logged_in()
+    query = m.build_query(b"SELECT '" + b"x" * 200_000 + b"'")
+    tracemalloc.start()
+    try:
+        for at in range(0, len(query) - 1, 2):
+            connection.receive_from_client(query[at : at + 2])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * len(query)
 
 
 @pytest.mark.parametrize("kind", [b"D", b"E", b"C", b"S", b"f"])
