@@ -59,7 +59,7 @@ HARMLESS = {
     "many-ands": "SELECT 1 FROM t WHERE a" + " AND a" * 900,
     "many-statements": "SELECT 1;" * 1_900,
     "thirty-sums": "SELECT 1" + "+1" * 30,
-    "twenty-subqueries": "SELECT * FROM " + "(SELECT * FROM " * 15 + "t" + ") x" * 15,
+    "fifteen-subqueries": "SELECT * FROM " + "(SELECT * FROM " * 15 + "t" + ") x" * 15,
     "brackets": "SELECT " + "(" * 200 + "1" + ")" * 200,
     "many-minus": "INSERT INTO t VALUES " + ",".join(["(-1, '2024-01-01')"] * 9_000),
 }
