@@ -329,3 +329,44 @@ async def test_a_name_that_means_something_else_at_the_server_is_never_bound(tab
         result = await asyncio.to_thread(link.exec_prepared, b"s", [])
         assert result.error_field(psycopg.pq.DiagnosticField.SQLSTATE) == b"26000"
     assert table.run("SELECT count(*) FROM customers") == [(5,)]
+
+
+async def test_a_long_pipeline_passes_whole(table: Postgres, tmp_path: Path):
+    async with relay(Gate(gateway()), table.socket, tmp_path), await connect(tmp_path) as connection:
+        async with connection.cursor() as cursor:
+            await cursor.executemany(
+                "INSERT INTO customers (id, email) VALUES (%s, %s)", [(n, "x") for n in range(100, 4100)]
+            )
+        async with connection.pipeline():
+            cursors = [await connection.execute("SELECT %s::int", (n,)) for n in range(500)]
+        assert [(await cursor.fetchone()) for cursor in cursors] == [(n,) for n in range(500)]
+    assert table.run("SELECT count(*) FROM customers") == [(4005,)]
+
+
+async def test_what_is_too_long_to_judge_is_refused_and_what_nobody_reads_is_not(
+    table: Postgres, tmp_path: Path
+):
+    async with relay(Gate(gateway()), table.socket, tmp_path), await connect(tmp_path) as connection:
+        with pytest.raises(psycopg.errors.ProgramLimitExceeded):
+            await connection.execute("SELECT length(%s)", ("x" * 5_000_000,))
+        found = await (await connection.execute("SELECT repeat('x', 20000000)")).fetchone()
+        assert found == ("x" * 20_000_000,)
+
+
+async def test_a_statement_held_in_a_pipeline_runs_in_its_place(table: Postgres, tmp_path: Path):
+    gate = Gate(gateway(), hold=lambda asked: "DELETE" in asked.text and asked.kind == "bound")
+    async with relay(gate, table.socket, tmp_path), await connect(tmp_path) as connection:
+
+        async def batch() -> list[tuple[int]]:
+            async with connection.pipeline():
+                before = await connection.execute("SELECT count(*) FROM customers")
+                await connection.execute("DELETE FROM customers WHERE id = %s", (1,))
+                after = await connection.execute("SELECT count(*) FROM customers")
+            return await before.fetchall() + await after.fetchall()
+
+        running = asyncio.create_task(batch())
+        while not (held := [talk for talk in gate.held.values() if talk.waiting is not None]):
+            await asyncio.sleep(0)
+        assert table.run("SELECT count(*) FROM customers") == [(5,)]
+        held[0].decide(None)
+        assert await running == [(5,), (4,)]
