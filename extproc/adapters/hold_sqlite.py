@@ -104,6 +104,7 @@ class SqliteHoldStore:
 
     async def open(self, ask: HoldAsk, now: float) -> HeldRequest:
         def work(db: sqlite3.Connection) -> HeldRequest:
+            is_new = False
             held = rows.load_open(db, ask.binding)
             if held is not None and held.is_overdue(now):
                 self._save(db, held, lifecycle.expired(held, now))
@@ -113,7 +114,7 @@ class SqliteHoldStore:
                 change = lifecycle.opened(self._new_id(), ask, now)
                 rows.insert(db, change)
                 self._waits.told_from_thread(change.held)
-                held = change.held
+                held, is_new = change.held, True
             elif held.state is HoldState.PENDING and held.waiters >= self._limits.waiters:
                 raise HoldError("too_many", "too many requests wait on this hold already")
             db.execute(
@@ -121,7 +122,8 @@ class SqliteHoldStore:
                 ON CONFLICT (hold_id, process) DO UPDATE SET count = count + 1""",
                 (held.id, self._process),
             )
-            return rows.load(db, held.id) or held
+            # what was just opened is not read back: a second copy of the ask would live as long as the wait
+            return held if is_new else rows.load(db, held.id) or held
 
         running = asyncio.ensure_future(self._change(work))
         try:

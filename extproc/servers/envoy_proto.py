@@ -68,12 +68,31 @@ def parse_traceparent(value: str) -> Trace:
     return Trace(trace_id, parent_id, bool(int(flags, 16) & 1))
 
 
+_NAMES = {
+    name.encode(): name
+    for name in (
+        ":authority", ":method", ":path", ":protocol", ":scheme", ":status", "accept", "accept-encoding",
+        "accept-language", "authorization", "cache-control", "content-encoding", "content-length", "content-type",
+        "cookie", "date", "etag", "host", "last-modified", "location", "origin", "prefer", "referer", "server",
+        "set-cookie", "traceparent", "tracestate", "transfer-encoding", "user-agent", "vary", "x-forwarded-for",
+        "x-forwarded-proto", "x-request-id",
+    )
+}  # fmt: skip
+"""Names nearly every request has: found, not made, and kept once however many requests wait."""
+
+
 def headers_of(header_map: pb.HeaderMap) -> Headers:
     """Header fields; Envoy fills `raw_value`, older ones `value`. Latin-1 keeps every byte."""
+    known = _NAMES.get
     return Headers(
         tuple(
-            (h.key.decode("latin-1").lower(), (h.raw_value or h.value).decode("latin-1"))
-            for h in header_map.headers
+            [
+                (
+                    known(key := h.key) or key.decode("latin-1").lower(),
+                    (h.raw_value or h.value).decode("latin-1"),
+                )
+                for h in header_map.headers
+            ]
         )
     )
 

@@ -70,6 +70,13 @@ class TestAnyHoldStore:
         assert held.ask == ask()
         assert await store.get(held.id, NOW) == held
 
+    async def test_a_new_hold_keeps_no_second_copy_of_its_view(self, store: Store):
+        """Thousands may wait, and each holds on to what it asked."""
+        asked = ask()
+        held = await store.open(asked, NOW)
+        assert all(held.ask.view[section] is part for section, part in asked.view.items())
+        assert held.ask.view
+
     async def test_an_equal_ask_joins_and_moves_nothing(self, store: Store):
         first = await store.open(ask(), NOW)
         second = await store.open(ask(), NOW + 1)

@@ -39,6 +39,13 @@ def test_headers_keep_every_byte_order_and_repetition():
     assert found.items == ((":path", "/"), ("x-a", "\xff\x00"), ("x-a", "Ã©"))
 
 
+def test_equal_names_are_one_object_where_they_are_common():
+    """Ten thousand held requests keep one `content-type`; `Accept` in capitals is read all the same."""
+    first, second = (headers_of(header_map((b"content-type", b"a"), (b"Accept", b"b"))) for _ in range(2))
+    assert first.items == (("content-type", "a"), ("accept", "b"))
+    assert first.items[0][0] is second.items[0][0]
+
+
 def test_an_older_envoys_plain_value_is_read():
     assert headers_of(pb.HeaderMap(headers=[pb.HeaderValue(key=b"a", value=b"1")])).get("a") == "1"
 
