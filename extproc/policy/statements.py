@@ -11,9 +11,7 @@ from extproc.policy.combine import add_obligations
 
 NOT_UNDERSTOOD = "sql-not-understood"
 _NO_FACTS = frozenset({"start", "end", "normalised", "effects_seen", "underlying"})
-_NAMES = tuple(
-    field.name for field in fields(StatementFacts) if field.name not in ("start", "end", "normalised")
-)
+_NAMES = tuple(field.name for field in fields(StatementFacts) if field.name not in _NO_FACTS)
 
 
 def statement_facts(statement: StatementFacts) -> dict[str, object]:
