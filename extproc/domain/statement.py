@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 StatementKind = Literal["simple", "bound", "copy", "function"]
@@ -23,6 +23,10 @@ VERBS = (
 SHAPED_VERBS = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE"})
 """Where a literal is only a value. Elsewhere it may be a role, a file, a setting or a body of code."""
 _SHAPED_EFFECTS = frozenset({"read", "write"})
+
+RUNS_PREPARED = "it runs a statement that was prepared before"
+RUNS_CURSOR = "it runs a cursor that was declared before"
+"""Reasons for being incomplete that go away once what runs is known: `StatementFacts.running`."""
 
 TransactionControl = Literal["", "begin", "commit", "rollback", "savepoint", "release", "prepared"]
 
@@ -80,6 +84,35 @@ class StatementFacts:
         setting, the argument of a function that nobody knows."""
         plain = self.complete and self.verb in SHAPED_VERBS and _SHAPED_EFFECTS.issuperset(self.effects)
         return self.normalised if plain else ""
+
+    def running(self, inner: StatementFacts, text: str) -> StatementFacts:
+        """These facts with those of what EXECUTE or FETCH runs, made by `text`. Its own arguments count as well:
+        `EXECUTE p(pg_read_file('x'))` reads a file whatever p does. Unchanged where something else is not seen."""
+        if self.incomplete_reason not in (RUNS_PREPARED, RUNS_CURSOR):
+            return self
+        effects = _both(self.effects_seen, inner.effects)
+        verbs = _both(self.verbs, inner.verbs)
+        return replace(
+            self,
+            verbs=tuple(verb for verb in verbs if verb not in ("PREPARE", "DECLARE")),
+            effects=effects,
+            effects_seen=_both(self.effects_seen, inner.effects_seen),
+            tables_read=_both(self.tables_read, inner.tables_read),
+            tables_written=_both(self.tables_written, inner.tables_written),
+            columns=_both(self.columns, inner.columns),
+            columns_used=_both(self.columns_used, inner.columns_used),
+            functions=_both(self.functions, inner.functions),
+            has_where=inner.has_where,
+            has_limit=inner.has_limit,
+            limit=inner.limit,
+            complete=inner.complete,
+            incomplete_reason=inner.incomplete_reason,
+            underlying=text,
+        )
+
+
+def _both(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted({*one, *other}))
 
 
 @dataclass(frozen=True, slots=True)

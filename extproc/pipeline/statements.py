@@ -286,7 +286,7 @@ class DatabaseSession:
         found: list[StatementFacts] = []
         for sql in statement.facts or (NOTHING,):
             known = self._prepared.get((RUNS.get(sql.verb, ""), sql.refers_to)) if sql.refers_to else None
-            found.extend(known or (sql,))
+            found.extend([sql.running(made, made.underlying) for made in known] if known else (sql,))
         return tuple(found)
 
     def remember(self, statement: Statement, name: str = "") -> None:

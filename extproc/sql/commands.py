@@ -7,6 +7,7 @@ from typing import Any
 
 import postgast
 
+from extproc.domain.statement import RUNS_CURSOR, RUNS_PREPARED
 from extproc.sql.conditions import literal_text, may_be_on
 from extproc.sql.names import relation_parts, strings, written
 from extproc.sql.queries import OUTERMOST, creates_table
@@ -111,10 +112,6 @@ _CONTROL = {
 """TransactionStmtKind; ROLLBACK TO moves within a transaction as SAVEPOINT does."""
 _ACCESS_SHARE = 1
 """The lock that every SELECT takes."""
-
-RUNS_PREPARED = "it runs a statement that was prepared before"
-RUNS_CURSOR = "it runs a cursor that was declared before"
-"""Reasons that `session.NamedStatements` can take away."""
 
 
 def simple(walk: Walk, node: Any, scope: Scope) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from extproc.domain.statement import StatementFacts
-from extproc.sql.commands import RUNS_CURSOR, RUNS_PREPARED
+from extproc.domain.statement import RUNS_CURSOR, RUNS_PREPARED, StatementFacts
 
 MAX_NAMES = 1_000
 """How many names one connection may have; later ones stay unknown."""
@@ -66,7 +65,7 @@ class NamedStatements:
     def _resolved(self, facts: StatementFacts) -> StatementFacts:
         known = {RUNS_PREPARED: self._prepared, RUNS_CURSOR: self._cursors}.get(facts.incomplete_reason)
         named = known.get(facts.refers_to) if known is not None else None
-        return facts if named is None else _merged(facts, named)
+        return facts if named is None else facts.running(named.facts, named.text)
 
 
 def _names(facts: StatementFacts) -> bool:
@@ -84,30 +83,3 @@ def _drop(names: dict[str, _Named], name: str) -> None:
         names.pop(name, None)
     else:
         names.clear()
-
-
-def _merged(facts: StatementFacts, named: _Named) -> StatementFacts:
-    inner = named.facts
-    verbs = {*facts.verbs, *inner.verbs} - {"PREPARE", "DECLARE"}
-    effects = _sorted(facts.effects_seen, inner.effects)
-    return replace(
-        facts,
-        verbs=tuple(sorted(verbs)),
-        effects=effects,
-        effects_seen=effects,
-        tables_read=_sorted(facts.tables_read, inner.tables_read),
-        tables_written=_sorted(facts.tables_written, inner.tables_written),
-        columns=_sorted(facts.columns, inner.columns),
-        columns_used=_sorted(facts.columns_used, inner.columns_used),
-        functions=_sorted(facts.functions, inner.functions),
-        has_where=inner.has_where,
-        has_limit=inner.has_limit,
-        limit=inner.limit,
-        complete=inner.complete,
-        incomplete_reason=inner.incomplete_reason,
-        underlying=named.text,
-    )
-
-
-def _sorted(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(sorted({*one, *other}))

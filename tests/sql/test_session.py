@@ -40,6 +40,7 @@ def test_the_arguments_of_execute_count() -> None:
     names = ran(NamedStatements(), "PREPARE p(bigint) AS SELECT $1")
     assert resolved(names, "EXECUTE p(1)").effects == ("read",)
     assert resolved(names, "EXECUTE p(nextval('s'))").effects == ("read", "write")
+    assert resolved(names, "EXECUTE p(pg_read_file('/etc/passwd'))").effects == ("file", "read")
     assert not resolved(names, "EXECUTE p((SELECT query_to_xml('x', true, true, '')))").complete
 
 
