@@ -234,10 +234,11 @@ def _join(walk: Walk, node: Any, scope: Scope, locked: frozenset[str] | None) ->
         walk.column(name)
     if node.HasField("quals"):
         walk.visit(node.quals, scope)
-    if node.alias.aliasname:  # it hides the tables below it, so any name may be any column
+    if node.is_natural or node.alias.aliasname:  # any column may be compared, or any name may be any column
         for table in [scope.ranges[name] for name in scope.ranges if name not in before]:
             if table:
                 walk.whole_row(table)
+    if node.alias.aliasname:
         scope.add(node.alias.aliasname, DERIVED)
     if node.join_using_alias.aliasname:
         scope.add(node.join_using_alias.aliasname, DERIVED)

@@ -109,6 +109,8 @@ COLUMNS = {
     "condition": ("SELECT a FROM t WHERE b = 1", "t.a t.b", "t.b"),
     "join-condition": ("SELECT t.a FROM t JOIN u ON t.b = u.b", "t.a t.b u.b", "t.b u.b"),
     "join-using": ("SELECT t.a FROM t JOIN u USING (b)", "b t.a", "b"),
+    "natural-join": ("SELECT 1 FROM t NATURAL JOIN u", "t.* u.*", "t.* u.*"),
+    "natural-join-with-values": ("SELECT 1 FROM t NATURAL JOIN (VALUES (1)) v(a)", "t.*", "t.*"),
     "order": ("SELECT a FROM t ORDER BY b", "t.a t.b", "t.b"),
     "order-by-place": ("SELECT a, b FROM t ORDER BY 2", "t.a t.b", "t.b"),
     "order-by-new-name": ("SELECT a AS x FROM t ORDER BY x", "t.a", "t.a"),
