@@ -26,6 +26,7 @@ from extproc.pipeline.database_records import SessionScribe, statement_binding
 from extproc.pipeline.database_view import statement_view
 from extproc.pipeline.governance import DatabasePlan, DatabaseRole, Governance, TargetPlan
 from extproc.pipeline.settled import HoldSettled
+from extproc.policy.statements import combine_rulings
 
 INSUFFICIENT_PRIVILEGE = "42501"
 INVALID_AUTHORIZATION = "28000"
@@ -423,7 +424,7 @@ class GovernedStatement:
                 if ruling.decision is None and plan.rules.has_phase(phase):
                     ruling = plan.rules.judge(phase, facts, ruling)
             rulings.append(ruling)
-        return tuple(rulings), combined(rulings)
+        return tuple(rulings), combine_rulings(rulings).decision or UNDECIDED
 
     def _is_certain(self) -> bool:
         """Whether a denial stands without the parameters: a rule that could be evaluated made it, or all could."""
@@ -657,29 +658,7 @@ NOTHING = StatementFacts(statements=0)
 """An empty text: the server answers EmptyQueryResponse."""
 
 
-def combined(rulings: list[Ruling]) -> Allow | Deny | Hold:
-    """One decision for a text of several statements: deny beats hold beats allow, what is owed adds up."""
-    owed: list[Obligations] = []
-    holds: list[Hold] = []
-    for ruling in rulings:
-        decision = ruling.decision
-        if decision is None:
-            return Deny("no-rule-matched", "No rule allows this statement.")
-        if isinstance(decision, Deny):
-            return decision
-        owed.append(decision.obligations)
-        if isinstance(decision, Hold):
-            holds.append(decision)
-    obligations = Obligations(
-        masks=tuple(sorted({name for one in owed for name in one.masks})),
-        record_request="masked" if any(one.record_request == "masked" for one in owed) else "none",
-        record_response="masked" if any(one.record_response == "masked" for one in owed) else "none",
-    )
-    if not holds:
-        return Allow(obligations)
-    if any(hold.demand.digest != holds[0].demand.digest for hold in holds):
-        return Deny("holds-differ", "Statements of one text wait for different people; send them one by one.")
-    return Hold(holds[0].demand, holds[0].rules, obligations)
+UNDECIDED = Deny("no-rule-matched", "No rule allows this statement.")
 
 
 def _not_understood(facts: tuple[StatementFacts, ...]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from extproc.sql.analysis import analyze
-from extproc.sql.session import NamedStatements
 from extproc.sql.walk import Vouched
 
-__all__ = ["NamedStatements", "Vouched", "analyze"]
+__all__ = ["Vouched", "analyze"]
