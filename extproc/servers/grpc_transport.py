@@ -187,6 +187,7 @@ class _Methods(grpc.GenericRpcHandler):
                     read = asyncio.ensure_future(context.read())
                     await asyncio.wait((read, cut), return_when=asyncio.FIRST_COMPLETED)
                     if cut.done():
+                        read.cancel()
                         how = "cut"
                         raise CutError(channel.reason)
                     data = read.result()
@@ -203,7 +204,6 @@ class _Methods(grpc.GenericRpcHandler):
             finally:
                 cut.cancel()
                 if read is not None:
-                    read.cancel()
                     read.add_done_callback(_forget)
                 stream.closed(how)
 
