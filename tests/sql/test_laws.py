@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.domain.statement import EFFECTS, VERBS, StatementFacts
-from extproc.sql import NamedStatements, analyze
+from extproc.sql import analyze
 from tests.sql.test_statements import TABLE
 
 _WORDS = """
@@ -52,7 +52,6 @@ def test_any_text_gives_facts(text: str) -> None:
     found = analyze(text)
     check(found)
     check(analyze(text, standard_strings=False))
-    check(NamedStatements().resolve(text, found))
 
 
 @given(st.sampled_from([sql for sql, _, _ in TABLE.values()]), st.data())
