@@ -12,6 +12,7 @@ import click
 
 from extproc.adapters.policy_files import FoundPolicies, author_of, cases_beside, find_policies
 from extproc.app.bundle import check_masks
+from extproc.commands.policy_counts import counts
 from extproc.config import load_config
 from extproc.domain.errors import PolicyError
 from extproc.policy import PolicySet, PolicySource, TargetInfo, load_policies, named_targets
@@ -32,6 +33,9 @@ _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable o
 @click.group()
 def policy() -> None:
     """Check, test and explain policies."""
+
+
+policy.add_command(counts)
 
 
 @policy.command()
