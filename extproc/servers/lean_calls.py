@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -143,7 +144,7 @@ def open_network(context: Context, wire: Wire, stream_id: int, head: CallHead) -
     )
 
 
-class _Unary:
+class _Unary(ABC):
     """A call of one message: what is common to Check and health."""
 
     __slots__ = ("_request", "_stream_id", "_wire")
@@ -164,9 +165,9 @@ class _Unary:
         else:
             self.serve(self._request)
 
+    @abstractmethod
     def serve(self, request: bytes) -> None:
         """The one message is complete."""
-        raise NotImplementedError
 
     def gone(self) -> None:
         """Nothing is left behind."""
