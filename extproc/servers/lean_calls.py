@@ -169,7 +169,7 @@ class _Unary(ABC):
     def serve(self, request: bytes) -> None:
         """The one message is complete."""
 
-    def gone(self) -> None:
+    def gone(self) -> None:  # noqa: B027  (most calls leave nothing behind)
         """Nothing is left behind."""
 
     def cut(self, reason: str) -> None:
