@@ -105,7 +105,7 @@ async def run_approvals(settings: Settings, control: Control, stopping: asyncio.
             task.cancel()
         for task, ended in zip(tasks, await asyncio.gather(*tasks, return_exceptions=True), strict=True):
             if isinstance(ended, Exception):
-                log.error("approvals.part_failed", part=task.get_name(), error=repr(ended))
+                log.error("approvals.part_failed", part=task.get_name(), exc_info=ended)
     finally:
         await keys.close()
         await holds.aclose()

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 
 import structlog
+
+MAX_FAULTS = 5
+MAX_PLACES = 12
+"""Exceptions of a chain, and frames of each, that a log line names."""
 
 
 def set_up_logs(process: str) -> None:
@@ -17,7 +22,7 @@ def set_up_logs(process: str) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
+            _without_text,
             _named(process),
             render,
         ],
@@ -25,6 +30,21 @@ def set_up_logs(process: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _without_text(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Exceptions by type and place, the outermost first; their text may quote what must stay hidden."""
+    raised = event.pop("exc_info", None)
+    error = raised if isinstance(raised, BaseException) else sys.exc_info()[1] if raised else None
+    faults: list[dict[str, object]] = []
+    while error is not None and len(faults) < MAX_FAULTS:
+        places = traceback.extract_tb(error.__traceback__)[-MAX_PLACES:]
+        at = [f"{place.filename}:{place.lineno} {place.name}" for place in places]
+        faults.append({"type": type(error).__name__, "at": at})
+        error = error.__cause__ or error.__context__
+    if faults:
+        event["faults"] = faults
+    return event
 
 
 def _named(process: str) -> structlog.typing.Processor:
