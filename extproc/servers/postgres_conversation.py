@@ -19,20 +19,20 @@ from extproc.domain.request import Source
 from extproc.domain.statement import Statement
 from extproc.domain.steps import NeedKeys, Wait
 from extproc.pipeline.catalogue import QUERY, ResultMask, masked_message
-from extproc.pipeline.governance import DatabasePlan
-from extproc.pipeline.parameters import read_parameter
-from extproc.pipeline.statements import (
+from extproc.pipeline.database_session import DatabaseSession
+from extproc.pipeline.database_steps import (
     INVALID_AUTHORIZATION,
     AcceptLogin,
     Asked,
-    DatabaseSession,
-    GovernedStatement,
     Login,
     RefuseLogin,
     Run,
     Stop,
 )
-from extproc.pipeline.statements import Ended as StatementOutcome
+from extproc.pipeline.database_steps import Ended as StatementOutcome
+from extproc.pipeline.governance import DatabasePlan
+from extproc.pipeline.parameters import read_parameter
+from extproc.pipeline.statements import GovernedStatement
 from extproc.protocols.postgres import (
     CLIENT_CHOSEN,
     BackendKey,

@@ -17,18 +17,10 @@ from extproc.domain.steps import NeedKeys, Wait
 from extproc.masking import ENTITIES, compile_masker
 from extproc.masking.rows import compile_rows
 from extproc.pipeline import DatabasePlan, DatabaseRole, Governance, HoldSettled, TargetPlan
+from extproc.pipeline.database_session import DatabaseSession
+from extproc.pipeline.database_steps import AcceptLogin, Asked, Ended, Login, RefuseLogin, Run, Stop
 from extproc.pipeline.parameters import read_parameter
-from extproc.pipeline.statements import (
-    AcceptLogin,
-    Asked,
-    DatabaseSession,
-    Ended,
-    GovernedStatement,
-    Login,
-    RefuseLogin,
-    Run,
-    Stop,
-)
+from extproc.pipeline.statements import GovernedStatement
 from extproc.policy import PolicySource, TargetInfo, load_policies
 from extproc.sql import analyze
 from tests.support.governed import NOW, SECRETS, Believes, Ids

@@ -1,0 +1,99 @@
+"""What a database session is asked and what it answers: the server carries a step out and brings the next event.
+
+Records of a step are written before anything of it happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from extproc.domain.record import Record
+from extproc.domain.statement import Statement
+from extproc.pipeline.governance import DatabaseRole
+
+INSUFFICIENT_PRIVILEGE = "42501"
+INVALID_AUTHORIZATION = "28000"
+INVALID_PASSWORD = "28P01"  # noqa: S105  (a SQLSTATE)
+QUERY_CANCELED = "57014"
+CONFIGURATION_LIMIT = "53400"
+CANNOT_CONNECT_NOW = "57P03"
+FEATURE_NOT_SUPPORTED = "0A000"
+SYSTEM_ERROR = "58000"
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What a client said before anything was decided. `token` is what it gave as its password."""
+
+    user: str
+    database: str
+    application: str
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptLogin:
+    """Log in upstream as `role`."""
+
+    role: DatabaseRole
+    protected: bool
+    """Passwords may cross the way to the server as they are."""
+    records: tuple[Record, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseLogin:
+    """End the connection with an error."""
+
+    sqlstate: str
+    message: str
+    hint: str
+    records: tuple[Record, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The statement may go on. `masks` are owed on its rows."""
+
+    masks: tuple[str, ...] = ()
+    records: tuple[Record, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The statement may not go on; the connection lives unless `ends_session`."""
+
+    sqlstate: str
+    message: str
+    detail: str
+    hint: str
+    records: tuple[Record, ...] = ()
+    ends_session: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One statement that waits for a decision. `is_bound` is False at Parse: nothing runs yet."""
+
+    statement: Statement
+    transaction: str
+    is_bound: bool = True
+    name: str = ""
+    """The name a Parse gives it."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What became of a statement that was judged. `end` is the wire's word for it."""
+
+    end: str
+    executed: bool | None
+    sqlstate: str = ""
+    tags: tuple[str, ...] = ()
+    rows: int = 0
+    affected: int = 0
+    bytes_returned: int = 0
+    copied_in: int = 0
+    masked: Mapping[str, int] = field(default_factory=dict)
