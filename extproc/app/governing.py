@@ -9,6 +9,8 @@ from typing import Any
 from extproc.adapters.jwks import JwksKeys
 from extproc.app.state_keys import StateKeys
 from extproc.config import Settings, Target
+from extproc.config.certificates import server_context
+from extproc.config.settings import Listener
 from extproc.domain.errors import TokenError
 from extproc.domain.mask import MaskSpec
 from extproc.domain.principal import Principal
@@ -29,6 +31,7 @@ from extproc.masking.literals import literal_forms
 from extproc.masking.rows import RowMasks, compile_rows
 from extproc.pipeline import Credential, DatabasePlan, DatabaseRole, Governance, TargetPlan
 from extproc.pipeline.governance import CALLERS_PROOF
+from extproc.pipeline.listeners import Caller, ListenerPlan
 from extproc.policy import PolicySet
 
 REALM = "extproc"
@@ -117,6 +120,27 @@ def build_governance(
         strip_headers=CALLERS_PROOF | {settings.identity.header},
         max_wait=max(0.0, settings.limits.max_message_timeout - 15.0),
         degraded=_degraded(settings),
+        listeners={
+            listener.name: _listener(listener)
+            for listener in settings.listeners
+            if listener.protocol != "http"
+        },
+    )
+
+
+def _listener(listener: Listener) -> ListenerPlan:
+    """Certificates are read here, so that a reload takes new ones. Raises ConfigError."""
+    tls, address = listener.tls, listener.address
+    ended_here = tls is not None and tls.terminate == "extproc"
+    return ListenerPlan(
+        name=listener.name,
+        target=listener.target or "",
+        tls=server_context(tls) if tls is not None and ended_here else None,
+        takes_cleartext=not ended_here
+        and (tls is not None or listener.cleartext_tokens or address.is_unix or address.is_loopback),
+        callers=tuple(
+            Caller(caller.uri, caller.kind, caller.groups, caller.person) for caller in listener.callers
+        ),
     )
 
 

@@ -21,6 +21,7 @@ from extproc.app.bundle import Bundle, drop_bundles, load_bundle, write_bundle
 from extproc.app.tailers import wants_spans
 from extproc.app.worker import open_ledger
 from extproc.config import Settings, check_waits
+from extproc.config.certificates import check_certificates
 from extproc.domain.errors import ExtprocError, LedgerUnavailableError
 from extproc.domain.record import Record
 from extproc.policy import PolicySet
@@ -101,6 +102,7 @@ class Supervisor:
     # ------------------------------------------------------------------ policy
 
     def _read(self) -> tuple[PolicySet, Author]:
+        check_certificates(self._settings)  # workers read them with every bundle
         folders = list(self._settings.policies.folders)
         sources = read_policies(folders)
         policies = load_bundle(self._settings, sources)

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from extproc.config import InvalidConfigError, Problem, Settings, load_config
+from extproc.config.certificates import certificate_faults
 from extproc.config.document import dotted
 from extproc.domain.errors import ConfigError
 
@@ -32,13 +33,16 @@ def config() -> None:
 def check(file: Path, secrets: bool, as_json: bool) -> None:
     """Check FILE (default extproc.yaml) and name every mistake with its line.
 
+    Certificates of TLS that ends here are read, secrets only with --secrets.
+
     Exit codes: 0 it is good, 1 it is not.
     """
     problems: tuple[Problem, ...] = ()
     settings: Settings | None = None
     try:
         settings = load_config(file)
-        problems = tuple(_unreadable_secrets(settings)) if secrets else ()
+        problems = tuple(Problem(f"{place}: {fault}") for place, fault in certificate_faults(settings))
+        problems += tuple(_unreadable_secrets(settings)) if secrets else ()
     except InvalidConfigError as error:
         problems = error.problems
     if as_json:

@@ -129,9 +129,15 @@ def _listeners(settings: Settings) -> Iterator[Finding]:
         if listener.protocol == "postgres":
             yield from check_database_listener(where, listener, targets)
             continue
-        for name, unfit in (("target", listener.target), ("cleartext_tokens", listener.cleartext_tokens)):
+        for name, unfit in (
+            ("target", listener.target),
+            ("cleartext_tokens", listener.cleartext_tokens),
+            ("callers", listener.callers),
+        ):
             if unfit:
                 yield (*where, name), "is for database listeners; HTTP has routes"
+        if listener.tls and listener.tls.terminate != "envoy":
+            yield (*where, "tls", "terminate"), "Envoy ends the TLS of HTTP listeners"
         if not listener.routes:
             yield (*where, "routes"), "needs at least 1 entry"
         yield from _routes(where, listener, targets)

@@ -30,6 +30,7 @@ def check_database_listener(
         yield (*where, "target"), f'"{listener.target}" is no {listener.protocol} target'
     if listener.mode != "ext_proc":
         yield (*where, "mode"), "database listeners are governed by ext_proc alone"
+    yield from check_callers(where, listener)
     for name, is_default in (
         ("upgrades", listener.upgrades in (("websocket",), ())),
         ("trusted_hops", listener.trusted_hops == 0),
@@ -44,6 +45,19 @@ def check_database_listener(
         )
     if listener.cleartext_tokens and (is_local or listener.tls is not None):
         yield (*where, "cleartext_tokens"), "means nothing here; remove it"
+
+
+def check_callers(where: Place, listener: Listener) -> Iterator[Finding]:
+    """A certificate counts only where somebody verifies it."""
+    for number, caller in enumerate(listener.callers):
+        place: Place = (*where, "callers", number)
+        scheme, separator, rest = caller.uri.partition("://")
+        if not scheme or not separator or not rest.strip("/*") or "*" in rest.removesuffix("/*"):
+            yield (*place, "uri"), "must be a whole URI, such as spiffe://example.org/etl, or end in /*"
+        if caller.kind == "human" and not caller.person:
+            yield (*place, "person"), "a human caller needs the name of the person"
+    if listener.callers and (listener.tls is None or listener.tls.client_ca is None):
+        yield (*where, "callers"), "need tls.client_ca, which says whose certificates are believed"
 
 
 def check_database(where: Place, target: Target) -> Iterator[Finding]:

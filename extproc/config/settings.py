@@ -153,10 +153,29 @@ class Route(Branch, frozen=True, kw_only=True):
 class ListenerTls(Branch, frozen=True, kw_only=True):
     """TLS for the callers of a listener."""
 
-    certificate: Annotated[Path, about("PEM certificate chain, as Envoy sees the path.")]
-    key: Annotated[Path, about("PEM private key, as Envoy sees the path.")]
+    certificate: Annotated[Path, about("PEM certificate chain, as whoever ends TLS sees the path.")]
+    key: Annotated[Path, about("PEM private key, as whoever ends TLS sees the path.")]
     client_ca: Annotated[Path | None, about("Verify client certificates against these authorities.")] = None
     require_client_certificate: Annotated[bool, about("Refuse callers without a certificate.")] = False
+    terminate: Annotated[
+        Literal["envoy", "extproc"],
+        about(
+            "Who ends TLS. `extproc` is for databases: it answers Postgres' SSLRequest (`sslmode=require`), "
+            "which stock Envoy cannot, and direct TLS too."
+        ),
+    ] = "envoy"
+
+
+class CertificateCaller(Branch, frozen=True, kw_only=True):
+    """A caller whose verified certificate is proof enough: it is asked for no token."""
+
+    uri: Annotated[
+        Text,
+        about("URI in the certificate, such as `spiffe://example.org/etl`; a closing `/*` is all below."),
+    ]
+    kind: Annotated[PrincipalKind, about("What it is.")] = "service"
+    groups: Annotated[tuple[Text, ...], about("Groups it is in.")] = ()
+    person: Annotated[str, about("The human behind it; empty is nobody but itself.")] = ""
 
 
 class Listener(Branch, frozen=True, kw_only=True):
@@ -182,6 +201,10 @@ class Listener(Branch, frozen=True, kw_only=True):
         bool,
         about("Take tokens as database passwords without TLS off loopback; a tunnel must protect them."),
     ] = False
+    callers: Annotated[
+        tuple[CertificateCaller, ...],
+        about("Callers of a database listener known by their certificate; the first match counts."),
+    ] = ()
 
 
 class UpstreamTls(Branch, frozen=True, kw_only=True):

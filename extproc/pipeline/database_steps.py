@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from extproc.domain.principal import Principal
 from extproc.domain.record import Record
 from extproc.domain.statement import Statement
 from extproc.pipeline.governance import DatabaseRole
@@ -30,6 +31,8 @@ class Login:
     database: str
     application: str
     token: str = field(repr=False)
+    caller: Principal | None = None
+    """Whom a verified certificate names; then there is no token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from extproc.domain.request import Headers
 from extproc.domain.steps import NeedKeys
 from extproc.masking import Masker
 from extproc.masking.rows import RowMasks
+from extproc.pipeline.listeners import ListenerPlan
 from extproc.policy import RuleSet
 
 RecordDetail = Literal["none", "masked"]
@@ -125,3 +126,17 @@ class Governance:
     max_wait: float = 3600.0
     degraded: tuple[str, ...] = ()
     """Opt-outs in force for everything (`insecure-listener`); every record carries them."""
+    listeners: Mapping[str, ListenerPlan] = field(default_factory=dict)
+    """Database listeners by name."""
+
+    def listener(self, name: str, target: str) -> ListenerPlan | None:
+        """The listener that Envoy says a connection came by; None when it is none of ours for that target.
+
+        One without a name is believed only where no listener is described for that target.
+        """
+        if name:
+            plan = self.listeners.get(name)
+            return plan if plan is not None and plan.target == target else None
+        if any(plan.target == target for plan in self.listeners.values()):
+            return None
+        return ListenerPlan(target=target)

@@ -80,7 +80,9 @@ def database_listener(settings: Settings, listener: Listener) -> EnvoyListener:
                     ),
                 ],
                 transport_socket=(
-                    downstream_tls(listener.tls, [POSTGRES_ALPN]) if listener.tls is not None else None
+                    downstream_tls(listener.tls, [POSTGRES_ALPN])
+                    if listener.tls is not None and listener.tls.terminate == "envoy"
+                    else None
                 ),
             )
         ],

@@ -20,6 +20,8 @@ PROCESS_METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 CHECK_METHOD = "/envoy.service.auth.v3.Authorization/Check"
 TARGET_KEY = "x-extproc-target"
 """The gRPC metadata key, written by Envoy's own configuration, that names the target."""
+LISTENER_KEY = "x-extproc-listener"
+"""The same for the listener."""
 METADATA_NAMESPACE = "extproc"
 ATTRIBUTES_KEY = "envoy.filters.http.ext_proc"
 CODE_DETAILS = "response.code_details"
@@ -43,18 +45,26 @@ class CallMetadata:
     target: str = ""
     trace: Trace = Trace()
     raw: Mapping[str, str] = field(default_factory=dict)
+    listener: str = ""
 
 
 def call_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> CallMetadata:
     """Read RPC metadata. Two targets are as bad as none: both leave `target` empty."""
     targets: list[str] = []
+    listeners: list[str] = []
     traceparent = ""
     for key, value in pairs:
         if key == TARGET_KEY and isinstance(value, str):
             targets.append(value)
+        elif key == LISTENER_KEY and isinstance(value, str):
+            listeners.append(value)
         elif key == "traceparent" and isinstance(value, str):
             traceparent = value
-    return CallMetadata(targets[0] if len(targets) == 1 else "", parse_traceparent(traceparent))
+    return CallMetadata(
+        targets[0] if len(targets) == 1 and len(listeners) < 2 else "",
+        parse_traceparent(traceparent),
+        listener=listeners[0] if len(listeners) == 1 else "",
+    )
 
 
 def parse_traceparent(value: str) -> Trace:

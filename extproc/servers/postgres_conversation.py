@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from extproc.domain.hold import HeldRequest
+from extproc.domain.principal import Principal
 from extproc.domain.record import Record
 from extproc.domain.request import Source
 from extproc.domain.statement import Statement
@@ -31,6 +32,7 @@ from extproc.pipeline.database_steps import (
 )
 from extproc.pipeline.database_steps import Ended as StatementOutcome
 from extproc.pipeline.governance import DatabasePlan
+from extproc.pipeline.listeners import ListenerPlan
 from extproc.pipeline.parameters import read_parameter
 from extproc.pipeline.statements import GovernedStatement
 from extproc.protocols.postgres import (
@@ -74,11 +76,18 @@ _sessions: dict[tuple[str, BackendKey], PostgresConversation] = {}
 
 def open_postgres(
     service: Service, call: CallMetadata, source: Source, later: Callable[[Output], None]
-) -> PostgresConversation:
-    """A new connection to the target that Envoy's configuration names; `open_conversation` checked its kind."""
-    plan = service.current().targets[call.target].database
+) -> PostgresConversation | None:
+    """A new connection to the target that Envoy's configuration names; `open_conversation` checked its kind.
+
+    None when it came by a listener that is none of ours.
+    """
+    governance = service.current()
+    plan = governance.targets[call.target].database
     assert plan is not None  # noqa: S101  (targets of this kind have one)
-    return PostgresConversation(service, call.target, plan, source, later)
+    listener = governance.listener(call.listener, call.target)
+    if listener is None:
+        return None
+    return PostgresConversation(service, plan, listener, source, later)
 
 
 class PostgresConversation:
@@ -87,19 +96,26 @@ class PostgresConversation:
     def __init__(
         self,
         service: Service,
-        target: str,
         plan: DatabasePlan,
+        listener: ListenerPlan,
         source: Source,
         later: Callable[[Output], None],
     ) -> None:
         self._service = service
         self._plan = plan
         self._later = later
-        self._session = DatabaseSession(service.current, service.new_hex, target, source, service.now())
+        self._listener = listener
+        self._source = source
+        self._session = DatabaseSession(
+            service.current, service.new_hex, listener.target, source, service.now()
+        )
         self._session.reads_messages = self._session.masks_rows
         self._wire = PostgresConnection(
             Limits(statement=plan.statement_limit, waiting=plan.waiting_limit),
+            ask_password=lambda: self._caller() is None,
             read_messages=self._session.reads_messages,
+            tls=listener.tls,
+            require_tls=listener.needs_tls(source),
         )
         self._running: dict[int, GovernedStatement] = {}
         self._reads_catalogue = False
@@ -183,13 +199,15 @@ class PostgresConversation:
         """
         self._reads_catalogue = False
         self._behind = bytearray()
-        text = QUERY.encode() + b"\0"
-        self._wire.receive_from_client(b"Q" + (len(text) + 4).to_bytes(4, "big") + text)
+        self._wire.say_for_client(QUERY)
         after = self._take()
         return replace(
-            before, to_server=before.to_server + after.to_server, records=before.records + after.records,
+            before,
+            to_server=before.to_server + after.to_server,
+            to_client=before.to_client + after.to_client,
+            records=before.records + after.records,
             close=before.close or after.close,
-        )  # fmt: skip
+        )
 
     def _keep_behind(self, data: bytes, end: bool) -> Output:
         assert self._behind is not None  # noqa: S101
@@ -204,13 +222,15 @@ class PostgresConversation:
     def _catalogue_read(self, output: Output) -> Output:
         """It is known (or could not be read, and what needs it is refused). Whoever waited goes on."""
         behind, self._behind = self._behind, None
-        output = replace(output, to_client=b"")
         if not behind and not self._behind_end:
             return output
         self._wire.receive_from_client(bytes(behind or b""), self._behind_end)
         after = self._take()
         return replace(
-            after, to_server=output.to_server + after.to_server, records=output.records + after.records
+            after,
+            to_server=output.to_server + after.to_server,
+            to_client=output.to_client + after.to_client,
+            records=output.records + after.records,
         )
 
     # ------------------------------------------------------------------ events
@@ -223,10 +243,11 @@ class PostgresConversation:
         end_client = wire.end_to_client and not self._ended_client
         self._ended_server = self._ended_server or end_server
         self._ended_client = self._ended_client or end_client
-        to_client = wire.bytes_to_client()
+        if self._behind is not None and not wire.has_ended:
+            wire.drop_to_client()
         return Output(
             to_server=wire.bytes_to_server(),
-            to_client=b"" if self._behind is not None and not wire.has_ended else to_client,
+            to_client=wire.bytes_to_client(),
             end_server=end_server,
             end_client=end_client,
             close=wire.has_ended,
@@ -253,18 +274,7 @@ class PostgresConversation:
             case RowsReceived():
                 self._rows_received(event)
             case LoginReceived():
-                self._login = event
-                self._answer_login(
-                    self._session.login(
-                        Login(
-                            event.user,
-                            event.database,
-                            event.parameters.get("application_name", ""),
-                            event.token,
-                        ),
-                        now,
-                    )
-                )
+                self._login_received(event, now)
             case LoggedIn():
                 self._logged_in(event, now)
             case CancelReceived():
@@ -280,6 +290,23 @@ class PostgresConversation:
                 pass
 
     # ------------------------------------------------------------------ login
+
+    def _caller(self) -> Principal | None:
+        """Whom the client's certificate names, if it has one that somebody verified."""
+        source = self._verified_source()
+        uris = self._wire.peer_uris if self._listener.tls is not None else (source.peer_uri_san,)
+        return self._listener.caller(uris) if source.mtls else None
+
+    def _verified_source(self) -> Source:
+        wire = self._wire
+        return self._listener.verified(self._source, wire.peer_certificate is not None, wire.peer_uris)
+
+    def _login_received(self, event: LoginReceived, now: float) -> None:
+        self._login = event
+        self._session.scribe.source = self._verified_source()
+        application = event.parameters.get("application_name", "")
+        login = Login(event.user, event.database, application, event.token, self._caller())
+        self._answer_login(self._session.login(login, now))
 
     def _answer_login(self, step: AcceptLogin | RefuseLogin | NeedKeys) -> None:
         match step:

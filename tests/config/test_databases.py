@@ -55,6 +55,27 @@ MISTAKES = {
         '  - {name: h, address: "127.0.0.1:1", target: api, routes: [{prefix: /, target: api}]}\n  - {name: pg,',
         "is for database listeners",
     ),
+    "callers without an authority": (
+        "target: db}", 'target: db, callers: [{uri: "spiffe://a/b"}]}', "need tls.client_ca"
+    ),
+    "callers by half a name": (
+        "target: db}", 'target: db, callers: [{uri: "spiffe://*"}]}', "must be a whole URI"
+    ),
+    "a human without a person": (
+        "target: db}", 'target: db, callers: [{uri: "spiffe://a/b", kind: human}]}', "needs the name of the person"
+    ),
+    "callers over HTTP": (
+        "  - {name: pg,",
+        '  - {name: h, address: "127.0.0.1:1", callers: [{uri: "s://a"}], routes: [{prefix: /, target: api}]}\n'
+        "  - {name: pg,",
+        "is for database listeners",
+    ),
+    "HTTP under our TLS": (
+        "  - {name: pg,",
+        '  - {name: h, address: "127.0.0.1:1", tls: {certificate: c, key: k, terminate: extproc}, '
+        "routes: [{prefix: /, target: api}]}\n  - {name: pg,",
+        "Envoy ends the TLS of HTTP listeners",
+    ),
     "database of an API": ("name: api,", "name: api, database: {roles: {a: {user: b}}},", "is for kind postgres"),
 }  # fmt: skip
 

@@ -95,7 +95,13 @@ class DatabaseStack(Stack):
         password = {"file": str(secret)}
         settings = yaml.safe_load(self.config_path.read_text())
         settings["listeners"] = [
-            {"name": "pg", "address": f"127.0.0.1:{self.port}", "protocol": "postgres", "target": TARGET}
+            {
+                "name": "pg",
+                "address": f"127.0.0.1:{self.port}",
+                "protocol": "postgres",
+                "target": TARGET,
+                **self._listener,
+            }
         ]
         settings["targets"] = [
             {

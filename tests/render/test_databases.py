@@ -39,6 +39,10 @@ VARIANTS = {
         'address: "0.0.0.0:5432", tls: {certificate: CERT, key: KEY}',
         'address: "db.internal:5432", tls: {ca: CERT}',
     ),
+    "tls ended in the processor": (
+        'address: "0.0.0.0:5432", tls: {certificate: CERT, key: KEY, terminate: extproc}',
+        'address: "unix:u.sock"',
+    ),
 }
 
 
@@ -84,6 +88,10 @@ def test_a_wait_is_never_cut_short_and_little_is_buffered(variant: str, tmp_path
     proxy = chain(config)["filters"][1]["typed_config"]
     assert float(proxy["idle_timeout"].removesuffix("s")) >= 3600
     assert config["static_resources"]["listeners"][0]["per_connection_buffer_limit_bytes"] <= 1 << 16
+
+
+def test_tls_that_ends_in_the_processor_is_bytes_to_envoy(tmp_path: Path) -> None:
+    assert "transport_socket" not in chain(render("tls ended in the processor", tmp_path))
 
 
 def test_tls_to_a_database_checks_its_name_and_starts_at_once(tmp_path: Path) -> None:

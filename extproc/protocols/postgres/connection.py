@@ -10,7 +10,7 @@ send(connection.bytes_to_client())
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 
 from extproc.domain.errors import ProtocolError
@@ -33,6 +33,7 @@ from extproc.protocols.postgres.messages import (
     build_cancel,
     build_error,
     build_negotiate,
+    build_query,
     cstring,
     malformed,
 )
@@ -80,12 +81,13 @@ class PostgresConnection:
         self,
         limits: Limits | None = None,
         *,
-        ask_password: bool = True,
+        ask_password: Callable[[], bool] | None = None,
         read_messages: bool = False,
         tls: ssl.SSLContext | None = None,
         require_tls: bool = False,
     ) -> None:
-        """`ask_password=False` raises LoginReceived at once (identity by mTLS).
+        """`ask_password` is called when the startup message is there; False raises LoginReceived at once (identity by
+        certificate). Without it every client is asked.
 
         `read_messages` raises MessageReceived for every error, notice and notification of the server.
         With `tls`, SSLRequest and direct TLS are answered and ended here; `require_tls` refuses everything else.
@@ -134,6 +136,14 @@ class PostgresConnection:
             self._opening.append(data)
             self._open()
 
+    def say_for_client(self, query: str) -> None:
+        """A Query of our own, as if the client had sent it now; it raises its events like any other."""
+        if self._stage is Stage.SESSION:
+            try:
+                self._receive_plain(build_query(query.encode()))
+            except ProtocolError as error:
+                self._fail(error)
+
     def receive_from_server(self, data: bytes, end: bool = False) -> None:
         """Bytes of the server; `end` when it closed."""
         if self._stage is Stage.ENDED:
@@ -169,6 +179,10 @@ class PostgresConnection:
         if self._stage is Stage.ENDED:
             self._tls.close()
         return _drain(self._clear) + self._tls.bytes_to_send()
+
+    def drop_to_client(self) -> None:
+        """Forget what was to be said to the client: it answers what the client never asked."""
+        self._session.to_client.clear()
 
     def bytes_to_server(self) -> bytes:
         """What to send to the server now. Taking it empties it."""
@@ -274,6 +288,11 @@ class PostgresConnection:
         return self._tls.peer_certificate if self._tls is not None else None
 
     @property
+    def peer_uris(self) -> tuple[str, ...]:
+        """URI names in the client's certificate, where TLS ended here and the context verified one."""
+        return self._tls.peer_uris if self._tls is not None else ()
+
+    @property
     def settings(self) -> dict[str, str]:
         """Parameters the server reported (ParameterStatus), the latest values."""
         return dict(self._session.settings)
@@ -367,7 +386,7 @@ class PostgresConnection:
         self._startup = startup
         if startup.minor > NEWEST_MINOR or startup.unknown:
             self._session.to_client.append(build_negotiate(min(startup.minor, NEWEST_MINOR), startup.unknown))
-        if self._ask_password:
+        if self._ask_password is None or self._ask_password():
             self._session.to_client.append(AUTHENTICATION_CLEARTEXT)
             self._stage = Stage.PASSWORD
         else:

@@ -6,6 +6,7 @@ Stock Envoy cannot answer Postgres' SSLRequest; a client with `sslmode=require` 
 from __future__ import annotations
 
 import ssl
+from typing import Any
 
 from extproc.domain.errors import ProtocolError
 
@@ -85,3 +86,10 @@ class ClientTls:
     def peer_certificate(self) -> bytes | None:
         """The client's certificate (DER), verified by the context if it asks for one."""
         return self._tls.getpeercert(binary_form=True) if self._shaken else None
+
+    @property
+    def peer_uris(self) -> tuple[str, ...]:
+        """URI names of the client's certificate; none unless the context verified it."""
+        told = self._tls.getpeercert() if self._shaken else None  # empty where nothing was verified
+        names: Any = (told or {}).get("subjectAltName", ())
+        return tuple(value for kind, value in names if kind == "URI")

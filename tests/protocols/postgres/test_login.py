@@ -72,7 +72,7 @@ def test_the_startup_parameters_are_told_and_none_goes_upstream_by_itself():
 
 def test_an_identity_that_is_known_needs_no_password():
     transcript(
-        lambda: PostgresConnection(ask_password=False),
+        lambda: PostgresConnection(ask_password=lambda: False),
         Client(STARTUP),
         Sees(LoginReceived, token=""),
         Forwards(b""),

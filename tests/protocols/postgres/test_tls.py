@@ -14,11 +14,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.protocols.postgres import Ended, LoginReceived, PostgresConnection, UpstreamLogin
-from extproc.protocols.postgres.messages import AUTHENTICATION_CLEARTEXT, SSL_REQUEST, UINT32
-from tests.protocols.postgres.lines import STARTUP
+from extproc.protocols.postgres import (
+    Ended,
+    LoginReceived,
+    PostgresConnection,
+    StatementReceived,
+    UpstreamLogin,
+)
+from extproc.protocols.postgres.messages import (
+    AUTHENTICATION_CLEARTEXT,
+    AUTHENTICATION_OK,
+    SSL_REQUEST,
+    UINT32,
+)
+from tests.protocols.postgres.lines import GREETING, IDLE, PASSWORD, STARTUP, complete
 from tests.protocols.postgres.relay import Gate, relay
-from tests.support.pki import write_certificate
+from tests.support.pki import Authority, write_certificate
 from tests.support.postgres import Postgres
 
 REQUEST = UINT32.pack(8) + UINT32.pack(SSL_REQUEST)
@@ -104,8 +115,10 @@ async def test_a_client_without_tls_is_refused_where_tls_is_required(
 class Peer:
     """A TLS client over memory."""
 
-    def __init__(self, *protocols: str) -> None:
+    def __init__(self, *protocols: str, certificate: tuple[Path, Path] | None = None) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if certificate is not None:
+            context.load_cert_chain(*certificate)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         if protocols:
             context.set_alpn_protocols(list(protocols))
@@ -209,3 +222,52 @@ def test_without_a_context_direct_tls_is_no_startup():
     connection.receive_from_client(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc")
     event: Any = connection.next_event()
     assert event.code == "malformed-message"
+
+
+@pytest.mark.parametrize(
+    ("uris", "asked"),
+    [(["spiffe://a/b"], False), (["spiffe://a/b", "spiffe://c"], True), ([], True), (None, True)],
+)
+def test_a_client_known_by_its_certificate_is_not_asked_for_a_password(
+    tmp_path: Path, uris: list[str] | None, asked: bool
+):
+    authority = Authority(tmp_path)
+    verifying = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    verifying.load_cert_chain(*authority.issue("server", hosts=["localhost"]))
+    verifying.load_verify_locations(authority.path)
+    verifying.verify_mode = ssl.CERT_OPTIONAL
+    connection = PostgresConnection(
+        tls=verifying, ask_password=lambda: connection.peer_uris != ("spiffe://a/b",)
+    )
+    connection.receive_from_client(REQUEST)
+    connection.bytes_to_client()
+    peer = Peer(certificate=authority.issue("client", uris=uris) if uris is not None else None)
+    peer.shake(connection)
+    peer.tls.write(STARTUP)
+    peer.exchange(connection)
+    assert list(connection.peer_uris) == (uris or [])
+    assert (connection.peer_certificate is not None) is (uris is not None)
+    assert isinstance(connection.next_event(), LoginReceived) is not asked
+
+
+def test_a_query_of_our_own_leaves_no_trace_in_the_tls_stream(context: ssl.SSLContext):
+    """TLS numbers its records: what is dropped has to be dropped before it is encrypted."""
+    connection = PostgresConnection(tls=context)
+    connection.receive_from_client(REQUEST)
+    connection.bytes_to_client()
+    peer = Peer()
+    peer.shake(connection)
+    peer.tls.write(STARTUP + PASSWORD)
+    peer.exchange(connection)
+    assert peer.tls.read(1000) == AUTHENTICATION_CLEARTEXT
+    connection.accept_login(UpstreamLogin("app", "d"))
+    connection.receive_from_server(AUTHENTICATION_OK + GREETING)
+    connection.say_for_client("SELECT 1")
+    asked = [event for event in iter(connection.next_event, None) if isinstance(event, StatementReceived)]
+    connection.forward(asked[0].id)
+    connection.receive_from_server(complete("SELECT 0") + IDLE)
+    connection.drop_to_client()
+    assert connection.is_idle
+    connection.terminate("57P01", "over")
+    peer.exchange(connection)
+    assert b"C57P01\x00" in peer.tls.read(1000)

@@ -1,0 +1,92 @@
+"""TLS that ends in the processor: certificate and key from the files that the settings name."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from extproc.config.settings import ListenerTls, Settings
+from extproc.domain.errors import ConfigError
+
+POSTGRES_ALPN = "postgresql"
+"""The protocol name that direct TLS must ask for (PostgreSQL, SSL Session Encryption)."""
+
+
+def server_context(tls: ListenerTls) -> ssl.SSLContext:
+    """A context for one listener, TLS 1.2 or newer.
+
+    Raises ConfigError when a file cannot be read, the key does not fit the certificate or others may read the key.
+    """
+    _check_key_file(tls.key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Every connection is verified anew: a ticket would carry a verified certificate past its end.
+    context.num_tickets = 0
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols([POSTGRES_ALPN])
+    try:
+        context.load_cert_chain(tls.certificate, tls.key, password=_no_password)
+    except ssl.SSLError as error:
+        raise ConfigError(f"{tls.certificate}: {_chain_trouble(error)} ({tls.key})") from None
+    except OSError as error:
+        raise ConfigError(f"{tls.certificate}: {error.strerror}") from None
+    if tls.client_ca is not None:
+        load_authorities(context, tls.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED if tls.require_client_certificate else ssl.CERT_OPTIONAL
+    return context
+
+
+def load_authorities(context: ssl.SSLContext, authorities: Path) -> None:
+    """Trust these. Raises ConfigError when the file cannot be read or has none."""
+    try:
+        context.load_verify_locations(cafile=authorities)
+    except ssl.SSLError:
+        raise ConfigError(f"{authorities}: has no PEM certificates") from None
+    except OSError as error:
+        raise ConfigError(f"{authorities}: {error.strerror}") from None
+
+
+def certificate_faults(settings: Settings) -> Iterator[tuple[str, str]]:
+    """The place and the fault of everything that TLS in the processor cannot use."""
+    for number, listener in enumerate(settings.listeners):
+        if listener.tls is not None and listener.tls.terminate == "extproc":
+            try:
+                server_context(listener.tls)
+            except ConfigError as error:
+                yield f"listeners[{number}].tls", str(error)
+
+
+def check_certificates(settings: Settings) -> None:
+    """Raises ConfigError with the first fault."""
+    for place, fault in certificate_faults(settings):
+        raise ConfigError(f"{place}: {fault}")
+
+
+def _check_key_file(key: Path) -> None:
+    """Only its owner may read it; a key of root may be for a group as well, as PostgreSQL has it."""
+    try:
+        status = key.stat()
+    except OSError as error:
+        raise ConfigError(f"{key}: {error.strerror}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{key}: is not a regular file")
+    if status.st_uid not in (0, os.geteuid()):
+        raise ConfigError(f"{key}: belongs to another user (uid {status.st_uid})")
+    others = 0o077 if status.st_uid == os.geteuid() != 0 else 0o037
+    if status.st_mode & others:
+        raise ConfigError(
+            f"{key}: others may use this key (mode {stat.S_IMODE(status.st_mode):04o}); chmod 600 it"
+        )
+
+
+def _no_password() -> str:
+    raise ConfigError("the key is encrypted; extproc cannot ask for its password")
+
+
+def _chain_trouble(error: ssl.SSLError) -> str:
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return "the key does not belong to this certificate"
+    return "certificate and key cannot be read as PEM"

@@ -1,0 +1,84 @@
+"""TLS that ends in the processor: certificate, key and authorities are usable, or the mistake is named."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from extproc.cli import main
+from extproc.config.certificates import server_context
+from extproc.config.settings import ListenerTls
+from extproc.domain.errors import ConfigError
+from tests.support.pki import Authority
+
+CONFIG = """
+apiVersion: extproc/v1
+kind: Config
+listeners:
+  - name: pg
+    address: "0.0.0.0:5432"
+    protocol: postgres
+    target: db
+    tls: {certificate: server.pem, key: server.key, terminate: extproc}
+targets:
+  - {name: db, kind: postgres, upstream: {address: "unix:pg.sock"}, database: {roles: {"*": {user: app}}}}
+identity: {providers: [{name: c, issuer: "https://i.example", audiences: [db], keys: {discovery: true}}]}
+"""
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+def test_a_good_pair_makes_a_context_of_tls_1_2_or_newer(authority: Authority) -> None:
+    certificate, key = authority.issue("server", hosts=["localhost"])
+    context = server_context(ListenerTls(certificate=certificate, key=key))
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert context.verify_mode == ssl.CERT_NONE
+
+
+def test_client_certificates_are_verified_where_an_authority_is_named(authority: Authority) -> None:
+    certificate, key = authority.issue("server", hosts=["localhost"])
+    for required, mode in ((False, ssl.CERT_OPTIONAL), (True, ssl.CERT_REQUIRED)):
+        tls = ListenerTls(
+            certificate=certificate, key=key, client_ca=authority.path, require_client_certificate=required
+        )
+        assert server_context(tls).verify_mode == mode
+
+
+def test_what_cannot_be_used_is_named(authority: Authority, tmp_path: Path) -> None:
+    certificate, key = authority.issue("server", hosts=["localhost"])
+    _, other = authority.issue("other")
+    open_key = tmp_path / "open.key"
+    open_key.write_bytes(key.read_bytes())
+    open_key.chmod(0o644)
+    text = tmp_path / "text"
+    text.write_text("no PEM")
+    text.chmod(0o600)
+    missing = tmp_path / "missing"
+    for tls, told in (
+        (ListenerTls(certificate=certificate, key=other), "does not belong to this certificate"),
+        (ListenerTls(certificate=certificate, key=open_key), "others may use this key"),
+        (ListenerTls(certificate=missing, key=key), "No such file"),
+        (ListenerTls(certificate=certificate, key=missing), "No such file"),
+        (ListenerTls(certificate=text, key=key), "cannot be read as PEM"),
+        (ListenerTls(certificate=certificate, key=tmp_path), "is not a regular file"),
+        (ListenerTls(certificate=certificate, key=key, client_ca=text), "has no PEM certificates"),
+        (ListenerTls(certificate=certificate, key=key, client_ca=missing), "No such file"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            server_context(tls)
+
+
+def test_config_check_reads_the_certificates(authority: Authority, tmp_path: Path) -> None:
+    file = tmp_path / "extproc.yaml"
+    file.write_text(CONFIG)
+    done = CliRunner().invoke(main, ["config", "check", str(file)])
+    assert done.exit_code == 1 and "listeners[0].tls" in done.output and "server.key" in done.output
+    authority.issue("server", hosts=["localhost"])
+    done = CliRunner().invoke(main, ["config", "check", str(file)])
+    assert done.exit_code == 0, done.output
