@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# The programs that tests drive and that no wheel brings: psql and h2load. Installed where root or sudo allows.
+# The programs that tests drive and that no wheel brings: psql, h2load and a PostgreSQL server that speaks TLS.
+# Installed where root or sudo allows.
 set -euo pipefail
 
 wanted=()
 command -v psql >/dev/null || wanted+=(postgresql-client)
 command -v h2load >/dev/null || wanted+=(nghttp2-client)
+compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || wanted+=(postgresql)
 [ "${#wanted[@]}" -eq 0 ] && exit 0
 
 say() { printf '%s\n' "$*" >&2; }

@@ -9,7 +9,7 @@ from typing import Any
 from extproc.adapters.jwks import JwksKeys
 from extproc.app.state_keys import StateKeys
 from extproc.config import Settings, Target
-from extproc.config.certificates import server_context
+from extproc.config.certificates import client_context, server_context
 from extproc.config.settings import Listener
 from extproc.domain.errors import TokenError
 from extproc.domain.mask import MaskSpec
@@ -33,6 +33,7 @@ from extproc.pipeline import Credential, DatabasePlan, DatabaseRole, Governance,
 from extproc.pipeline.governance import CALLERS_PROOF
 from extproc.pipeline.listeners import Caller, ListenerPlan
 from extproc.policy import PolicySet
+from extproc.protocols.postgres import ServerTlsPlan
 
 REALM = "extproc"
 MAX_COMBINATIONS = 64
@@ -152,7 +153,7 @@ def _plan(settings: Settings, target: Target, policies: PolicySet, secrets: Mask
         value = target.credential.prefix + secret
         credential = Credential(target.credential.header, value, literal_forms(secret))
         literals.append(secret)
-    database = _database(target)
+    database = _database(settings, target)
     if database is not None:
         literals.extend(role.password for role in database.roles.values() if role.password)
     # headers are masked too, and all of a request's together are no longer than Envoy lets them be
@@ -184,9 +185,17 @@ def _plan(settings: Settings, target: Target, policies: PolicySet, secrets: Mask
     )
 
 
-def _database(target: Target) -> DatabasePlan | None:
-    settings = target.database
-    if settings is None:
+def _upstream_tls(settings: Settings, target: Target) -> ServerTlsPlan | None:
+    tls = target.upstream.transport
+    if tls is None or tls.originate != "extproc":
+        return None
+    context = client_context(tls, settings.envoy.ca_bundle)
+    return ServerTlsPlan(context, tls.server_name or target.upstream.address.host)
+
+
+def _database(settings: Settings, target: Target) -> DatabasePlan | None:
+    database = target.database
+    if database is None:
         return None
     upstream = target.upstream
     return DatabasePlan(
@@ -196,14 +205,15 @@ def _database(target: Target) -> DatabasePlan | None:
                 role.password.resolve() if role.password is not None else "",
                 frozenset(role.groups),
             )
-            for name, role in settings.roles.items()
+            for name, role in database.roles.items()
         },
         protected=upstream.address.is_unix or upstream.transport is not None,
-        wait_in_transaction=settings.wait_in_transaction,
-        notice_every=settings.notice_every,
-        statement_limit=settings.statement_bytes,
-        waiting_limit=settings.waiting_bytes,
-        unparsed=settings.unparsed,
+        wait_in_transaction=database.wait_in_transaction,
+        notice_every=database.notice_every,
+        statement_limit=database.statement_bytes,
+        waiting_limit=database.waiting_bytes,
+        unparsed=database.unparsed,
+        upstream_tls=_upstream_tls(settings, target),
     )
 
 

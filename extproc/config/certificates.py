@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from extproc.config.settings import ListenerTls, Settings
+from extproc.config.settings import ListenerTls, Settings, UpstreamTls
 from extproc.domain.errors import ConfigError
 
 POSTGRES_ALPN = "postgresql"
@@ -27,15 +27,22 @@ def server_context(tls: ListenerTls) -> ssl.SSLContext:
     context.num_tickets = 0
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols([POSTGRES_ALPN])
-    try:
-        context.load_cert_chain(tls.certificate, tls.key, password=_no_password)
-    except ssl.SSLError as error:
-        raise ConfigError(f"{tls.certificate}: {_chain_trouble(error)} ({tls.key})") from None
-    except OSError as error:
-        raise ConfigError(f"{tls.certificate}: {error.strerror}") from None
+    _load_pair(context, tls.certificate, tls.key)
     if tls.client_ca is not None:
         load_authorities(context, tls.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED if tls.require_client_certificate else ssl.CERT_OPTIONAL
+    return context
+
+
+def client_context(tls: UpstreamTls, authorities: Path) -> ssl.SSLContext:
+    """A context for one server, TLS 1.2 or newer; `authorities` where the settings name none. Raises ConfigError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks certificate and name
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    load_authorities(context, tls.ca or authorities)
+    if tls.certificate is not None and tls.key is not None:
+        _check_key_file(tls.key)
+        _load_pair(context, tls.certificate, tls.key)
     return context
 
 
@@ -57,6 +64,13 @@ def certificate_faults(settings: Settings) -> Iterator[tuple[str, str]]:
                 server_context(listener.tls)
             except ConfigError as error:
                 yield f"listeners[{number}].tls", str(error)
+    for number, target in enumerate(settings.targets):
+        tls = target.upstream.transport
+        if tls is not None and tls.originate == "extproc":
+            try:
+                client_context(tls, settings.envoy.ca_bundle)
+            except ConfigError as error:
+                yield f"targets[{number}].upstream.tls", str(error)
 
 
 def check_certificates(settings: Settings) -> None:
@@ -80,6 +94,15 @@ def _check_key_file(key: Path) -> None:
         raise ConfigError(
             f"{key}: others may use this key (mode {stat.S_IMODE(status.st_mode):04o}); chmod 600 it"
         )
+
+
+def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    try:
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except ssl.SSLError as error:
+        raise ConfigError(f"{certificate}: {_chain_trouble(error)} ({key})") from None
+    except OSError as error:
+        raise ConfigError(f"{certificate}: {error.strerror}") from None
 
 
 def _no_password() -> str:

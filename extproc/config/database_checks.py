@@ -64,6 +64,8 @@ def check_database(where: Place, target: Target) -> Iterator[Finding]:
     """A postgres target has `database`, and nothing that only HTTP knows; other kinds have none."""
     database = target.database
     if target.kind != "postgres":
+        if target.upstream.transport is not None and target.upstream.transport.originate != "envoy":
+            yield (*where, "upstream", "tls", "originate"), "Envoy speaks TLS with HTTP targets"
         if database is not None:
             yield (*where, "database"), "is for kind postgres"
         return

@@ -208,7 +208,7 @@ class Listener(Branch, frozen=True, kw_only=True):
 
 
 class UpstreamTls(Branch, frozen=True, kw_only=True):
-    """How Envoy proves the upstream, and itself to it."""
+    """How the upstream is proven, and we to it."""
 
     server_name: Annotated[
         str | None, about("SNI and the DNS name its certificate must carry; default is the host name.")
@@ -216,6 +216,13 @@ class UpstreamTls(Branch, frozen=True, kw_only=True):
     ca: Annotated[Path | None, about("PEM authorities; default is `envoy.ca_bundle`.")] = None
     certificate: Annotated[Path | None, about("Client certificate chain.")] = None
     key: Annotated[Path | None, about("Client private key.")] = None
+    originate: Annotated[
+        Literal["envoy", "extproc"],
+        about(
+            "Who speaks TLS with it. `extproc` is for databases: it asks by Postgres' SSLRequest, which stock Envoy "
+            "cannot and servers before PostgreSQL 17 need; paths are as the processor sees them."
+        ),
+    ] = "envoy"
 
 
 class Upstream(Branch, frozen=True, kw_only=True):

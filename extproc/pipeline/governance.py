@@ -17,6 +17,7 @@ from extproc.masking import Masker
 from extproc.masking.rows import RowMasks
 from extproc.pipeline.listeners import ListenerPlan
 from extproc.policy import RuleSet
+from extproc.protocols.postgres import ServerTlsPlan
 
 RecordDetail = Literal["none", "masked"]
 CALLERS_PROOF = frozenset({"authorization", "proxy-authorization"})
@@ -55,6 +56,8 @@ class DatabasePlan:
     statement_limit: int = 1 << 20
     waiting_limit: int = 4 << 20
     unparsed: Literal["deny", "judge"] = "deny"
+    upstream_tls: ServerTlsPlan | None = None
+    """Where set, we speak TLS with the server ourselves."""
     row_masks: Callable[[tuple[str, ...]], RowMasks] | None = None
     """What a combination of named masks means for rows."""
 

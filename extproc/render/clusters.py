@@ -141,7 +141,7 @@ def _database_cluster(settings: Settings, target: Target) -> Cluster:
 
 def _transport(settings: Settings, upstream: Upstream, alpn: str) -> dict[str, Any]:
     tls = upstream.transport
-    if tls is None:
+    if tls is None or tls.originate != "envoy":
         return {}
     own = (
         [certificate(tls.certificate, tls.key)] if tls.certificate is not None and tls.key is not None else []

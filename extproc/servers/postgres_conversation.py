@@ -116,6 +116,7 @@ class PostgresConversation:
             read_messages=self._session.reads_messages,
             tls=listener.tls,
             require_tls=listener.needs_tls(source),
+            upstream_tls=plan.upstream_tls,
         )
         self._running: dict[int, GovernedStatement] = {}
         self._reads_catalogue = False

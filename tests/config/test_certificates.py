@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from extproc.cli import main
-from extproc.config.certificates import server_context
-from extproc.config.settings import ListenerTls
+from extproc.config.certificates import client_context, server_context
+from extproc.config.settings import ListenerTls, UpstreamTls
 from extproc.domain.errors import ConfigError
 from tests.support.pki import Authority
 
@@ -72,6 +72,14 @@ def test_what_cannot_be_used_is_named(authority: Authority, tmp_path: Path) -> N
     ):
         with pytest.raises(ConfigError, match=told):
             server_context(tls)
+
+
+def test_a_servers_authority_has_to_be_there(authority: Authority, tmp_path: Path) -> None:
+    context = client_context(UpstreamTls(ca=authority.path), tmp_path / "default.pem")
+    assert context.check_hostname and context.verify_mode == ssl.CERT_REQUIRED
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ConfigError, match=r"default\.pem"):
+        client_context(UpstreamTls(), tmp_path / "default.pem")
 
 
 def test_config_check_reads_the_certificates(authority: Authority, tmp_path: Path) -> None:

@@ -76,6 +76,9 @@ MISTAKES = {
         "routes: [{prefix: /, target: api}]}\n  - {name: pg,",
         "Envoy ends the TLS of HTTP listeners",
     ),
+    "our TLS to an API": (
+        "tls: off}}\n", "tls: {originate: extproc, server_name: a}}}\n", "Envoy speaks TLS with HTTP targets"
+    ),
     "database of an API": ("name: api,", "name: api, database: {roles: {a: {user: b}}},", "is for kind postgres"),
 }  # fmt: skip
 

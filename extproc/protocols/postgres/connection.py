@@ -40,7 +40,7 @@ from extproc.protocols.postgres.messages import (
 from extproc.protocols.postgres.server_side import LoginFailedError, ServerSide, login_failure
 from extproc.protocols.postgres.session import Session
 from extproc.protocols.postgres.startup import NEWEST_MINOR, EncryptionRequest, Startup, parse_opening
-from extproc.protocols.postgres.tls import ClientTls
+from extproc.protocols.postgres.tls import ClientTls, ServerTls, ServerTlsPlan
 
 
 class Stage(Enum):
@@ -64,6 +64,9 @@ _SQLSTATES = {
     "row-too-long": "54000",
     "too-much-waiting": "53400",
     "upstream-login": "58000",
+    "upstream-tls-refused": "58000",
+    "upstream-tls-failed": "58000",
+    "upstream-tls-unverified": "58000",
 }
 """What the client is told of a ProtocolError by its code; others are protocol violations."""
 _VIOLATION = "08P01"
@@ -85,13 +88,16 @@ class PostgresConnection:
         read_messages: bool = False,
         tls: ssl.SSLContext | None = None,
         require_tls: bool = False,
+        upstream_tls: ServerTlsPlan | None = None,
     ) -> None:
         """`ask_password` is called when the startup message is there; False raises LoginReceived at once (identity by
         certificate). Without it every client is asked.
 
         `read_messages` raises MessageReceived for every error, notice and notification of the server.
         With `tls`, SSLRequest and direct TLS are answered and ended here; `require_tls` refuses everything else.
+        With `upstream_tls` nothing is said to the server before TLS, asked for by SSLRequest, has proven it.
         """
+        self._server_tls = ServerTls(upstream_tls) if upstream_tls is not None else None
         self._tls_context = tls
         self._require_tls = require_tls
         self._tls: ClientTls | None = None
@@ -107,6 +113,7 @@ class PostgresConnection:
         self._from_server = Buffer()
         self._startup: Startup | None = None
         self._login: ServerLogin | None = None
+        self._upstream: UpstreamLogin | None = None
         self._cancel_key: BackendKey | None = None
         self._encryption_requests = 0
         self._client_ended = False
@@ -149,6 +156,9 @@ class PostgresConnection:
         if self._stage is Stage.ENDED:
             return
         try:
+            if self._server_tls is not None:
+                data = self._receive_tls(self._server_tls, data)
+                end = end or self._server_tls.has_ended
             if self._stage is Stage.SESSION:
                 self._server.receive(data)
                 self._pump()
@@ -186,7 +196,13 @@ class PostgresConnection:
 
     def bytes_to_server(self) -> bytes:
         """What to send to the server now. Taking it empties it."""
-        return _drain(self._session.to_server)
+        tls = self._server_tls
+        if tls is None:
+            return _drain(self._session.to_server)
+        tls.send(_drain(self._session.to_server))
+        if self._stage is Stage.ENDED:
+            tls.close()
+        return tls.bytes_to_send()
 
     # answers to LoginReceived
 
@@ -194,9 +210,12 @@ class PostgresConnection:
         """Log in upstream; the client hears of it when the server has let us in (LoggedIn)."""
         if self._stage is not Stage.ASKED or self._startup is None:
             return
-        self._login = ServerLogin(login, self._startup.agreed_minor, self._limits.scram_iterations)
-        self._session.to_server.append(self._login.startup())
+        self._upstream = login
         self._stage = Stage.UPSTREAM
+        if self._server_tls is not None:
+            self._server_tls.begin()
+        else:
+            self._begin_login(login, None)
 
     def refuse_login(self, sqlstate: str, message: str, detail: str = "", hint: str = "") -> None:
         """FATAL ErrorResponse, then `Ended(by="us")`. Nothing went to the server."""
@@ -255,9 +274,12 @@ class PostgresConnection:
 
     def forward_cancel(self) -> None:
         """Send the CancelRequest on; then `Ended`."""
-        if self._stage is Stage.CANCEL and self._cancel_key is not None:
-            self._session.to_server.append(build_cancel(self._cancel_key))
-            self._finish(Ended("client"))
+        if self._stage is not Stage.CANCEL:
+            return
+        if self._server_tls is not None:
+            self._server_tls.begin()
+        else:
+            self._send_cancel()
 
     def drop_cancel(self) -> None:
         """Send nothing (the held statement was found here); then `Ended`."""
@@ -420,6 +442,27 @@ class PostgresConnection:
                 encrypted=self._tls is not None,
             )
         )
+
+    def _receive_tls(self, tls: ServerTls, data: bytes) -> bytes:
+        """Plaintext of the server; what waited for TLS goes out as soon as it is there."""
+        was_open = tls.is_open
+        plain = tls.receive(data)
+        if tls.is_open and not was_open:
+            if self._stage is Stage.CANCEL:
+                self._send_cancel()
+            elif self._upstream is not None:
+                self._begin_login(self._upstream, tls.end_point)
+        return plain
+
+    def _begin_login(self, login: UpstreamLogin, end_point: bytes | None) -> None:
+        assert self._startup is not None  # noqa: S101 - a login was asked for with it
+        self._login = ServerLogin(login, self._startup.agreed_minor, self._limits.scram_iterations, end_point)
+        self._session.to_server.append(self._login.startup())
+
+    def _send_cancel(self) -> None:
+        assert self._cancel_key is not None  # noqa: S101 - this stage begins with it
+        self._session.to_server.append(build_cancel(self._cancel_key))
+        self._finish(Ended("client"))
 
     def _log_in(self) -> None:
         login, buffer = self._login, self._from_server

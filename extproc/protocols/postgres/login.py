@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from extproc.domain.errors import ProtocolError
 from extproc.protocols.postgres.limits import LoginMethod, UpstreamLogin
 from extproc.protocols.postgres.messages import UINT32, build, build_startup, malformed
-from extproc.protocols.postgres.scram import MECHANISM, ScramClient, md5_response
+from extproc.protocols.postgres.scram import MECHANISM, PLUS, ScramClient, md5_response
 
 _OK, _CLEARTEXT, _MD5, _SASL, _SASL_CONTINUE, _SASL_FINAL = 0, 3, 5, 10, 11, 12
 
@@ -13,7 +15,11 @@ _OK, _CLEARTEXT, _MD5, _SASL, _SASL_CONTINUE, _SASL_FINAL = 0, 3, 5, 10, 11, 12
 class ServerLogin:
     """One login. `is_done` once the server said AuthenticationOk and, with SCRAM, proved itself."""
 
-    def __init__(self, login: UpstreamLogin, minor: int, most_iterations: int) -> None:
+    def __init__(
+        self, login: UpstreamLogin, minor: int, most_iterations: int, end_point: bytes | None = None
+    ) -> None:
+        """`end_point` is what SCRAM is bound to, where the server's certificate is known here."""
+        self._end_point = end_point
         self._login = login
         self._minor = minor
         self._most_iterations = most_iterations
@@ -59,13 +65,22 @@ class ServerLogin:
         raise ProtocolError("upstream-login", "the server asks for a way of logging in we do not have")
 
     def _sasl(self, mechanisms: bytes) -> bytes:
-        if MECHANISM.encode() not in mechanisms.split(b"\x00"):
+        offered = mechanisms.split(b"\x00")
+        binding = self._end_point if PLUS.encode() in offered else None
+        mechanism = (PLUS if binding is not None else MECHANISM).encode()
+        if mechanism not in offered:
             raise ProtocolError("upstream-login", "the server offers no SASL mechanism that we know")
         self._use("scram-sha-256")
-        self._scram = ScramClient(self._login.password, self._login.nonce, self._most_iterations)
+        # "y": we could bind it, the server says it cannot (RFC 5802, section 6); it will know if that was forged
+        flag: Literal["n", "y", "p"] = (
+            "p" if binding is not None else "y" if self._end_point is not None else "n"
+        )
+        self._scram = ScramClient(
+            self._login.password, self._login.nonce, self._most_iterations, flag, binding or b""
+        )
         self._proven = False
         first = self._scram.first()
-        return build(b"p", MECHANISM.encode() + b"\x00" + UINT32.pack(len(first)) + first)
+        return build(b"p", mechanism + b"\x00" + UINT32.pack(len(first)) + first)
 
     def _ok(self, rest: bytes) -> bytes:
         if rest or self.is_done:

@@ -1,4 +1,4 @@
-"""The client's side of SCRAM-SHA-256 (RFC 5802, RFC 7677) as PostgreSQL speaks it. No channel binding.
+"""The client's side of SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677) as PostgreSQL speaks it.
 
 The user name is empty: the server takes the one of the startup message.
 """
@@ -12,11 +12,13 @@ import hmac
 import stringprep
 import unicodedata
 from functools import lru_cache
+from typing import Literal
 
 from extproc.domain.errors import ProtocolError
 
 MECHANISM = "SCRAM-SHA-256"
-_GS2_HEADER = "n,,"
+PLUS = "SCRAM-SHA-256-PLUS"
+_GS2_HEADERS = {"n": "n,,", "y": "y,,", "p": "p=tls-server-end-point,,"}
 _PROHIBITED = (
     stringprep.in_table_c12,
     stringprep.in_table_c21_c22,
@@ -34,18 +36,28 @@ _PROHIBITED = (
 class ScramClient:
     """`first()`, then `final(server_first)`, then `check(server_final)`: the server must prove itself as well."""
 
-    def __init__(self, password: str, nonce: str, most_iterations: int) -> None:
+    def __init__(
+        self,
+        password: str,
+        nonce: str,
+        most_iterations: int,
+        flag: Literal["n", "y", "p"] = "n",
+        end_point: bytes = b"",
+    ) -> None:
+        """`flag` is gs2-cbind-flag; with "p" the proof is bound to `end_point` (tls-server-end-point)."""
         if not nonce or "," in nonce or not nonce.isascii() or not nonce.isprintable():
             raise ValueError("a SCRAM nonce is printable ASCII without a comma")
         self._password = password
         self._nonce = nonce
         self._most = most_iterations
+        self._header = _GS2_HEADERS[flag]
+        self._binding = base64.b64encode(self._header.encode() + end_point).decode()
         self._bare = f"n=,r={nonce}"
         self._server_signature = b""
 
     def first(self) -> bytes:
         """client-first-message"""
-        return (_GS2_HEADER + self._bare).encode()
+        return (self._header + self._bare).encode()
 
     def final(self, server_first: bytes) -> bytes:
         """client-final-message for `r=…,s=…,i=…`. Raises ProtocolError for a server that does not play fair."""
@@ -66,7 +78,7 @@ class ScramClient:
         if not 1 <= count <= self._most:
             raise ProtocolError("upstream-login", "the server asks for too many SCRAM iterations")
         client_key, server_key = _keys(self._password, salt_bytes, count)
-        without_proof = f"c={base64.b64encode(_GS2_HEADER.encode()).decode()},r={nonce}"
+        without_proof = f"c={self._binding},r={nonce}"
         message = f"{self._bare},{text},{without_proof}".encode()
         signature = _hmac(hashlib.sha256(client_key).digest(), message)
         proof = bytes(a ^ b for a, b in zip(client_key, signature, strict=True))
