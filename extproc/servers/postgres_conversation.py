@@ -1,28 +1,19 @@
-"""A Postgres connection under governance: the wire's events go to the session, its steps come back as answers.
-
-Only a hold, a key fetch and the clock bring something outside of a call; they speak through `later`.
-"""
+"""A Postgres connection under governance: the wire's events go to the session, its steps come back as answers."""
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
-
-import structlog
 
 from extproc.domain.hold import HeldRequest
 from extproc.domain.principal import Principal
-from extproc.domain.record import Record
 from extproc.domain.request import Source
 from extproc.domain.statement import Statement
 from extproc.domain.steps import NeedKeys, Wait
-from extproc.pipeline.catalogue import QUERY, ResultMask, masked_message
+from extproc.pipeline.catalogue import QUERY, masked_message
 from extproc.pipeline.database_session import DatabaseSession
 from extproc.pipeline.database_steps import (
-    INVALID_AUTHORIZATION,
     AcceptLogin,
     Asked,
     Login,
@@ -30,11 +21,9 @@ from extproc.pipeline.database_steps import (
     Run,
     Stop,
 )
-from extproc.pipeline.database_steps import Ended as StatementOutcome
 from extproc.pipeline.governance import DatabasePlan
 from extproc.pipeline.listeners import ListenerPlan
 from extproc.pipeline.parameters import read_parameter
-from extproc.pipeline.statements import GovernedStatement
 from extproc.protocols.postgres import (
     CLIENT_CHOSEN,
     BackendKey,
@@ -56,19 +45,14 @@ from extproc.protocols.postgres import (
 )
 from extproc.protocols.postgres.encodings import codec_for
 from extproc.protocols.postgres.limits import LoginMethod
+from extproc.servers.database_conversation import DatabaseConversation
 from extproc.servers.envoy_proto import CallMetadata
 from extproc.servers.network_ext_proc import Output
 from extproc.servers.service import Service
 from extproc.sql import analyze
 
-log = structlog.get_logger()
-
-KEYS_WAIT = 8.0
 SCRAM_ONLY: frozenset[LoginMethod] = frozenset({"trust", "scram-sha-256"})
 ANY_METHOD: frozenset[LoginMethod] = frozenset({"trust", "scram-sha-256", "password", "md5"})
-RECORD_FAILURE = "58030"
-IDLE_LOOK = 1.0
-"""Seconds between looks at a connection whose token has expired under a running statement."""
 
 _sessions: dict[tuple[str, BackendKey], PostgresConversation] = {}
 """Live sessions of this process by target and cancel key: a CancelRequest comes on a connection of its own."""
@@ -90,7 +74,7 @@ def open_postgres(
     return PostgresConversation(service, plan, listener, source, later)
 
 
-class PostgresConversation:
+class PostgresConversation(DatabaseConversation):
     """One connection. Not thread-safe; the event loop owns it."""
 
     def __init__(
@@ -101,24 +85,19 @@ class PostgresConversation:
         source: Source,
         later: Callable[[Output], None],
     ) -> None:
-        self._service = service
-        self._plan = plan
-        self._later = later
         self._listener = listener
         self._source = source
-        self._session = DatabaseSession(
-            service.current, service.new_hex, listener.target, source, service.now()
-        )
-        self._session.reads_messages = self._session.masks_rows
+        session = DatabaseSession(service.current, service.new_hex, listener.target, source, service.now())
+        session.reads_messages = session.masks_rows
         self._wire = PostgresConnection(
             Limits(statement=plan.statement_limit, waiting=plan.waiting_limit),
             ask_password=lambda: self._caller() is None,
-            read_messages=self._session.reads_messages,
+            read_messages=session.reads_messages,
             tls=listener.tls,
             require_tls=listener.needs_tls(source),
             upstream_tls=plan.upstream_tls,
         )
-        self._running: dict[int, GovernedStatement] = {}
+        super().__init__(service, plan, session, self._wire, later)
         self._reads_catalogue = False
         """The catalogue is to be asked for as soon as the client was told that it is in."""
         self._catalogue_id: int | None = None
@@ -127,23 +106,7 @@ class PostgresConversation:
         """What the client says while we ask; None when nothing waits for that."""
         self._behind_end = False
         self._catalogue_index = 0
-        self._results: dict[int, ResultMask] = {}
-        self._counts: dict[int, dict[str, int]] = {}
         self._login: LoginReceived | None = None
-        self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._holds: dict[str, HeldRequest] = {}
-        self._records: list[Record] = []
-        self._expiry: asyncio.TimerHandle | None = None
-        self._notice: asyncio.TimerHandle | None = None
-        self._farewell = (
-            INVALID_AUTHORIZATION,
-            "your token has expired",
-            "Connect again with a fresh token.",
-        )
-        self._ended_server = False
-        self._ended_client = False
-        self._end = ("aborted", "")
-        self.session_id = self._session.scribe.session_id
 
     # ------------------------------------------------------------------ Conversation
 
@@ -161,35 +124,6 @@ class PostgresConversation:
         if self._behind is not None and self._catalogue_id == 0 and self._wire.is_idle:
             return self._catalogue_read(output)
         return output
-
-    def unrecorded(self) -> bytes:
-        self._end = ("aborted", "ledger-unavailable")
-        self._wire.terminate(
-            RECORD_FAILURE, "extproc: the audit ledger cannot be written", "", "Try again later."
-        )
-        return self._wire.bytes_to_client()
-
-    def gone(self, reason: str) -> tuple[Record, ...]:
-        """Everything that waits ends, and what was begun is written down as far as it is known."""
-        if not self._wire.has_ended:
-            self._wire.receive_from_client(b"", True)
-            self._wire.receive_from_server(b"", True)
-        self._drain()
-        for number in list(self._tasks):
-            self._stop_waiting(number)
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._forget_key()
-        now = self._service.now()
-        for statement in self._running.values():
-            self._records += statement.ended(StatementOutcome("aborted", None), now)
-        self._running.clear()
-        end, code = self._end
-        self._records += self._session.closed(now, end, code or reason)
-        if self._holds:
-            self._service.spawn(self._abandon(list(self._holds.values())))
-            self._holds.clear()
-        return self._taken_records()
 
     # ------------------------------------------------------------------ the catalogue
 
@@ -237,31 +171,11 @@ class PostgresConversation:
     # ------------------------------------------------------------------ events
 
     def _take(self) -> Output:
-        """Handle every event at hand, then hand over what there is to send."""
+        """While we ask the server for ourselves, its answers are not the client's."""
         self._drain()
-        wire = self._wire
-        end_server = wire.end_to_server and not self._ended_server
-        end_client = wire.end_to_client and not self._ended_client
-        self._ended_server = self._ended_server or end_server
-        self._ended_client = self._ended_client or end_client
-        if self._behind is not None and not wire.has_ended:
-            wire.drop_to_client()
-        return Output(
-            to_server=wire.bytes_to_server(),
-            to_client=wire.bytes_to_client(),
-            end_server=end_server,
-            end_client=end_client,
-            close=wire.has_ended,
-            records=self._taken_records(),
-        )
-
-    def _drain(self) -> None:
-        while (event := self._wire.next_event()) is not None:
-            self._handle(event)
-
-    def _taken_records(self) -> tuple[Record, ...]:
-        records, self._records = tuple(self._records), []
-        return records
+        if self._behind is not None and not self._wire.has_ended:
+            self._wire.drop_to_client()
+        return super()._take()
 
     def _handle(self, event: Event) -> None:
         now = self._service.now()
@@ -335,37 +249,11 @@ class PostgresConversation:
                     )
                 )
 
-    async def _fetch_keys(self, need: NeedKeys) -> None:
-        try:
-            await asyncio.wait_for(self._service.keys.refresh(need.provider, self._service.now()), KEYS_WAIT)
-        except TimeoutError:
-            pass  # the session sees for itself that the keys are not there
-        self._tasks.pop(0, None)
-        self._answer_login(self._session.keys_ready(self._service.now()))
-        self._later(self._take())
-
     def _logged_in(self, event: LoggedIn, now: float) -> None:
         self._reads_catalogue = self._session.masks_columns
         if event.backend_key is not None:
             _sessions[self._session.target, event.backend_key] = self
-        if self._session.expires_at:
-            loop = asyncio.get_running_loop()
-            self._expiry = loop.call_later(max(0.0, self._session.expires_at - now), self._expired)
-
-    def _expired(self) -> None:
-        """The session is over (its token ended, say): close the connection as soon as nothing runs on it."""
-        if self._wire.has_ended:
-            return
-        if self._wire.is_idle:
-            self._wire.terminate(
-                INVALID_AUTHORIZATION,
-                "extproc: your token has expired",
-                "",
-                "Connect again with a fresh token.",
-            )
-            self._later(self._take())
-            return
-        self._expiry = asyncio.get_running_loop().call_later(IDLE_LOOK, self._expired)
+        self._watch_expiry(now)
 
     # ------------------------------------------------------------------ statements
 
@@ -410,8 +298,7 @@ class PostgresConversation:
             return
         self._wire.deny(number, step.sqlstate, f"extproc: {step.message}", step.detail, step.hint)
         if step.ends_session:
-            self._farewell = (step.sqlstate, step.message, step.hint)
-            self._expiry = asyncio.get_running_loop().call_later(0.0, self._expired)
+            self._end_when_idle(step)
 
     def _rows_described(self, event: RowsDescribed) -> None:
         if event.id == self._catalogue_id:
@@ -444,14 +331,6 @@ class PostgresConversation:
         masks = statement.row_masks if statement is not None else self._session.all_masks()
         self._wire.replace_message(masked_message(masks, event.fields) if masks is not None else None)
 
-    def _count_masked(self, number: int) -> None:
-        """Add up what an ended result set had."""
-        mask = self._results.pop(number, None)
-        if mask is not None:
-            counts = self._counts.setdefault(number, {})
-            for name, found in mask.counts.items():
-                counts[name] = counts.get(name, 0) + found
-
     @staticmethod
     def _codec(settings: Mapping[str, str]) -> str:
         return codec_for(settings.get("client_encoding", "UTF8")) or "utf-8"
@@ -461,74 +340,16 @@ class PostgresConversation:
             self._catalogue_id = 0
             self._session.catalogue.is_loaded = event.end == "complete"
             return
-        self._stop_waiting(event.id)
-        self._count_masked(event.id)
-        masked = self._counts.pop(event.id, {})
-        statement = self._running.pop(event.id, None)
-        if statement is None:
-            return  # a Parse that failed at the server: nothing was to run
-        self._records += statement.ended(
-            StatementOutcome(
-                end=event.end,
-                executed=event.executed,
-                sqlstate=event.sqlstate,
-                tags=event.tags,
-                rows=event.rows,
-                affected=event.affected,
-                bytes_returned=event.bytes_returned,
-                copied_in=event.copied_in,
-                masked=masked,
-            ),
-            now,
-        )
+        super()._statement_ended(event, now)
 
-    # ------------------------------------------------------------------ holds
+    # ------------------------------------------------------------------ waiting, and the end
 
-    async def _wait(self, number: int, statement: GovernedStatement, wait: Wait) -> None:
-        def joined(held: HeldRequest) -> None:
-            statement.joined(held)
-            self._quiet()
-            self._say_it_waits(number, held)
-
-        try:
-            settled = await self._service.desk.settle(wait, statement.recheck, joined)
-        finally:
-            self._quiet()
-        self._tasks.pop(number, None)
-        held = settled.held
-        if held is not None and held.is_open and not wait.ask.demand.resumable:
-            self._holds[held.id] = held
-        step = statement.hold_settled(settled, self._service.now())
-        self._answer(number, step)
-        self._later(self._take())
-
-    def _say_it_waits(self, number: int, held: HeldRequest) -> None:
-        """Say so, and go on saying it: a silent connection looks broken."""
-        if number not in self._tasks or self._wire.has_ended:
-            return
+    def _tell_it_waits(self, held: HeldRequest) -> bool:
         self._wire.notice(
             "extproc: this statement waits for a person's approval",
             f"hold {held.id}",
             "It runs when it is approved. Cancel it to stop waiting.",
         )
-        self._later(self._take())
-        loop = asyncio.get_running_loop()
-        self._notice = loop.call_later(self._plan.notice_every, self._say_it_waits, number, held)
-
-    def _quiet(self) -> None:
-        if self._notice is not None:
-            self._notice.cancel()
-            self._notice = None
-
-    def cancel_waiting(self) -> bool:
-        """A CancelRequest for this session. True: a statement waited here and was stopped."""
-        number = self._wire.waiting_for
-        statement = self._running.get(number) if number is not None else None
-        if number is None or statement is None or number not in self._tasks:
-            return False
-        self._stop_waiting(number)
-        self._answer(number, statement.canceled(self._service.now()))
-        self._later(self._take())
         return True
 
     def _cancel(self, key: BackendKey) -> None:
@@ -539,38 +360,10 @@ class PostgresConversation:
             # running, or of another worker: the server knows its own keys and ignores the others
             self._wire.forward_cancel()
 
-    def _stop_waiting(self, number: int) -> None:
-        task = self._tasks.pop(number, None)
-        if task is None:
-            return
-        task.cancel()
-        statement = self._running.get(number)
-        if statement is not None and statement.held is not None and not statement.held.ask.demand.resumable:
-            self._holds[statement.held.id] = statement.held
+    def _terminate(self, sqlstate: str, message: str, hint: str = "") -> None:
+        self._wire.terminate(sqlstate, message, "", hint)
 
-    async def _abandon(self, holds: list[HeldRequest]) -> None:
-        for held in holds:
-            await self._service.desk.abandon(held, "the connection that asked is gone")
-
-    # ------------------------------------------------------------------
-
-    def _spawn(self, number: int, work: Coroutine[Any, Any, None]) -> None:
-        """Let `work` bring the answer; when it breaks, so does the connection."""
-        self._tasks[number] = self._service.spawn(self._guarded(number, work))
-
-    async def _guarded(self, number: int, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            log.exception("conversation.failed")
-            self._tasks.pop(number, None)
-            self._end = ("aborted", "internal-error")
-            self._wire.terminate("XX000", "extproc: internal error")
-            self._later(self._take())
-
-    def _forget_key(self) -> None:
+    def _forget(self) -> None:
         key = self._wire.backend_key
         if key is not None and _sessions.get((self._session.target, key)) is self:
             del _sessions[self._session.target, key]

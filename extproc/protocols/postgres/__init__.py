@@ -1,22 +1,19 @@
 """The Postgres wire protocol, sans-io: what a client and its server say, message by message."""
 
+from extproc.protocols.endings import ClientLeft, Ended, Refused, StatementEnded
 from extproc.protocols.postgres.connection import PostgresConnection
 from extproc.protocols.postgres.events import (
     BackendKey,
     BoundParameter,
     CancelReceived,
-    ClientLeft,
     Column,
     CopyStarted,
-    Ended,
     Event,
     LoggedIn,
     LoginReceived,
     MessageReceived,
-    Refused,
     RowsDescribed,
     RowsReceived,
-    StatementEnded,
     StatementReceived,
 )
 from extproc.protocols.postgres.limits import CLIENT_CHOSEN, Limits, Refusal, UpstreamLogin

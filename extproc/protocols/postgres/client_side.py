@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from extproc.domain.errors import ProtocolError
+from extproc.protocols.endings import ClientLeft
 from extproc.protocols.postgres.buffer import Buffer
-from extproc.protocols.postgres.events import BoundParameter, ClientLeft, StatementReceived
+from extproc.protocols.postgres.events import BoundParameter, StatementReceived
 from extproc.protocols.postgres.limits import Refusal
 from extproc.protocols.postgres.messages import (
     TERMINATE,

@@ -14,16 +14,10 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 
 from extproc.domain.errors import ProtocolError
+from extproc.protocols.endings import ClientLeft, Ended
 from extproc.protocols.postgres.buffer import Buffer
 from extproc.protocols.postgres.client_side import ClientSide
-from extproc.protocols.postgres.events import (
-    BackendKey,
-    CancelReceived,
-    ClientLeft,
-    Ended,
-    Event,
-    LoginReceived,
-)
+from extproc.protocols.postgres.events import BackendKey, CancelReceived, Event, LoginReceived
 from extproc.protocols.postgres.limits import Limits, Refusal, UpstreamLogin
 from extproc.protocols.postgres.login import ServerLogin
 from extproc.protocols.postgres.messages import (

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from extproc.protocols.endings import ClientLeft, Ended, Refused, StatementEnded
+
 TransactionStatus = Literal["I", "T", "E"]
 """ReadyForQuery's own letters: idle, in a transaction block, in a failed transaction block."""
 
 StatementKind = Literal["simple", "parse", "bound"]
-EndKind = Literal["complete", "error", "denied", "skipped", "unexecuted", "abandoned", "aborted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,61 +138,10 @@ class MessageReceived:
 
 
 @dataclass(frozen=True, slots=True)
-class StatementEnded:
-    """What became of a statement. `executed` is false only where the server certainly never ran it.
-
-    `end`: "complete" (or as many rows as the client asked for); "error" (the server's, `sqlstate` says which);
-    "denied" (by us); "skipped" (an earlier error in its batch); "unexecuted" (bound but never executed: closed,
-    replaced or its transaction over); "abandoned" (the client left before an answer); "aborted" (the connection
-    ended while it ran).
-    `tags` are the command tags (one per statement of a Query), `rows` counts rows returned,
-    `affected` those the tags name, `bytes_returned` the bytes of rows and COPY data towards the client,
-    `copied_in` the bytes of COPY data from the client.
-    """
-
-    id: int
-    end: EndKind
-    executed: bool
-    tags: tuple[str, ...] = ()
-    sqlstate: str = ""
-    rows: int = 0
-    affected: int = 0
-    bytes_returned: int = 0
-    copied_in: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The wire itself turned a message away, in band, without asking: too long, undecodable, a function call,
-    a statement or portal that was never judged. The connection lives on."""
-
-    sqlstate: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
 class CancelReceived:
     """*Asks* for `forward_cancel()` or `drop_cancel()`. This connection carries nothing else (CancelRequest)."""
 
     key: BackendKey
-
-
-@dataclass(frozen=True, slots=True)
-class ClientLeft:
-    """The client ended its side, or said Terminate. Statements still waiting were abandoned."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """Nothing more will happen. Send what is left, then close both sides.
-
-    `by` says whose doing it was; `code` is stable: "" for an ordinary end, else the name of the refusal or of the
-    broken rule (`ProtocolError.code`). `message` is safe to show.
-    """
-
-    by: Literal["client", "server", "us"]
-    code: str = ""
-    message: str = ""
 
 
 Event = (

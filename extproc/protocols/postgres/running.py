@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from extproc.protocols.postgres.events import BoundParameter, Column, EndKind, StatementEnded, StatementKind
+from extproc.protocols.endings import EndKind, StatementEnded
+from extproc.protocols.postgres.events import BoundParameter, Column, StatementKind
 from extproc.protocols.postgres.limits import Refusal
 
 STARTUP = b"*"

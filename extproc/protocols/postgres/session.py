@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections import deque
 
 from extproc.domain.errors import ProtocolError
+from extproc.protocols.endings import EndKind, Refused
 from extproc.protocols.postgres.encodings import codec_for
-from extproc.protocols.postgres.events import (
-    BackendKey,
-    EndKind,
-    Event,
-    Refused,
-    StatementReceived,
-    TransactionStatus,
-)
+from extproc.protocols.postgres.events import BackendKey, Event, StatementReceived, TransactionStatus
 from extproc.protocols.postgres.limits import Limits, Refusal
 from extproc.protocols.postgres.messages import FLUSH, build_error
 from extproc.protocols.postgres.names import Names, forgets_portals, forgotten_statements

@@ -1,0 +1,308 @@
+"""A database connection under governance, whatever it speaks: records, holds, cancels, expiry, and its end.
+
+Only a hold, a key fetch and the clock bring something outside of a call; they speak through `later`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+import structlog
+
+from extproc.domain.hold import HeldRequest
+from extproc.domain.record import Record
+from extproc.domain.steps import NeedKeys, Wait
+from extproc.pipeline.catalogue import ResultMask
+from extproc.pipeline.database_session import DatabaseSession
+from extproc.pipeline.database_steps import INVALID_AUTHORIZATION, AcceptLogin, RefuseLogin, Run, Stop
+from extproc.pipeline.database_steps import Ended as StatementOutcome
+from extproc.pipeline.governance import DatabasePlan
+from extproc.pipeline.statements import GovernedStatement
+from extproc.protocols.endings import StatementEnded
+from extproc.servers.network_ext_proc import Output
+from extproc.servers.service import Service
+
+log = structlog.get_logger()
+
+KEYS_WAIT = 8.0
+RECORD_FAILURE = "58030"
+INTERNAL_ERROR = "XX000"
+IDLE_LOOK = 1.0
+"""Seconds between looks at a connection whose token has expired under a running statement."""
+
+
+class Wire(Protocol):
+    """What every database's wire has in common. Answers are each wire's own."""
+
+    def next_event(self) -> Any: ...
+    def bytes_to_client(self) -> bytes: ...
+    def bytes_to_server(self) -> bytes: ...
+    def receive_from_client(self, data: bytes, end: bool = False) -> None: ...
+    def receive_from_server(self, data: bytes, end: bool = False) -> None: ...
+
+    @property
+    def waiting_for(self) -> int | None: ...
+    @property
+    def is_idle(self) -> bool: ...
+    @property
+    def has_ended(self) -> bool: ...
+    @property
+    def end_to_server(self) -> bool: ...
+    @property
+    def end_to_client(self) -> bool: ...
+
+
+class DatabaseConversation(ABC):
+    """One connection. Not thread-safe; the event loop owns it. SQLSTATEs here are the pipeline's."""
+
+    def __init__(
+        self,
+        service: Service,
+        plan: DatabasePlan,
+        session: DatabaseSession,
+        wire: Wire,
+        later: Callable[[Output], None],
+    ) -> None:
+        self._service = service
+        self._plan = plan
+        self._session = session
+        self._common = wire
+        self._later = later
+        self._running: dict[int, GovernedStatement] = {}
+        self._results: dict[int, ResultMask] = {}
+        self._counts: dict[int, dict[str, int]] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._holds: dict[str, HeldRequest] = {}
+        self._records: list[Record] = []
+        self._expiry: asyncio.TimerHandle | None = None
+        self._notice: asyncio.TimerHandle | None = None
+        self._farewell = (
+            INVALID_AUTHORIZATION, "extproc: your token has expired", "Connect again with a fresh token.",
+        )  # fmt: skip
+        self._ended_server = False
+        self._ended_client = False
+        self._end = ("aborted", "")
+        self.session_id = session.scribe.session_id
+
+    # ------------------------------------------------------------------ what differs
+
+    @abstractmethod
+    def _handle(self, event: Any) -> None:
+        """One event of the wire."""
+
+    @abstractmethod
+    def _answer(self, number: int, step: Run | Stop) -> None:
+        """Carry out what was decided of a statement."""
+
+    @abstractmethod
+    def _answer_login(self, step: AcceptLogin | RefuseLogin | NeedKeys) -> None:
+        """Carry out what was decided of the login."""
+
+    @abstractmethod
+    def _terminate(self, sqlstate: str, message: str, hint: str = "") -> None:
+        """End the connection with an error."""
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """Nobody can cancel anything here any more."""
+
+    def _tell_it_waits(self, held: HeldRequest) -> bool:
+        """Tell the client, where the protocol has words for it. True: tell it again and again."""
+        return False
+
+    # ------------------------------------------------------------------ Conversation
+
+    def unrecorded(self) -> bytes:
+        self._end = ("aborted", "ledger-unavailable")
+        self._terminate(RECORD_FAILURE, "extproc: the audit ledger cannot be written", "Try again later.")
+        return self._common.bytes_to_client()
+
+    def gone(self, reason: str) -> tuple[Record, ...]:
+        """Everything that waits ends, and what was begun is written down as far as it is known."""
+        if not self._common.has_ended:
+            self._common.receive_from_client(b"", True)
+            self._common.receive_from_server(b"", True)
+        self._drain()
+        for number in list(self._tasks):
+            self._stop_waiting(number)
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._forget()
+        now = self._service.now()
+        for statement in self._running.values():
+            self._records += statement.ended(StatementOutcome("aborted", None), now)
+        self._running.clear()
+        end, code = self._end
+        self._records += self._session.closed(now, end, code or reason)
+        if self._holds:
+            self._service.spawn(self._abandon(list(self._holds.values())))
+            self._holds.clear()
+        return self._taken_records()
+
+    # ------------------------------------------------------------------ events
+
+    def _take(self) -> Output:
+        """Handle every event at hand, then hand over what there is to send."""
+        self._drain()
+        wire = self._common
+        end_server = wire.end_to_server and not self._ended_server
+        end_client = wire.end_to_client and not self._ended_client
+        self._ended_server = self._ended_server or end_server
+        self._ended_client = self._ended_client or end_client
+        return Output(
+            to_server=wire.bytes_to_server(),
+            to_client=wire.bytes_to_client(),
+            end_server=end_server,
+            end_client=end_client,
+            close=wire.has_ended,
+            records=self._taken_records(),
+        )
+
+    def _drain(self) -> None:
+        while (event := self._common.next_event()) is not None:
+            self._handle(event)
+
+    def _taken_records(self) -> tuple[Record, ...]:
+        records, self._records = tuple(self._records), []
+        return records
+
+    # ------------------------------------------------------------------ login and expiry
+
+    async def _fetch_keys(self, need: NeedKeys) -> None:
+        try:
+            await asyncio.wait_for(self._service.keys.refresh(need.provider, self._service.now()), KEYS_WAIT)
+        except TimeoutError:
+            pass  # the session sees for itself that the keys are not there
+        self._tasks.pop(0, None)
+        self._answer_login(self._session.keys_ready(self._service.now()))
+        self._later(self._take())
+
+    def _watch_expiry(self, now: float) -> None:
+        """The session ends with its token."""
+        if self._session.expires_at:
+            loop = asyncio.get_running_loop()
+            self._expiry = loop.call_later(max(0.0, self._session.expires_at - now), self._expired)
+
+    def _end_when_idle(self, step: Stop) -> None:
+        self._farewell = (step.sqlstate, f"extproc: {step.message}", step.hint)
+        self._expiry = asyncio.get_running_loop().call_later(0.0, self._expired)
+
+    def _expired(self) -> None:
+        """The session is over (its token ended, say): close the connection as soon as nothing runs on it."""
+        if self._common.has_ended:
+            return
+        if self._common.is_idle:
+            self._terminate(*self._farewell)
+            self._later(self._take())
+            return
+        self._expiry = asyncio.get_running_loop().call_later(IDLE_LOOK, self._expired)
+
+    # ------------------------------------------------------------------ statements
+
+    def _count_masked(self, number: int) -> None:
+        """Add up what an ended result set had."""
+        mask = self._results.pop(number, None)
+        if mask is not None:
+            counts = self._counts.setdefault(number, {})
+            for name, found in mask.counts.items():
+                counts[name] = counts.get(name, 0) + found
+
+    def _statement_ended(self, event: StatementEnded, now: float) -> None:
+        self._stop_waiting(event.id)
+        self._count_masked(event.id)
+        masked = self._counts.pop(event.id, {})
+        statement = self._running.pop(event.id, None)
+        if statement is None:
+            return  # a Parse that failed at the server: nothing was to run
+        self._records += statement.ended(
+            StatementOutcome(
+                end=event.end,
+                executed=event.executed,
+                sqlstate=event.sqlstate,
+                tags=event.tags,
+                rows=event.rows,
+                affected=event.affected,
+                bytes_returned=event.bytes_returned,
+                copied_in=event.copied_in,
+                masked=masked,
+            ),
+            now,
+        )
+
+    # ------------------------------------------------------------------ holds
+
+    async def _wait(self, number: int, statement: GovernedStatement, wait: Wait) -> None:
+        def joined(held: HeldRequest) -> None:
+            statement.joined(held)
+            self._quiet()
+            self._say_it_waits(number, held)
+
+        try:
+            settled = await self._service.desk.settle(wait, statement.recheck, joined)
+        finally:
+            self._quiet()
+        self._tasks.pop(number, None)
+        held = settled.held
+        if held is not None and held.is_open and not wait.ask.demand.resumable:
+            self._holds[held.id] = held
+        step = statement.hold_settled(settled, self._service.now())
+        self._answer(number, step)
+        self._later(self._take())
+
+    def _say_it_waits(self, number: int, held: HeldRequest) -> None:
+        """Say so, and go on saying it: a silent connection looks broken."""
+        if number not in self._tasks or self._common.has_ended or not self._tell_it_waits(held):
+            return
+        self._later(self._take())
+        loop = asyncio.get_running_loop()
+        self._notice = loop.call_later(self._plan.notice_every, self._say_it_waits, number, held)
+
+    def _quiet(self) -> None:
+        if self._notice is not None:
+            self._notice.cancel()
+            self._notice = None
+
+    def cancel_waiting(self) -> bool:
+        """Somebody asks to cancel what runs here. True: a statement waited for a person and was stopped."""
+        number = self._common.waiting_for
+        statement = self._running.get(number) if number is not None else None
+        if number is None or statement is None or number not in self._tasks:
+            return False
+        self._stop_waiting(number)
+        self._answer(number, statement.canceled(self._service.now()))
+        self._later(self._take())
+        return True
+
+    def _stop_waiting(self, number: int) -> None:
+        task = self._tasks.pop(number, None)
+        if task is None:
+            return
+        task.cancel()
+        statement = self._running.get(number)
+        if statement is not None and statement.held is not None and not statement.held.ask.demand.resumable:
+            self._holds[statement.held.id] = statement.held
+
+    async def _abandon(self, holds: list[HeldRequest]) -> None:
+        for held in holds:
+            await self._service.desk.abandon(held, "the connection that asked is gone")
+
+    # ------------------------------------------------------------------ tasks
+
+    def _spawn(self, number: int, work: Coroutine[Any, Any, None]) -> None:
+        """Let `work` bring the answer; when it breaks, so does the connection."""
+        self._tasks[number] = self._service.spawn(self._guarded(number, work))
+
+    async def _guarded(self, number: int, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("conversation.failed")
+            self._tasks.pop(number, None)
+            self._end = ("aborted", "internal-error")
+            self._terminate(INTERNAL_ERROR, "extproc: internal error")
+            self._later(self._take())
