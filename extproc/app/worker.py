@@ -20,6 +20,7 @@ from extproc.adapters.jwks_sources import KeySource
 from extproc.adapters.ledger_files import LedgerWriter
 from extproc.app.bundle import load_bundle, read_bundle
 from extproc.app.governing import TokenIdentifier, build_governance
+from extproc.app.relaying import build_relay
 from extproc.app.state_keys import load_state_keys
 from extproc.config import Address, Settings
 from extproc.domain.hold import HoldLimits
@@ -121,6 +122,7 @@ class Worker:
         await self._holds.check()
         await self._keys.refresh_due(time.time())
         server = self._server()
+        relay = build_relay(settings, self._service)
         gate = self._listen(server, settings.processor.addresses[self._index])
         background = [
             asyncio.create_task(self._keys.run(), name="keys"),
@@ -130,12 +132,20 @@ class Worker:
             await server.start()
             if gate is not None:
                 await gate.start()
+            if relay is not None:
+                address = settings.processor.relay_addresses[self._index].path
+                assert address is not None  # noqa: S101  (settings were checked)
+                address.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                relay.listen(address)
+                await relay.start()
             await control.send({"ready": self._service.governance.policy_digest})
             log.info("worker.ready", index=self._index, policy=self._service.governance.policy_digest)
             await stopping.wait()
             await server.set_healthy(False)
+            if relay is not None:
+                relay.is_healthy = False
             await asyncio.sleep(HEALTH_SEEN)
-            await server.stop(DRAIN)
+            await asyncio.gather(server.stop(DRAIN), *([relay.stop(DRAIN)] if relay is not None else []))
         finally:
             for task in background:
                 task.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import click
 
 from extproc.commands.config import DEFAULT, load_or_exit
 from extproc.config import Address, Settings
+from extproc.domain.relay import PING, PONG
+from extproc.protocols.proxy_header import LOCAL_HEADER
 
 SERVING, NOT_SERVING, UNREACHABLE = "serving", "not serving", "unreachable"
 
@@ -29,6 +32,8 @@ def health(file: Path, timeout: float, as_json: bool) -> None:
     """
     settings = load_or_exit(file)
     found = {str(address): ask(settings, address, timeout) for address in settings.processor.addresses}
+    if settings.relayed:
+        found |= {str(relay): ask_relay(relay, timeout) for relay in settings.processor.relay_addresses}
     if as_json:
         click.echo(json.dumps(found))
     else:
@@ -53,6 +58,19 @@ def ask(settings: Settings, address: Address, timeout: float) -> str:
         except grpc.RpcError:
             return UNREACHABLE
     return SERVING if reply.status == health_pb2.HealthCheckResponse.SERVING else NOT_SERVING
+
+
+def ask_relay(address: Address, timeout: float) -> str:
+    """What one worker's relay answers to a health check."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(timeout)
+        try:
+            asking.connect(str(address.path))
+            asking.sendall(LOCAL_HEADER + PING)
+            answer = asking.recv(len(PONG))
+        except OSError:
+            return UNREACHABLE
+    return SERVING if answer == PONG else NOT_SERVING
 
 
 def _channel(settings: Settings, address: Address):  # type: ignore[no-untyped-def]  # grpc stays a lazy import

@@ -58,12 +58,18 @@ def _processor(settings: Settings) -> Iterator[Finding]:
                 ("processor", "tls", "client_sans"),
                 "name the clients that may connect; empty would let nobody in",
             )
-    if processor.peers != type(processor.peers)() and not processor.listen.is_unix:
+    if processor.peers != type(processor.peers)() and not processor.listen.is_unix and not settings.relayed:
         yield ("processor", "peers"), "only a unix socket knows its peers; use tls.client_sans"
     if not processor.listen.is_unix and processor.listen.port + processor.workers - 1 > 65535:
         yield ("processor", "workers"), "the last worker's port would be above 65535"
     for address in processor.addresses:
         yield from _socket_path(where, address)
+    if not processor.relay.is_unix:
+        yield ("processor", "relay"), "must be a unix socket, whose peers the kernel names"
+    for address in processor.relay_addresses if settings.relayed else ():
+        yield from _socket_path(("processor", "relay"), address)
+    if processor.listen == processor.relay:
+        yield ("processor", "relay"), "is processor.listen as well"
 
 
 def _approvals(settings: Settings) -> Iterator[Finding]:
@@ -133,6 +139,7 @@ def _listeners(settings: Settings) -> Iterator[Finding]:
             ("target", listener.target),
             ("cleartext_tokens", listener.cleartext_tokens),
             ("callers", listener.callers),
+            ("front", listener.front != "ext_proc"),
         ):
             if unfit:
                 yield (*where, name), "is for database listeners; HTTP has routes"

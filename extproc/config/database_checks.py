@@ -29,8 +29,10 @@ def check_database_listener(
     elif targets[listener.target] != listener.protocol:
         yield (*where, "target"), f'"{listener.target}" is no {listener.protocol} target'
     if listener.mode != "ext_proc":
-        yield (*where, "mode"), "database listeners are governed by ext_proc alone"
+        yield (*where, "mode"), "is for HTTP; a database listener has a front"
     yield from check_callers(where, listener)
+    if listener.front == "relay" and listener.address.is_unix:
+        yield (*where, "address"), "the relay is told where callers come from, which needs IP and port"
     for name, is_default in (
         ("upgrades", listener.upgrades in (("websocket",), ())),
         ("trusted_hops", listener.trusted_hops == 0),

@@ -15,6 +15,7 @@ from extproc.config.units import Address, StoreLocation, absolute
 
 _STATE_DEFAULTS: tuple[tuple[Place, str], ...] = (
     (("processor", "listen"), "run/processor.sock"),
+    (("processor", "relay"), "run/relay.sock"),
     (("approvals", "listen"), "run/approvals.sock"),
     (("envoy", "admin"), "run/envoy-admin.sock"),
     (("holds", "store"), "holds.db"),

@@ -109,7 +109,11 @@ class Processor(Branch, frozen=True, kw_only=True):
         Address,
         about("`unix:path` or `host:port`. Several workers listen at `name-0.sock`, `name-1.sock`, …"),
     ] = field(default_factory=_socket("processor.sock"))
-    peers: Annotated[Peers, about("Who may connect to the unix socket.")] = Peers()
+    relay: Annotated[
+        Address,
+        about("Unix socket of the relay, for listeners with `front: relay`; numbered as `listen` is."),
+    ] = field(default_factory=_socket("relay.sock"))
+    peers: Annotated[Peers, about("Who may connect to the unix sockets.")] = Peers()
     tls: Annotated[ServerTls | None, about("Mutual TLS; required off loopback.")] = None
     insecure: Annotated[
         bool,
@@ -134,6 +138,13 @@ class Processor(Branch, frozen=True, kw_only=True):
         if self.workers == 1:
             return (self.listen,)
         return tuple(self.listen.worker(number) for number in range(self.workers))
+
+    @property
+    def relay_addresses(self) -> tuple[Address, ...]:
+        """The same for the relay."""
+        if self.workers == 1:
+            return (self.relay,)
+        return tuple(self.relay.worker(number) for number in range(self.workers))
 
 
 class Route(Branch, frozen=True, kw_only=True):
@@ -190,6 +201,13 @@ class Listener(Branch, frozen=True, kw_only=True):
         Literal["ext_proc", "ext_authz"],
         about("`ext_proc` sees requests and responses; `ext_authz` only allows, denies and holds."),
     ] = "ext_proc"
+    front: Annotated[
+        Literal["ext_proc", "relay"],
+        about(
+            "How a database listener reaches us: Envoy asks about every chunk, or hands the connection over to a "
+            "relay that dials the database itself, with back-pressure for large results."
+        ),
+    ] = "ext_proc"
     tls: Annotated[ListenerTls | None, about("TLS for callers.")] = None
     trusted_hops: Annotated[
         int, Meta(ge=0, le=16), about("Proxies in front whose `x-forwarded-for` entries are believed.")
@@ -219,7 +237,8 @@ class UpstreamTls(Branch, frozen=True, kw_only=True):
     originate: Annotated[
         Literal["envoy", "extproc"],
         about(
-            "Who speaks TLS with it. `extproc` is for databases: it asks by Postgres' SSLRequest, which stock Envoy "
+            "Who speaks TLS with it (behind the relay, extproc does in any case). `extproc` is for databases: it "
+            "asks by Postgres' SSLRequest, which stock Envoy "
             "cannot and servers before PostgreSQL 17 need; paths are as the processor sees them."
         ),
     ] = "envoy"
@@ -582,6 +601,11 @@ class Settings(Branch, frozen=True, kw_only=True):
     telemetry: Annotated[Telemetry, about("How it leaves.")] = Telemetry()
     limits: Annotated[Limits, about("Bounds.")] = Limits()
     envoy: Annotated[Envoy, about("What only `render` reads.")] = field(default_factory=Envoy)
+
+    @property
+    def relayed(self) -> frozenset[str]:
+        """Targets that some listener reaches through the relay."""
+        return frozenset(listener.target or "" for listener in self.listeners if listener.front == "relay")
 
     def target(self, name: str) -> Target:
         """Raises KeyError for a name that is no target."""

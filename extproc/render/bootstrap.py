@@ -30,11 +30,13 @@ from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Struct
 
 from extproc.config import Address, Settings
+from extproc.config.settings import Target
 from extproc.render.clusters import collector_cluster, processor_cluster, target_cluster
 from extproc.render.databases import CONNECTION_ATTRIBUTES, NETWORK_EXT_PROC
 from extproc.render.filters import EXT_AUTHZ, EXT_PROC
 from extproc.render.listeners import listeners
 from extproc.render.pieces import address, pack, seconds
+from extproc.render.relay import relay_cluster
 
 RUNTIME = {
     # A clean end of stream instead of a reset, so that the end of an exchange is not taken for a failure.
@@ -67,7 +69,8 @@ def envoy_config(settings: Settings, *, sockets: Sequence[str] | None = None) ->
     )
     clusters = [
         processor_cluster(settings, workers),
-        *(target_cluster(settings, target) for target in settings.targets),
+        *(target_cluster(settings, target) for target in settings.targets if _is_dialled(settings, target)),
+        *(relay_cluster(settings, listener) for listener in settings.listeners if listener.front == "relay"),
     ]
     if settings.telemetry.otlp is not None and settings.envoy.tracing:
         clusters.append(collector_cluster(settings, settings.telemetry.otlp))
@@ -82,6 +85,12 @@ def envoy_config(settings: Settings, *, sockets: Sequence[str] | None = None) ->
     )
     found = bootstrap.to_dict(casing=betterproto2.Casing.SNAKE)
     return _complete(found)
+
+
+def _is_dialled(settings: Settings, target: Target) -> bool:
+    """Envoy connects to it. A database behind the relay alone has no cluster, and so no way past us."""
+    fronts = {listener.front for listener in settings.listeners if listener.target == target.name}
+    return fronts != {"relay"}
 
 
 def _complete(config: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from extproc.domain.errors import ConfigError
 from extproc.render.clusters import POSTGRES_ALPN, PROCESSOR, target_cluster_name
 from extproc.render.filters import LISTENER_KEY, NAMESPACE, TARGET_KEY
 from extproc.render.pieces import address, downstream_tls, pack, seconds
+from extproc.render.relay import RELAY_BUFFER, to_relay
 
 NETWORK_EXT_PROC = "envoy.filters.network.ext_proc"
 TCP_PROXY = "envoy.filters.network.tcp_proxy"
@@ -61,24 +62,26 @@ ACCESS_LOG = {
 
 def database_listener(settings: Settings, listener: Listener) -> EnvoyListener:
     """One listener for one target. Raises ConfigError when it names none."""
-    if listener.target is None:
+    target = listener.target
+    if target is None:
         raise ConfigError(f"listener {listener.name} has no target")
+    is_relay = listener.front == "relay"
+    proxy = _tcp_proxy(settings, listener, target)
+    if is_relay:
+        proxy = to_relay(proxy, listener.name)
+    filters = [Filter(name=TCP_PROXY, typed_config=pack(proxy))]
+    if not is_relay:
+        filters.insert(
+            0, Filter(name=NETWORK_EXT_PROC, typed_config=pack(_ext_proc(settings, listener, target)))
+        )
     return EnvoyListener(
         name=listener.name,
         address=address(listener.address, mode=0o660),
-        per_connection_buffer_limit_bytes=CHUNK,
+        per_connection_buffer_limit_bytes=RELAY_BUFFER if is_relay else CHUNK,
         filter_chains=[
             FilterChain(
                 name=listener.name,
-                filters=[
-                    Filter(
-                        name=NETWORK_EXT_PROC,
-                        typed_config=pack(_ext_proc(settings, listener, listener.target)),
-                    ),
-                    Filter(
-                        name=TCP_PROXY, typed_config=pack(_tcp_proxy(settings, listener, listener.target))
-                    ),
-                ],
+                filters=filters,
                 transport_socket=(
                     downstream_tls(listener.tls, [POSTGRES_ALPN])
                     if listener.tls is not None and listener.tls.terminate == "envoy"

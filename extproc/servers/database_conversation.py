@@ -30,6 +30,9 @@ log = structlog.get_logger()
 KEYS_WAIT = 8.0
 RECORD_FAILURE = "58030"
 INTERNAL_ERROR = "XX000"
+GOING_AWAY = "57P01"
+LAST_LOOK = 0.2
+"""Seconds between looks at a statement that still runs while this process wants to stop."""
 IDLE_LOOK = 1.0
 """Seconds between looks at a connection whose token has expired under a running statement."""
 
@@ -141,6 +144,16 @@ class DatabaseConversation(ABC):
             self._service.spawn(self._abandon(list(self._holds.values())))
             self._holds.clear()
         return self._taken_records()
+
+    def go_away(self, *, at_once: bool) -> None:
+        """This process stops. What runs may end first, for as long as whoever stops us waits."""
+        if self._common.has_ended:
+            return
+        if at_once or self._common.is_idle:
+            self._terminate(GOING_AWAY, "extproc: this process is going away", "Connect again.")
+            self._later(self._take())
+        else:
+            asyncio.get_running_loop().call_later(LAST_LOOK, lambda: self.go_away(at_once=False))
 
     # ------------------------------------------------------------------ events
 

@@ -32,7 +32,7 @@ from extproc.servers.conversations import open_conversation
 from extproc.servers.lean_calls import METHODS, Call, Context, HealthWatchCall
 from extproc.servers.lean_health import HealthBoard
 from extproc.servers.network_ext_proc import Opener
-from extproc.servers.peer_gate import peer_uid
+from extproc.servers.peer_gate import bind_unix, peer_uid
 from extproc.servers.service import Service
 
 log = structlog.get_logger()
@@ -78,7 +78,7 @@ class LeanServer:
             raise RuntimeError("the lean transport has no TLS: use transport grpcio")
         try:
             if address.startswith("unix:"):
-                self._sockets.append(self._bind_unix(Path(address.removeprefix("unix:"))))
+                self._sockets.append(bind_unix(Path(address.removeprefix("unix:")), self.uids, self._gid))
                 return 1
             bound = _bind_loopback(address)
         except OSError as error:
@@ -131,25 +131,6 @@ class LeanServer:
             pass  # those that remain are dealt with by the caller
         finally:
             self._quiet = None
-
-    def _bind_unix(self, path: Path) -> socket.socket:
-        """Bound with the right mode before anybody can connect."""
-        path.unlink(missing_ok=True)
-        bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)
-        try:
-            bound.bind(str(path))
-            if self._gid is not None:
-                os.chown(path, -1, self._gid)
-                path.chmod(0o660)
-            elif self.uids != {os.geteuid()}:
-                path.chmod(0o666)  # the kernel lets anybody connect; SO_PEERCRED decides
-        except BaseException:
-            bound.close()
-            raise
-        finally:
-            os.umask(before)
-        return bound
 
 
 class LeanConnection(asyncio.Protocol):

@@ -73,26 +73,39 @@ class Conversation(Protocol):
     def gone(self, reason: str) -> tuple[Record, ...]:
         """The connection is no more: what is left to be recorded."""
 
+    def go_away(self, *, at_once: bool) -> None:
+        """We are about to stop: say so and close, as soon as nothing runs or now."""
+
 
 Opener = Callable[[Service, CallMetadata, Source, Callable[[Output], None]], Conversation | None]
 """Opens the conversation for a new connection, or None when its target is none of ours. The last argument takes what
 the conversation has to say later, outside of a call."""
 
 
-class _Posted:
+class Carrier(Protocol):
+    """Whoever carries a conversation's outputs."""
+
+    def carry_out(self, output: Output) -> None:
+        """Its records are written: do it."""
+
+    def unrecorded(self) -> None:
+        """They could not be: none of it happens, and the connection ends."""
+
+
+class Posted:
     """An output in the outbox: carried out once its records are written, or the end of the connection."""
 
-    __slots__ = ("_output", "_stream")
+    __slots__ = ("_carrier", "_output")
 
-    def __init__(self, stream: NetworkStream, output: Output) -> None:
-        self._stream = stream
+    def __init__(self, carrier: Carrier, output: Output) -> None:
+        self._carrier = carrier
         self._output = output
 
     def send(self) -> None:
-        self._stream.carry_out(self._output)
+        self._carrier.carry_out(self._output)
 
     def refuse(self) -> None:
-        self._stream.unrecorded()
+        self._carrier.unrecorded()
 
 
 class NetworkStream:
@@ -180,7 +193,7 @@ class NetworkStream:
         except LedgerUnavailableError:
             self.unrecorded()
             return
-        self._service.post(_Posted(self, output))
+        self._service.post(Posted(self, output))
 
     def carry_out(self, output: Output) -> None:
         """Send what was decided; its records are written."""

@@ -26,6 +26,29 @@ def peer_uid(sock: socket.socket) -> int:
     return int(uid)
 
 
+def bind_unix(path: Path, uids: Collection[int], gid: int | None) -> socket.socket:
+    """A unix socket with the right mode before anybody can connect. `uids`: who may, our own included.
+
+    Whoever accepts still checks `peer_uid`. Raises OSError.
+    """
+    path.unlink(missing_ok=True)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        bound.bind(str(path))
+        if gid is not None:
+            os.chown(path, -1, gid)
+            path.chmod(0o660)
+        elif set(uids) != {os.geteuid()}:
+            path.chmod(0o666)  # the kernel lets anybody connect; SO_PEERCRED decides
+    except BaseException:
+        bound.close()
+        raise
+    finally:
+        os.umask(before)
+    return bound
+
+
 class PeerGate:
     """Listens at `public`, lets the given uids and our own through to `private`."""
 

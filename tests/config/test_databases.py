@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from extproc.config import InvalidConfigError, parse_config
 from extproc.policy import PolicySource, TargetInfo, load_policies
@@ -33,7 +34,16 @@ MISTAKES = {
     "unknown target": ("target: db}", "target: dp}", 'unknown target "dp"'),
     "another kind": ("target: db}", "target: api}", '"api" is no postgres target'),
     "routes": ("target: db}", "target: db, routes: [{prefix: /, target: api}]}", "a database listener has one target"),
-    "ext_authz": ("target: db}", "target: db, mode: ext_authz}", "governed by ext_proc alone"),
+    "ext_authz": ("target: db}", "target: db, mode: ext_authz}", "is for HTTP; a database listener has a front"),
+    "relay of a unix socket": (
+        '"127.0.0.1:15432", protocol: postgres', '"unix:l.sock", front: relay, protocol: postgres', "needs IP and port",
+    ),
+    "relay off a unix socket": (
+        "kind: Config", 'kind: Config\nprocessor: {relay: "127.0.0.1:7000"}', "must be a unix socket",
+    ),
+    "relay on the processor's socket": (
+        "kind: Config", 'kind: Config\nprocessor: {listen: "unix:a", relay: "unix:a"}', "is processor.listen as well",
+    ),
     "tokens in the clear": ("127.0.0.1:15432", "10.0.0.1:15432", "tokens would cross the network in cleartext"),
     "cleartext for nothing": ("target: db}", "target: db, cleartext_tokens: true}", "means nothing here"),
     "no database": ("    database:\n", "    labels:\n", "labels"),
@@ -96,10 +106,15 @@ def test_a_database_target_loads_with_its_defaults(tmp_path: Path) -> None:
 
 def test_the_pages_example_is_a_configuration_and_a_policy(tmp_path: Path) -> None:
     page = Path(__file__).parents[2] / "docs" / "postgres.md"
-    config, policy = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.S)
+    config, policy, *changes = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.S)
     settings = parse_config(config, base=tmp_path)
     (target,) = settings.targets
     load_policies([PolicySource("orders.yaml", policy)], {target.name: TargetInfo(target.kind, {})})
+    for change in changes:  # what a later part of the page says instead
+        changed, said = yaml.safe_load(config), yaml.safe_load(change)
+        changed |= {"listeners": said["listeners"]}
+        changed["targets"][0] |= said["targets"][0]
+        parse_config(yaml.safe_dump(changed), base=tmp_path)
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -19,6 +19,9 @@ TARGET = "orders-db"
 PASSWORD = "upstream-password-7f3a9c"
 """What extproc logs in with; no client may ever see it."""
 
+FRONTS = ["ext_proc", "relay"]
+"""Both ways from Envoy to us; what a client sees is the same."""
+
 SCHEMA = f"""
 CREATE USER app_reader PASSWORD '{PASSWORD}';
 CREATE USER app_writer PASSWORD '{PASSWORD}';
@@ -76,11 +79,18 @@ class DatabaseStack(Stack):
     """`Stack` for one database target."""
 
     def __init__(
-        self, directory: Path, postgres: Postgres, *, database: Mapping[str, Any] | None = None, **more: Any
+        self,
+        directory: Path,
+        postgres: Postgres,
+        *,
+        front: str = "ext_proc",
+        database: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> None:
         more.setdefault("policy", POLICY)
         super().__init__(directory, target_name=TARGET, upstream_address="none", **more)
         self.postgres = postgres
+        self.front = front
         self._database = dict(database or {})
 
     def __enter__(self) -> DatabaseStack:
@@ -94,6 +104,7 @@ class DatabaseStack(Stack):
         secret.chmod(0o600)
         password = {"file": str(secret)}
         settings = yaml.safe_load(self.config_path.read_text())
+        settings["processor"].setdefault("relay", f"unix:{self.directory}/r.sock")
         settings["listeners"] = [
             {
                 "name": "pg",
@@ -101,6 +112,7 @@ class DatabaseStack(Stack):
                 "protocol": "postgres",
                 "target": TARGET,
                 **self._listener,
+                "front": self.front,
             }
         ]
         settings["targets"] = [
@@ -124,6 +136,12 @@ class DatabaseStack(Stack):
             }
         ]
         self.config_path.write_text(yaml.safe_dump(settings))
+
+    def _start_envoy(self) -> None:
+        super()._start_envoy()
+        if self.front == "relay":
+            assert self.envoy is not None
+            self.envoy.wait_for_stat("cluster.relay_pg.membership_healthy", lambda value: value >= 1)
 
     # ------------------------------------------------------------------ clients
 

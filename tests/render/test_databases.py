@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from extproc.config import parse_config
+from extproc.domain.relay import PING, PONG
 from extproc.render.bootstrap import envoy_config
 from tests.support.envoy import envoy_is_here, validate_envoy
 from tests.support.pki import write_certificate
@@ -50,6 +52,19 @@ def render(variant: str, folder: Path) -> dict[str, Any]:
     listen, upstream = VARIANTS[variant]
     text = CONFIG.replace("LISTEN", listen).replace("UPSTREAM", upstream)
     return envoy_config(parse_config(text.replace("CERT", "cert.pem").replace("KEY", "key.pem"), base=folder))
+
+
+def relayed(folder: Path, listen: str = 'address: "127.0.0.1:15432"') -> dict[str, Any]:
+    text = CONFIG.replace("LISTEN", f"{listen}, front: relay").replace("UPSTREAM", 'address: "unix:u.sock"')
+    text = text.replace(
+        '{listen: "unix:p.sock"}', '{listen: "unix:p.sock", relay: "unix:r.sock", workers: 2}'
+    )
+    return envoy_config(parse_config(text, base=folder))
+
+
+def cluster_of(config: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(c for c in config["static_resources"]["clusters"] if c["name"] == name)
+    return found
 
 
 def chain(config: dict[str, Any]) -> dict[str, Any]:
@@ -106,3 +121,48 @@ def test_tls_to_a_database_checks_its_name_and_starts_at_once(tmp_path: Path) ->
     assert tls["common_tls_context"]["validation_context"]["match_typed_subject_alt_names"]
     down = chain(config)["transport_socket"]["typed_config"]["common_tls_context"]
     assert down["alpn_protocols"] == ["postgresql"]
+
+
+# ---------------------------------------------------------------------- the relay
+
+
+@pytest.mark.skipif(not envoy_is_here(), reason="no Envoy binary")
+def test_envoy_accepts_the_relay(tmp_path: Path) -> None:
+    path = tmp_path / "envoy.json"
+    path.write_text(json.dumps(relayed(tmp_path)))
+    validate_envoy(path)
+
+
+def test_a_relayed_connection_goes_to_us_and_envoy_knows_no_other_way(tmp_path: Path) -> None:
+    config = relayed(tmp_path)
+    (proxy,) = chain(config)["filters"]
+    assert proxy["name"] == "envoy.filters.network.tcp_proxy"
+    assert proxy["typed_config"]["cluster"] == "relay_pg"
+    assert float(proxy["typed_config"]["idle_timeout"].removesuffix("s")) >= 3600
+    names = [cluster["name"] for cluster in config["static_resources"]["clusters"]]
+    assert "target_db" not in names
+    endpoints = cluster_of(config, "relay_pg")["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    paths = [endpoint["endpoint"]["address"]["pipe"]["path"] for endpoint in endpoints]
+    assert paths == [str(tmp_path / "r-0.sock"), str(tmp_path / "r-1.sock")]
+
+
+def test_target_and_listener_of_a_relayed_connection_come_from_here_alone(tmp_path: Path) -> None:
+    config = relayed(tmp_path)
+    header = cluster_of(config, "relay_pg")["transport_socket"]["typed_config"]["config"]
+    assert header["version"] == "V2"
+    assert [(value["type"], base64.b64decode(value["value"])) for value in header["added_tlvs"]] == [
+        (0xE0, b"db"), (0xE1, b"pg"),
+    ]  # fmt: skip
+    assert header["pass_through_tlvs"] == {"match_type": "INCLUDE", "tlv_type": [0xE2, 0xE3]}
+    proxy = chain(config)["filters"][0]["typed_config"]
+    assert [value["type"] for value in proxy["proxy_protocol_tlvs"]] == [0xE2, 0xE3]
+    assert proxy["proxy_protocol_tlv_merge_policy"] == "OVERWRITE_BY_TYPE_IF_EXISTS_OR_ADD"
+    # the caller's certificate is known once its first bytes are here
+    assert proxy["upstream_connect_mode"] == "ON_DOWNSTREAM_DATA"
+
+
+def test_a_relay_that_does_not_answer_gets_no_connections(tmp_path: Path) -> None:
+    (check,) = cluster_of(relayed(tmp_path), "relay_pg")["health_checks"]
+    asked = check["tcp_health_check"]
+    assert bytes.fromhex(asked["send"]["text"]) == PING
+    assert [bytes.fromhex(part["text"]) for part in asked["receive"]] == [PONG]

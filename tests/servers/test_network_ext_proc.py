@@ -40,6 +40,8 @@ class Says:
         self.heard.append(("server", data, end))
         return self.answer("server", data, end)
 
+    def go_away(self, *, at_once: bool) -> None: ...
+
     def unrecorded(self) -> bytes:
         return b"cannot record"
 

@@ -508,8 +508,14 @@ class PostgresConnection:
 
     def _client_end(self) -> None:
         self._client_ended = True
-        if self._stage is Stage.SESSION:
-            self._client.leave()
+        if self._stage is Stage.SESSION and not self._client.is_between:
+            # half a message can never be completed; what follows it would be taken for its rest
+            self._session.events.append(ClientLeft())
+            self._finish(Ended("client"))
+        elif self._stage is Stage.SESSION:
+            if not self._client.has_left:  # an end without Terminate, which means the same
+                self._client.leave()
+                self._client.say_goodbye()
         elif self._stage not in (Stage.ENDED, Stage.CANCEL):  # nobody waits for the answer to a CancelRequest
             self._session.events.append(ClientLeft())
             self._finish(Ended("client"))

@@ -19,6 +19,7 @@ from extproc.protocols.postgres import (
 from extproc.protocols.postgres.messages import (
     FLUSH,
     SYNC,
+    TERMINATE,
     build,
     build_bind,
     build_data_row,
@@ -164,7 +165,7 @@ def test_a_parse_whose_client_leaves_goes_nowhere():
         Client(b"", end=True),
         Sees(StatementEnded, id=1, end="skipped", executed=False),
         Sees(ClientLeft),
-        Forwards(b""),
+        Forwards(TERMINATE),
     )
 
 

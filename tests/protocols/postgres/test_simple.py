@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from extproc.protocols.postgres import (
     ClientLeft,
+    CopyStarted,
     Ended,
     Refused,
     StatementEnded,
@@ -137,7 +138,7 @@ def test_a_client_that_leaves_abandons_what_it_waited_for():
         Sees(StatementEnded, id=1, end="abandoned", executed=False),
         Sees(ClientLeft),
         Answers("forward", 1, returns=False),
-        Forwards(b""),
+        Forwards(TERMINATE),
         Server(b"", end=True),
         Sees(Ended, by="client"),
     )
@@ -179,3 +180,26 @@ def test_a_function_call_is_refused_in_band():
     connection.receive_from_server(SYNTAX_ERROR + IDLE)
     assert b"function calls by OID" in connection.bytes_to_client()
     assert not connection.has_ended
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_message_ends_both_sides():
+    """What came after it would be taken for its rest."""
+    copy = build_query(b"COPY t FROM STDIN")
+    begun = build(b"G", b"\0\0\1\0\0")
+    half = build(b"d", b"x" * 100)[:50]
+    transcript(
+        logged_in,
+        Client(copy),
+        Sees(StatementReceived, id=1),
+        Answers("forward", 1),
+        Forwards(copy),
+        Server(begun),
+        Sees(CopyStarted, id=1),
+        ToClient(begun),
+        Client(half),
+        Client(b"", end=True),
+        Sees(ClientLeft),
+        Sees(StatementEnded, id=1, end="aborted"),
+        Sees(Ended, by="client"),
+        Forwards(half),
+    )
