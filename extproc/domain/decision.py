@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal
 
+from extproc.domain.nouns import noun
+from extproc.domain.record import Checked
+
 
 class Phase(IntEnum):
     """When a rule can be judged: as soon as the latest fact it reads is known."""
@@ -30,9 +33,17 @@ class Matched:
     risk: int = 0
     shadow: bool = False
     errored: bool = False
+    _record: Checked | None = field(default=None, init=False, repr=False, compare=False)
 
-    def to_record(self) -> dict[str, object]:
-        """The ledger's form; flags appear only when set."""
+    def to_record(self) -> Checked:
+        """The ledger's form; flags appear only when set. Made once, since rules are few."""
+        record = self._record
+        if record is None:
+            record = Checked(self._kept())
+            object.__setattr__(self, "_record", record)
+        return record
+
+    def _kept(self) -> dict[str, object]:
         kept: dict[str, object] = {"rule": self.rule, "digest": self.digest, "effect": self.effect}
         if self.risk:
             kept["risk"] = self.risk
@@ -43,7 +54,7 @@ class Matched:
         return kept
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class HeaderChange:
     """Header obligations: names in lower case, applied removal first."""
 
@@ -51,7 +62,7 @@ class HeaderChange:
     remove: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Obligations:
     """What an allowed request still owes. Several rules' obligations add up."""
 
@@ -99,7 +110,7 @@ class HoldDemand:
     resumable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Allow:
     """Let it pass, and do what is owed."""
 
@@ -128,7 +139,7 @@ class Hold:
 Decision = Allow | Deny | Hold
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Ruling:
     """The outcome of judging a request up to and including `phase`.
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from extproc.domain.record import Checked
+
 PrincipalKind = Literal["human", "agent", "service", "machine"]
 KINDS: tuple[PrincipalKind, ...] = ("human", "agent", "service", "machine")
 
@@ -29,9 +31,17 @@ class Principal:
     expires_at: float = 0.0
     token_id: str = ""
     claims: Mapping[str, Any] = field(default_factory=dict)
+    _record: Checked | None = field(default=None, init=False, repr=False, compare=False)
 
-    def to_record(self) -> dict[str, Any]:
-        """What the ledger keeps of a principal."""
+    def to_record(self) -> Checked:
+        """What the ledger keeps of a principal. Made once: a remembered token's principal asks many times."""
+        record = self._record
+        if record is None:
+            record = Checked(self._kept())
+            object.__setattr__(self, "_record", record)
+        return record
+
+    def _kept(self) -> dict[str, Any]:
         kept: dict[str, Any] = {
             "issuer": self.issuer,
             "subject": self.subject,

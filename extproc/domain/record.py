@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import field
 from typing import Any
+
+from extproc.domain.nouns import noun
 
 INTENT = "intent"
 OUTCOME = "outcome"
+_SCALARS = frozenset((str, int, bool, type(None)))
 
 
-@dataclass(frozen=True, slots=True)
+class Checked(dict[str, Any]):
+    """A part of a record that is written again and again: checked once to hold what records may. Never change one.
+
+    Raises TypeError for anything but text, whole numbers, booleans, null and lists of them.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        for value in values.values():
+            parts: Iterable[Any] = value if type(value) is list else (value,)
+            if any(type(part) not in _SCALARS for part in parts):
+                raise TypeError("not a value that a record may hold")
+        super().__init__(values)
+
+
+@noun(frozen=True, slots=True)
 class Record:
     """One thing that happened, already masked.
 

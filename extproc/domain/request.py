@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, KeysView
+from dataclasses import field
 from typing import Any
+
+from extproc.domain.nouns import noun
 
 
 class Headers:
@@ -17,11 +19,7 @@ class Headers:
 
     def __init__(self, items: tuple[tuple[str, str], ...]) -> None:
         self.items = items
-        first: dict[str, str] = {}
-        for name, value in items:
-            if name not in first:
-                first[name] = value
-        self._first = first
+        self._first = dict(items[::-1])
 
     def get(self, name: str, default: str = "") -> str:
         """The first value of `name`, which is given in lower case."""
@@ -32,12 +30,22 @@ class Headers:
         first = self._first.get(name)
         if first is None:
             return []
-        if len(self._first) == len(self.items):
+        if not self.has_repeats:
             return [first]  # no name is repeated at all, as nearly always
         return [value for key, value in self.items if key == name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._first
+
+    @property
+    def names(self) -> KeysView[str]:
+        """Every name, once."""
+        return self._first.keys()
+
+    @property
+    def has_repeats(self) -> bool:
+        """Whether some name stands more than once."""
+        return len(self._first) != len(self.items)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self.items)
@@ -49,7 +57,7 @@ class Headers:
         return f"Headers({len(self.items)} fields)"
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Source:
     """Where the connection came from, as Envoy tells it; never taken from client bytes."""
 
@@ -58,7 +66,7 @@ class Source:
     peer_uri_san: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Trace:
     """W3C trace context of the call from Envoy: hex ids, empty when there is none."""
 
@@ -67,7 +75,7 @@ class Trace:
     sampled: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class RequestHead:
     """Everything known before the body: the first message of an exchange."""
 

@@ -7,11 +7,12 @@ If that commit fails the reply becomes a refusal. Servers await only on `Wait` a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
 
 from extproc.domain.decision import HeaderChange
 from extproc.domain.hold import HoldAsk
+from extproc.domain.nouns import noun
 from extproc.domain.record import Record
 
 
@@ -23,7 +24,7 @@ class BodyMode(IntEnum):
     BUFFERED = 2
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class BodyModes:
     """What Envoy shall send from now on. Both are always named (Envoy zeroes what is left out)."""
 
@@ -31,7 +32,7 @@ class BodyModes:
     response: BodyMode
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Forward:
     """Let this message go on. `body` None means unchanged, byte for byte."""
 
@@ -42,7 +43,7 @@ class Forward:
     records: tuple[Record, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Refuse:
     """Answer the client ourselves. Header names in lower case."""
 
@@ -54,14 +55,14 @@ class Refuse:
     records: tuple[Record, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class NeedBody:
     """Nothing can be decided before the request body is here."""
 
     records: tuple[Record, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Wait:
     """A person must agree. The server asks the hold store and comes back with what became of it."""
 
@@ -71,7 +72,7 @@ class Wait:
     records: tuple[Record, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class NeedKeys:
     """The token names a key we do not hold; the server fetches `provider`'s keys and comes back."""
 

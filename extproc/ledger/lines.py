@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from extproc.domain.errors import ExtprocError
+from extproc.domain.record import Checked
 
 VERSION = 1
 ZERO_HASH = "0" * 64
@@ -25,6 +26,8 @@ RESERVED = frozenset((*ENVELOPE, "payloads"))
 _WRITER = re.compile(r"[a-z0-9][a-z0-9_]*(?:-[a-z0-9]+)*\Z")
 _KIND = re.compile(r"[a-z][a-z0-9_.]{0,63}\Z")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z\Z")
+_kinds: set[str] = set()
+"""Kinds that were written before."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CANONICAL = (
     orjson.OPT_SORT_KEYS
@@ -75,14 +78,15 @@ class Chain:
     `encode` moves it forward; `mark` and `rewind` take it back to what is durable.
     """
 
-    __slots__ = ("_second", "_second_text", "prev", "seq", "writer")
+    __slots__ = ("_name", "_second", "_second_text", "prev", "seq", "writer")
 
     def __init__(self, writer: str, seq: int = 0, prev: str = ZERO_HASH) -> None:
         self.writer = check_writer_id(writer)
+        self._name = writer.encode()
         self.seq = seq
         self.prev = prev
         self._second: int | None = None
-        self._second_text = ""
+        self._second_text = b""
 
     def encode(
         self,
@@ -103,21 +107,20 @@ class Chain:
     ) -> bytes:
         """`encode`, with the time in microseconds since 1970."""
         body = encode_fields(kind, fields)
-        second, fraction = divmod(micros, 1_000_000)
+        second = micros // 1_000_000
         if second != self._second:
             self._second_text = _second_text(second)
             self._second = second
-        head = (
-            f'{{"v":1,"writer":"{self.writer}","seq":{self.seq},"prev":"{self.prev}",'
-            f'"at":"{self._second_text}.{fraction:06d}Z","kind":"{kind}"'
-        ).encode()
-        parts = [head]
-        if len(body) > 2:
-            parts += (b",", body[1:-1])
+        head = b'{"v":1,"writer":"%b","seq":%d,"prev":"%b","at":"%b.%06dZ","kind":"%b"' % (
+            self._name, self.seq, self.prev.encode(), self._second_text, micros - second * 1_000_000, kind.encode(),
+        )  # fmt: skip
         if payloads:
-            parts += (b',"payloads":', _encode_payloads(payloads))
-        parts.append(b"}")
-        line = b"".join(parts)
+            inner = b"," + body[1:-1] if len(body) > 2 else b""
+            line = b'%b%b,"payloads":%b}' % (head, inner, _encode_payloads(payloads))
+        elif len(body) > 2:
+            line = b"%b,%b" % (head, body[1:])
+        else:
+            line = head + b"}"
         if len(line) >= MAX_LINE:
             raise RecordError(f"{kind}: the line has {len(line)} bytes, more than {MAX_LINE - 1}")
         self.prev = sha256(line).hexdigest()
@@ -135,8 +138,11 @@ class Chain:
 
 def encode_fields(kind: str, fields: Mapping[str, Any]) -> bytes:
     """The fields as a canonical JSON object. Raises RecordError."""
-    if _KIND.match(kind) is None:
-        raise RecordError("a record's kind must match [a-z][a-z0-9_.]*")
+    if kind not in _kinds:
+        if _KIND.match(kind) is None:
+            raise RecordError("a record's kind must match [a-z][a-z0-9_.]*")
+        if len(_kinds) < 256:
+            _kinds.add(kind)
     if not RESERVED.isdisjoint(fields):
         raise RecordError(f"{kind}: a field has a reserved name")
     plain = fields if type(fields) is dict else dict(fields)
@@ -179,7 +185,7 @@ def canonical(line: Line) -> bytes:
 def format_time(at: float) -> str:
     """Unix seconds as RFC 3339 in UTC with microseconds. Raises RecordError outside years 1970 to 9999."""
     second, fraction = divmod(_to_micros(at), 1_000_000)
-    return f"{_second_text(second)}.{fraction:06d}Z"
+    return f"{_second_text(second).decode()}.{fraction:06d}Z"
 
 
 def parse_time(text: str) -> int:
@@ -222,23 +228,21 @@ def is_hash(value: object) -> bool:
 
 
 _SCALARS = frozenset((str, int, bool, type(None)))
+_WHOLE = _SCALARS | {Checked}
 
 
 def _refuse_fractions(kind: str, values: Any) -> None:
     # orjson would write floats (and NaN as null) without a word
-    types = set(map(type, values))
-    if types <= _SCALARS:
-        return
-    if float in types:
-        raise RecordError(f"{kind}: holds a float")
     for value in values:
         shape = type(value)
-        if shape in _SCALARS:
+        if shape is str or shape in _WHOLE:
             continue
         if shape is dict:
             _refuse_fractions(kind, value.values())
         elif shape is list or shape is tuple:
             _refuse_fractions(kind, value)
+        elif shape is float:
+            raise RecordError(f"{kind}: holds a float")
         elif not _is_plain_enum(value):
             raise RecordError(f"{kind}: holds a {shape.__name__}")
 
@@ -280,10 +284,10 @@ def _to_micros(at: float) -> int:
         raise RecordError("the time is no number") from None
 
 
-def _second_text(second: int) -> str:
+def _second_text(second: int) -> bytes:
     if not 0 <= second < 253_402_300_800:
         raise RecordError("the time lies outside the years 1970 to 9999")
-    return (_EPOCH + timedelta(seconds=second)).isoformat()[:19]
+    return (_EPOCH + timedelta(seconds=second)).isoformat()[:19].encode()
 
 
 def _without_values(trouble: Exception) -> str:

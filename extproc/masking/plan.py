@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from extproc.domain.errors import MaskingError, PolicyError
 from extproc.domain.mask import Masked, MaskSpec
@@ -26,6 +26,9 @@ from extproc.masking.text_body import mask_form, mask_markup, mask_percent, mask
 MEBIBYTE = 1 << 20
 MAX_FINDINGS = 100_000
 """Candidates looked at and values replaced in one body: a second of CPU or so, whatever the body holds."""
+
+REMEMBERED_TEXTS = 2048
+REMEMBERED_LENGTH = 256
 
 REDACT = Operator("redact", (4, 1, 0, ""), lambda _, __: "")
 LITERAL_OPERATOR = Operator("replace", (4, 0, 0, ""), lambda entity, _: f"[{entity}]")
@@ -103,6 +106,9 @@ class Masker:
     max_bytes: int
     max_findings: int
     literals_only: bool
+    _clean_texts: set[str] = field(default_factory=set)
+    """Short texts in which nothing was found: hosts, paths and media types come again and again."""
+    _clean_urls: set[str] = field(default_factory=set)
 
     def __repr__(self) -> str:
         return f"Masker({self.digest[:12]})"
@@ -136,11 +142,11 @@ class Masker:
 
     def text(self, text: str) -> tuple[str, dict[str, int]]:
         """Mask a text of ours or theirs, such as an error message. Raises MaskingError: too-large, over-budget."""
-        return self._string(text, mask_text)
+        return self._string(text, mask_text, self._clean_texts)
 
     def url(self, path_with_query: str) -> tuple[str, dict[str, int]]:
         """Mask a path with its query; what is percent-encoded is decoded before looking. Raises as `text` does."""
-        return self._string(path_with_query, mask_url)
+        return self._string(path_with_query, mask_url, self._clean_urls)
 
     def headers(self, items: Iterable[tuple[str, str]]) -> tuple[tuple[tuple[str, str], ...], dict[str, int]]:
         """Mask header values (text decoded from Latin-1), names in lower case. Raises as `text` does.
@@ -164,12 +170,22 @@ class Masker:
             else masked.decode(codec, "surrogatepass" if codec == "utf-8" else "strict")
         )
 
-    def _string(self, text: str, mask: Callable[[bytes, Rules, Tally], bytes]) -> tuple[str, dict[str, int]]:
+    def _string(
+        self, text: str, mask: Callable[[bytes, Rules, Tally], bytes], clean: set[str]
+    ) -> tuple[str, dict[str, int]]:
+        if text in clean:
+            return text, {}
         tally = Tally(self.max_findings)
         self._check_size(len(text))
         raw = text.encode("utf-8", "surrogatepass")
         masked = mask(raw, self._rules, tally)
-        return (text if masked is raw else masked.decode("utf-8", "surrogatepass")), tally.counts
+        if masked is not raw:
+            return masked.decode("utf-8", "surrogatepass"), tally.counts
+        if len(text) <= REMEMBERED_LENGTH:
+            if len(clean) >= REMEMBERED_TEXTS:
+                clean.clear()
+            clean.add(text)
+        return text, tally.counts
 
     def _check_size(self, size: int) -> None:
         if size > self.max_bytes:

@@ -76,10 +76,10 @@ class HttpExchange:
         self._held: HeldRequest | None = None
         self._response: ResponseSide | None = None
         self.stage = Stage.START
+        drawn = new_hex(56)
         self.scribe = Scribe(
-            target="", masker=None, key=self._gov.record_key, session_id="ses_" + new_hex(16),
-            decision_id="dec_" + new_hex(16), trace_id=new_hex(16), parent_span_id="", span_id=new_hex(8),
-            started=now, degraded=self._gov.degraded,
+            "", None, self._gov.record_key, "ses_" + drawn[:32], "dec_" + drawn[32:64], drawn[64:96], "",
+            drawn[96:], now, self._gov.degraded,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ the request

@@ -22,6 +22,7 @@ from extproc.masking import Masker
 from extproc.pipeline.facts import SECRET_HEADERS
 from extproc.protocols.http.body import decode
 
+NO_PAYLOADS: Mapping[str, bytes] = {}
 MAX_TEXT = 2048
 """Characters of a URL or name that a line keeps."""
 
@@ -38,7 +39,7 @@ class Scribe:
                  "target", "trace_id")  # fmt: skip
 
     def __init__(
-        self, *, target: str, masker: Masker | None, key: bytes, session_id: str, decision_id: str,
+        self, target: str, masker: Masker | None, key: bytes, session_id: str, decision_id: str,
         trace_id: str, parent_span_id: str, span_id: str, started: float, degraded: Iterable[str],
     ) -> None:  # fmt: skip
         self.target = target
@@ -72,9 +73,21 @@ class Scribe:
         strip: frozenset[str] = frozenset(),
     ) -> Record:
         """What was asked, by whom, and what was decided; written before anything goes on."""
-        fields = self._common("http")
-        fields |= {"verdict": verdict, "code": code, "policy": policy, "risk": risk}
-        fields["rules"] = [match.to_record() for match in matched]
+        fields: dict[str, Any] = {
+            "decision_id": self.decision_id,
+            "session_id": self.session_id,
+            "target": self.target,
+            "protocol": "http",
+            "span_id": self.span_id,
+            "trace": {"trace_id": self.trace_id, "parent_span_id": self.parent_span_id},
+            "verdict": verdict,
+            "code": code,
+            "policy": policy,
+            "risk": risk,
+            "rules": [match.to_record() for match in matched],
+        }
+        if self.degraded:
+            fields["degraded"] = list(self.degraded)
         if errors:
             fields["errors"] = [error[:MAX_TEXT] for error in errors]
         if principal is not None:
@@ -83,14 +96,14 @@ class Scribe:
             fields["masks"] = list(masks)
         if held is not None:
             fields["hold"] = hold_summary(held)
-        payloads: dict[str, bytes] = {}
-        if head is not None:
-            fields["request"] = self._request(head, body)
-            if keep_payload:
-                payloads["request"] = self._payload(
-                    head.headers, body, head.headers.get("content-encoding"), limit, strip
-                )
-        return Record(INTENT, at, fields, payloads)
+        if head is None:
+            return Record(INTENT, at, fields)
+        headers = head.headers
+        fields["request"] = self._request(head, body)
+        if not keep_payload:
+            return Record(INTENT, at, fields)
+        kept = self._payload(headers, body, headers.get("content-encoding"), limit, strip)
+        return Record(INTENT, at, fields, {"request": kept})
 
     def outcome(
         self,
@@ -110,11 +123,21 @@ class Scribe:
         matched: tuple[Matched, ...] = (),
     ) -> Record:
         """How it ended. `executed` None means nobody here can know."""
-        fields = self._common("http")
-        fields["executed"] = executed
-        fields["end"] = end
-        fields["duration_us"] = max(0, int((at - self.started) * 1_000_000))
         response: dict[str, Any] = {"code": code, "inspected": inspected}
+        fields: dict[str, Any] = {
+            "decision_id": self.decision_id,
+            "session_id": self.session_id,
+            "target": self.target,
+            "protocol": "http",
+            "span_id": self.span_id,
+            "trace": {"trace_id": self.trace_id, "parent_span_id": self.parent_span_id},
+            "executed": executed,
+            "end": end,
+            "duration_us": max(0, int((at - self.started) * 1_000_000)),
+            "response": response,
+        }
+        if self.degraded:
+            fields["degraded"] = list(self.degraded)
         if size is not None:
             response["size"] = size
         if raw is not None:
@@ -125,29 +148,15 @@ class Scribe:
             response["residual"] = dict(residual)
         if mask_digest:
             response["mask_digest"] = mask_digest
-        fields["response"] = response
         if matched:
             fields["rules"] = [match.to_record() for match in matched]
         if reason:
             fields["reason"] = reason
-        return Record(OUTCOME, at, fields, {"response": payload} if payload is not None else {})
+        return Record(OUTCOME, at, fields, {"response": payload} if payload is not None else NO_PAYLOADS)
 
     def response_payload(self, headers: Headers, body: bytes | None, coding: str, limit: int) -> bytes:
         """A response as it is kept: headers and body through the record plan, cut at `limit` bytes."""
         return self._payload(headers, body, coding, limit, frozenset())
-
-    def _common(self, protocol: str) -> dict[str, Any]:
-        fields: dict[str, Any] = {
-            "decision_id": self.decision_id,
-            "session_id": self.session_id,
-            "target": self.target,
-            "protocol": protocol,
-            "span_id": self.span_id,
-            "trace": {"trace_id": self.trace_id, "parent_span_id": self.parent_span_id},
-        }
-        if self.degraded:
-            fields["degraded"] = list(self.degraded)
-        return fields
 
     def _request(self, head: RequestHead, body: bytes | None) -> dict[str, Any]:
         headers = head.headers

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from google.protobuf import struct_pb2
 
@@ -36,6 +36,11 @@ _TO_MODE = {
     Mode.BUFFERED: BodyMode.BUFFERED,
 }
 _FROM_MODE = {mode: number for number, mode in _TO_MODE.items()}
+_MODES = {
+    (asked, answered): BodyModes(request, response)
+    for asked, request in _TO_MODE.items()
+    for answered, response in _TO_MODE.items()
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,9 @@ _NAMES = {
 """Names nearly every request has: found, not made, and kept once however many requests wait."""
 
 
+NO_HEADERS = Headers(())
+
+
 def headers_of(header_map: pb.HeaderMap) -> Headers:
     """Header fields; Envoy fills `raw_value`, older ones `value`. Latin-1 keeps every byte."""
     known = _NAMES.get
@@ -107,37 +115,60 @@ def headers_of(header_map: pb.HeaderMap) -> Headers:
     )
 
 
-def request_head(message: pb.ProcessingRequest, call: CallMetadata) -> RequestHead:
+class WireHeaders(Headers):
+    """Header fields that are read when somebody asks: of most responses only the status is."""
+
+    __slots__ = ("_wire",)
+
+    def __init__(self, header_map: pb.HeaderMap) -> None:
+        self._wire = header_map
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("items", "_first"):
+            raise AttributeError(name)
+        super().__init__(headers_of(self._wire).items)
+        return object.__getattribute__(self, name)
+
+    def get(self, name: str, default: str = "") -> str:
+        if name == ":status" and (fields := self._wire.headers):
+            first = fields[0]
+            if first.key == b":status" and first.raw_value:
+                return first.raw_value.decode("latin-1")
+        return super().get(name, default)
+
+
+def request_head(message: pb.ProcessingRequest, call: CallMetadata, kind: str | None) -> RequestHead:
     """The head of an exchange from its first message, whatever kind that message is."""
-    attributes = message.attributes[ATTRIBUTES_KEY].fields if message.attributes else {}
+    attributes = message.attributes[ATTRIBUTES_KEY].fields
     metadata: dict[str, Any] = {}
     if message.HasField("metadata_context"):
         metadata = {
             name: struct_values(value) for name, value in message.metadata_context.filter_metadata.items()
         }
-    headers, end = Headers(()), False
-    if message.WhichOneof("request") == "request_headers":
-        headers = headers_of(message.request_headers.headers)
-        end = message.request_headers.end_of_stream
+    headers, end = NO_HEADERS, False
+    if kind == "request_headers":
+        asked = message.request_headers
+        headers = headers_of(asked.headers)
+        end = asked.end_of_stream
+    mtls = attributes.get("connection.mtls")
     return RequestHead(
-        target=call.target,
-        headers=headers,
-        end_of_stream=end,
-        source=Source(
-            address=_text(attributes, "source.address"),
-            mtls="connection.mtls" in attributes and attributes["connection.mtls"].bool_value,
-            peer_uri_san=_text(attributes, "connection.uri_san_peer_certificate"),
+        call.target,
+        headers,
+        end,
+        Source(
+            _text(attributes, "source.address"),
+            mtls is not None and mtls.bool_value,
+            _text(attributes, "connection.uri_san_peer_certificate"),
         ),
-        trace=call.trace,
-        route=_text(attributes, "xds.route_name"),
-        metadata=metadata,
+        call.trace,
+        _text(attributes, "xds.route_name"),
+        metadata,
     )
 
 
 def is_from_upstream(message: pb.ProcessingRequest) -> bool | None:
     """Whether the upstream gave this response; False when Envoy answered in its place, None when it does not say."""
-    attributes = message.attributes[ATTRIBUTES_KEY].fields if message.attributes else {}
-    details = _text(attributes, CODE_DETAILS)
+    details = _text(message.attributes[ATTRIBUTES_KEY].fields, CODE_DETAILS)
     return details == VIA_UPSTREAM if details else None
 
 
@@ -148,11 +179,7 @@ def modes_in_force(message: pb.ProcessingRequest) -> BodyModes | None:
     config = message.protocol_config
     if config.send_body_without_waiting_for_header_response:
         return None
-    request = _TO_MODE.get(config.request_body_mode)
-    response = _TO_MODE.get(config.response_body_mode)
-    if request is None or response is None:
-        return None
-    return BodyModes(request, response)
+    return _MODES.get((config.request_body_mode, config.response_body_mode))
 
 
 def struct_values(struct: struct_pb2.Struct) -> dict[str, Any]:
@@ -173,18 +200,81 @@ def _value(value: struct_pb2.Value) -> Any:
 
 def _text(attributes: Mapping[str, struct_pb2.Value], name: str) -> str:
     """One attribute; only what is read is converted. Anything but text is empty."""
-    return attributes[name].string_value if name in attributes else ""
+    value = attributes.get(name)
+    return value.string_value if value is not None else ""
 
 
 # ---------------------------------------------------------------------- replies
 
 
-def forward_reply(kind: str, step: Forward) -> pb.ProcessingResponse:
+class Reply(Protocol):
+    """A message to Envoy, made or only written."""
+
+    def SerializeToString(self) -> bytes: ...
+
+
+class Written:
+    """A message in its bytes."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def SerializeToString(self) -> bytes:
+        return self._data
+
+
+def forward_reply(kind: str, step: Forward) -> Reply:
     """The reply to a message of `kind` that lets it go on, changed or not. It may be shared: never mutate it."""
-    if not (step.headers.set or step.headers.remove or step.metadata) and step.body is None:
-        if step.modes is None:
-            return UNCHANGED[kind]
-        return _lowered(kind, step.modes)
+    headers, metadata = step.headers, step.metadata
+    if step.body is None:
+        if not (headers.set or headers.remove or metadata):
+            return UNCHANGED[kind] if step.modes is None else _lowered(kind, step.modes)
+        if len(metadata) == 3:
+            return _with_ids(kind, step)
+    return _forward_message(kind, step)
+
+
+_IDS = ("ses_" + "S" * 32, "dec_" + "D" * 32)
+_MOST_TEMPLATES = 512
+_Template = tuple[bytes, bytes, bytes, bool]
+_templates: dict[tuple[object, ...], _Template] = {}
+
+
+def _with_ids(kind: str, step: Forward) -> Reply:
+    """A reply that names the session and the decision: but for these two, replies are alike, and written once."""
+    metadata = step.metadata
+    session, decision = metadata["session_id"], metadata["decision_id"]
+    if len(session) != len(_IDS[0]) or len(decision) != len(_IDS[1]):
+        return _forward_message(kind, step)
+    key = (kind, step.headers, step.modes, metadata["verdict"])
+    parts = _templates.get(key)
+    if parts is None:
+        ids = {"session_id": _IDS[0], "decision_id": _IDS[1], "verdict": metadata["verdict"]}
+        parts = _cut(_forward_message(kind, replace(step, metadata=ids, records=())).SerializeToString())
+        if parts is None:
+            return _forward_message(kind, step)
+        if len(_templates) >= _MOST_TEMPLATES:
+            _templates.clear()
+        _templates[key] = parts
+    before, between, after, session_first = parts
+    first, second = (session, decision) if session_first else (decision, session)
+    return Written(b"".join((before, first.encode(), between, second.encode(), after)))
+
+
+def _cut(message: bytes) -> _Template | None:
+    """Cut a message at its two ids; None when they cannot be told from its other bytes."""
+    session, decision = (name.encode() for name in _IDS)
+    if message.count(session) != 1 or message.count(decision) != 1:
+        return None
+    first, second = sorted((session, decision), key=message.index)
+    before, _, rest = message.partition(first)
+    between, _, after = rest.partition(second)
+    return before, between, after, first is session
+
+
+def _forward_message(kind: str, step: Forward) -> pb.ProcessingResponse:
     reply = pb.ProcessingResponse()
     if kind.endswith("trailers"):
         trailers = getattr(reply, kind)

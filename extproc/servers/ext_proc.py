@@ -23,6 +23,8 @@ from extproc.servers.envoy_proto import (
     CallMetadata,
     forward_reply,
     headers_of,
+    Reply,
+    WireHeaders,
     is_from_upstream,
     modes_in_force,
     refuse_reply,
@@ -43,7 +45,7 @@ BUFFERED = BodyModes(BodyMode.BUFFERED, BodyMode.BUFFERED)
 class Channel(Protocol):
     """The way back to Envoy. Messages keep their order; `abort` ends the RPC with a non-OK status."""
 
-    def send(self, reply: pb.ProcessingResponse) -> None: ...
+    def send(self, reply: Reply) -> None: ...
 
     def abort(self, reason: str) -> None: ...
 
@@ -53,7 +55,7 @@ class PostedReply:
 
     __slots__ = ("_channel", "_message", "_stream")
 
-    def __init__(self, stream: ProcessStream, channel: Channel, message: pb.ProcessingResponse) -> None:
+    def __init__(self, stream: ProcessStream, channel: Channel, message: Reply) -> None:
         self._stream = stream
         self._channel = channel
         self._message = message
@@ -125,7 +127,7 @@ class ProcessStream:
             self._exchange = exchange = HttpExchange(
                 service.current, service.new_hex, in_force or BUFFERED, now
             )
-            head = request_head(message, self._call)
+            head = request_head(message, self._call, kind)
             if in_force is None or message.observability_mode:
                 exchange.expect_response(head)
                 self._reply(kind, exchange.misconfigured(now))
@@ -145,8 +147,9 @@ class ProcessStream:
                 self._reply(kind, exchange.request_body(message.request_body.body, now))
             case "response_headers":
                 self._stop_waiting()  # a local reply of Envoy while the request waits: the wait is over
-                headers = headers_of(message.response_headers.headers)
-                end = message.response_headers.end_of_stream
+                answer = message.response_headers
+                headers = WireHeaders(answer.headers)
+                end = answer.end_of_stream
                 self._reply(
                     kind,
                     exchange.response_headers(headers, end, now, from_upstream=is_from_upstream(message)),
@@ -181,7 +184,7 @@ class ProcessStream:
                 longest = max(KEYS_WAIT, self._service.current().max_wait)
                 self._await(longest, self._fetch(kind, step))
 
-    def _post(self, records: tuple[Record, ...], message: pb.ProcessingResponse) -> None:
+    def _post(self, records: tuple[Record, ...], message: Reply) -> None:
         append = self._service.ledger.append
         try:
             for record in records:

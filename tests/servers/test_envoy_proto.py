@@ -62,7 +62,7 @@ def test_a_head_is_read_from_the_first_message():
     message.metadata_context.filter_metadata["jwt"].fields["p"].struct_value.fields[
         "sub"
     ].string_value = "alice"
-    head = request_head(message, CallMetadata("api"))
+    head = request_head(message, CallMetadata("api"), message.WhichOneof("request"))
     assert (head.target, head.end_of_stream, head.route) == ("api", True, "http/0/api")
     assert (head.source.address, head.source.mtls, head.source.peer_uri_san) == (
         "10.0.0.9:1234",
@@ -77,7 +77,7 @@ def test_attributes_of_a_wrong_type_mean_nothing():
     struct = message.attributes["envoy.filters.http.ext_proc"]
     struct.fields["source.address"].number_value = 7
     struct.fields["connection.mtls"].string_value = "true"
-    head = request_head(message, CallMetadata("api"))
+    head = request_head(message, CallMetadata("api"), message.WhichOneof("request"))
     assert (head.source.address, head.source.mtls) == ("", False)
 
 
