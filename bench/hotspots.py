@@ -34,7 +34,7 @@ from extproc.config import load_config
 from extproc.demo.issuer import Issuer
 from extproc.pipeline import Governance
 from extproc.servers.desk import HoldDesk
-from extproc.servers.envoy_proto import ATTRIBUTES_KEY, CallMetadata
+from extproc.servers.envoy_proto import ATTRIBUTES_KEY, CallMetadata, Reply
 from extproc.servers.ext_proc import ProcessStream
 from extproc.servers.service import Service
 from extproc.servers.wire import ext_proc_pb2 as pb
@@ -124,7 +124,7 @@ class _Sink:
         self.sent = 0
         self.aborted = False
 
-    def send(self, reply: pb.ProcessingResponse) -> None:
+    def send(self, reply: Reply) -> None:
         reply.SerializeToString()
         self.sent += 1
 
@@ -168,8 +168,10 @@ def messages_of(case: Case, token: str) -> list[bytes]:
 
 
 def _fill(part: pb.HttpHeaders, pairs: Sequence[tuple[str, str]], end: bool) -> None:
+    fields = pb.HeaderMap()
     for name, value in pairs:
-        part.headers.headers.add(key=name.encode(), raw_value=value.encode())
+        fields.headers.add(key=name.encode(), raw_value=value.encode())
+    part.headers = fields.SerializeToString()
     part.end_of_stream = end
 
 

@@ -54,6 +54,11 @@ class TokenIdentifier:
         if self._trust is not None:
             bearer = extract_bearer(headers, self._header) if self._header in headers else None
             return principal_from_metadata(metadata, self._trust, bearer, now)
+        given = headers.all(self._header)
+        if len(given) == 1 and given[0].startswith("Bearer "):
+            known = self._verifier.recall(given[0][7:], self._keys, now)
+            if known is not None:
+                return known
         found = self._verifier.verify(extract_bearer(headers, self._header), self._keys, now)
         return NeedKeys(found.provider) if isinstance(found, NeedKeysFor) else found
 

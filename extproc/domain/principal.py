@@ -31,15 +31,15 @@ class Principal:
     expires_at: float = 0.0
     token_id: str = ""
     claims: Mapping[str, Any] = field(default_factory=dict)
-    _record: Checked | None = field(default=None, init=False, repr=False, compare=False)
 
     def to_record(self) -> Checked:
         """What the ledger keeps of a principal. Made once: a remembered token's principal asks many times."""
-        record = self._record
-        if record is None:
-            record = Checked(self._kept())
-            object.__setattr__(self, "_record", record)
-        return record
+        known = _records.get(id(self))
+        if known is None:
+            if len(_records) >= _MOST_RECORDS:
+                _records.clear()
+            _records[id(self)] = known = (self, Checked(self._kept()))
+        return known[1]
 
     def _kept(self) -> dict[str, Any]:
         kept: dict[str, Any] = {
@@ -59,6 +59,11 @@ class Principal:
             if claim in self.claims:
                 kept[claim] = _plain(self.claims[claim])
         return kept
+
+
+_MOST_RECORDS = 1024
+_records: dict[int, tuple[Principal, Checked]] = {}
+"""By identity; the principal is kept, so that no other can take its place."""
 
 
 def _plain(value: Any) -> Any:

@@ -101,14 +101,19 @@ class Verifier:
             raise token_error("too_large")
         if not token.isascii():
             raise token_error("malformed")
-        digest = hashlib.sha256(token.encode("ascii")).digest()
+        return self.recall(token, keys, now) or self._verify_anew(token, keys, now)
+
+    def recall(self, token: str, keys: KeyLookup, now: float) -> Principal | None:
+        """The principal of exactly this token if it was verified lately; None for any other text."""
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         entry = self._cache.get(digest)
-        if entry is not None:
-            if entry.since <= now < entry.until and entry.generation == keys.generation:
-                self._cache.move_to_end(digest)
-                return entry.principal
-            del self._cache[digest]
-        return self._verify_anew(token, digest, keys, now)
+        if entry is None:
+            return None
+        if entry.since <= now < entry.until and entry.generation == keys.generation:
+            self._cache.move_to_end(digest)
+            return entry.principal
+        del self._cache[digest]
+        return None
 
     def forget(self) -> None:
         """Believe nothing from memory: the configuration or the keys changed."""
@@ -117,7 +122,7 @@ class Verifier:
     def __len__(self) -> int:
         return len(self._cache)
 
-    def _verify_anew(self, token: str, digest: bytes, keys: KeyLookup, now: float) -> Principal | NeedKeysFor:
+    def _verify_anew(self, token: str, keys: KeyLookup, now: float) -> Principal | NeedKeysFor:
         parsed = parse_compact(token)
         provider = self._provider_of(parsed)
         if parsed.alg not in provider.algorithms:
@@ -139,6 +144,7 @@ class Verifier:
             proof=parsed.signing_input,
         )
         until = min(now + CACHE_SECONDS, expires, held.usable_until)
+        digest = hashlib.sha256(token.encode("ascii")).digest()
         self._remember(digest, _Entry(principal, now, until, generation), now)
         return principal
 

@@ -13,6 +13,7 @@ from google.protobuf import struct_pb2
 from extproc.domain.decision import HeaderChange
 from extproc.domain.request import Headers, RequestHead, Source, Trace
 from extproc.domain.steps import BodyMode, BodyModes, Forward, Refuse
+from extproc.servers.header_map import read_header_map
 from extproc.servers.wire import ext_authz_pb2 as az
 from extproc.servers.wire import ext_proc_pb2 as pb
 
@@ -83,36 +84,12 @@ def parse_traceparent(value: str) -> Trace:
     return Trace(trace_id, parent_id, bool(int(flags, 16) & 1))
 
 
-_NAMES = {
-    name.encode(): name
-    for name in (
-        ":authority", ":method", ":path", ":protocol", ":scheme", ":status", "accept", "accept-encoding",
-        "accept-language", "authorization", "cache-control", "content-encoding", "content-length", "content-type",
-        "cookie", "date", "etag", "host", "last-modified", "location", "origin", "prefer", "referer", "server",
-        "set-cookie", "traceparent", "tracestate", "transfer-encoding", "user-agent", "vary", "x-forwarded-for",
-        "x-forwarded-proto", "x-request-id",
-    )
-}  # fmt: skip
-"""Names nearly every request has: found, not made, and kept once however many requests wait."""
-
-
 NO_HEADERS = Headers(())
 
 
-def headers_of(header_map: pb.HeaderMap) -> Headers:
-    """Header fields; Envoy fills `raw_value`, older ones `value`. Latin-1 keeps every byte."""
-    known = _NAMES.get
-    return Headers(
-        tuple(
-            [
-                (
-                    known(key := h.key) or key.decode("latin-1").lower(),
-                    (h.raw_value or h.value).decode("latin-1"),
-                )
-                for h in header_map.headers
-            ]
-        )
-    )
+_STATUS = bytes((0x0A, 14, 0x0A, 7)) + b":status" + bytes((0x1A, 3))
+"""How a HeaderMap begins whose first field is `:status` with three characters, as it always is."""
+_STATUS_AT = len(_STATUS)
 
 
 class WireHeaders(Headers):
@@ -120,20 +97,18 @@ class WireHeaders(Headers):
 
     __slots__ = ("_wire",)
 
-    def __init__(self, header_map: pb.HeaderMap) -> None:
+    def __init__(self, header_map: bytes) -> None:
         self._wire = header_map
 
     def __getattr__(self, name: str) -> Any:
         if name not in ("items", "_first"):
             raise AttributeError(name)
-        super().__init__(headers_of(self._wire).items)
+        super().__init__(read_header_map(self._wire))
         return object.__getattribute__(self, name)
 
     def get(self, name: str, default: str = "") -> str:
-        if name == ":status" and (fields := self._wire.headers):
-            first = fields[0]
-            if first.key == b":status" and first.raw_value:
-                return first.raw_value.decode("latin-1")
+        if name == ":status" and self._wire.startswith(_STATUS):
+            return self._wire[_STATUS_AT : _STATUS_AT + 3].decode("latin-1")
         return super().get(name, default)
 
 
@@ -148,7 +123,7 @@ def request_head(message: pb.ProcessingRequest, call: CallMetadata, kind: str | 
     headers, end = NO_HEADERS, False
     if kind == "request_headers":
         asked = message.request_headers
-        headers = headers_of(asked.headers)
+        headers = Headers(read_header_map(asked.headers))
         end = asked.end_of_stream
     mtls = attributes.get("connection.mtls")
     return RequestHead(
@@ -381,7 +356,7 @@ def authz_head(message: az.CheckRequest, call: CallMetadata) -> tuple[RequestHea
     ]  # fmt: skip
     items = [(name, value.decode("latin-1")) for name, value in pairs]
     if http.HasField("header_map"):
-        items += [pair for pair in headers_of(http.header_map) if pair[0][0] != ":"]
+        items += [pair for pair in read_header_map(http.header_map.SerializeToString()) if pair[0][0] != ":"]
     else:
         items += [
             (name.lower(), value.encode().decode("latin-1"))

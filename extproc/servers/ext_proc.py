@@ -21,10 +21,9 @@ from extproc.pipeline.problems import problem
 from extproc.servers.envoy_proto import (
     UNCHANGED,
     CallMetadata,
-    forward_reply,
-    headers_of,
     Reply,
     WireHeaders,
+    forward_reply,
     is_from_upstream,
     modes_in_force,
     refuse_reply,
@@ -159,7 +158,7 @@ class ProcessStream:
                 self._pieces += 1
                 self._reply(kind, exchange.response_body(part.body, part.end_of_stream, now))
             case "response_trailers":
-                trailers = headers_of(message.response_trailers.trailers)
+                trailers = WireHeaders(message.response_trailers.trailers)
                 self._reply(kind, exchange.response_trailers(trailers, now))
             case _:
                 self._reply(kind, Forward())

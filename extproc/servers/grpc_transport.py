@@ -34,8 +34,6 @@ QUEUE = 4 << 20
 class Message(Protocol):
     """A reply to Envoy."""
 
-    def ByteSize(self) -> int: ...
-
     def SerializeToString(self) -> bytes: ...
 
 
@@ -54,15 +52,16 @@ class GrpcChannel:
 
     def __init__(self, context: Any) -> None:
         self._context = context
-        self._queue: deque[Message] = deque()
+        self._queue: deque[bytes] = deque()
         self.queued = 0
         self.cut = asyncio.Event()
         self.reason = ""
         self.writing: asyncio.Task[None] | None = None
 
     def send(self, reply: Message) -> None:
-        self._queue.append(reply)
-        self.queued += reply.ByteSize()
+        data = reply.SerializeToString()
+        self._queue.append(data)
+        self.queued += len(data)
         if self.writing is None or self.writing.done():
             self.writing = asyncio.get_running_loop().create_task(self._drain())
 
@@ -73,7 +72,7 @@ class GrpcChannel:
     async def _drain(self) -> None:
         try:
             while self._queue:
-                data = self._queue.popleft().SerializeToString()
+                data = self._queue.popleft()
                 await self._context.write(data)
                 self.queued -= len(data)
         except asyncio.CancelledError:

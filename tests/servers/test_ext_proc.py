@@ -543,9 +543,10 @@ def test_a_wait_that_was_refused_for_want_of_a_ledger_does_not_go_on():
 
 def response_trailers(*pairs: tuple[str, str]) -> bytes:
     message = pb.ProcessingRequest()
-    message.response_trailers.SetInParent()
+    fields = pb.HeaderMap()
     for name, value in pairs:
-        message.response_trailers.trailers.headers.add(key=name.encode(), raw_value=value.encode())
+        fields.headers.add(key=name.encode(), raw_value=value.encode())
+    message.response_trailers.trailers = fields.SerializeToString()
     return message.SerializeToString()
 
 

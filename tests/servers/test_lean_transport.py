@@ -772,15 +772,15 @@ def test_no_task_is_started_on_the_fast_path():
 
 def test_the_real_exchange_answers_in_the_read_callback(monkeypatch):
     monkeypatch.setattr(lean_calls, "ProcessStream", ProcessStream)
-    request = pb.ProcessingRequest()
+    request, fields = pb.ProcessingRequest(), pb.HeaderMap()
     for name, value in (
         (":method", "DELETE"),
         (":path", "/"),
         (":authority", "a"),
         ("authorization", "alice"),
     ):
-        header = request.request_headers.headers.headers.add()
-        header.key, header.raw_value = name.encode(), value.encode()
+        fields.headers.add(key=name.encode(), raw_value=value.encode())
+    request.request_headers.headers = fields.SerializeToString()
     request.request_headers.end_of_stream = True
     request.protocol_config.request_body_mode = pb.ProcessingMode.BUFFERED
     request.protocol_config.response_body_mode = pb.ProcessingMode.BUFFERED

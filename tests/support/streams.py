@@ -16,7 +16,7 @@ from extproc.domain.hold import HoldStore
 from extproc.domain.record import Record
 from extproc.pipeline import Governance
 from extproc.servers.desk import HoldDesk
-from extproc.servers.envoy_proto import PROCESS_METHOD, CallMetadata
+from extproc.servers.envoy_proto import PROCESS_METHOD, CallMetadata, Reply
 from extproc.servers.ext_proc import ProcessStream
 from extproc.servers.grpc_transport import GrpcServer
 from extproc.servers.service import Service
@@ -116,10 +116,10 @@ def service(
 # ---------------------------------------------------------------------- messages
 
 
-def _header_map(pairs: Pairs) -> pb.HeaderMap:
+def _header_map(pairs: Pairs) -> bytes:
     return pb.HeaderMap(
         headers=[pb.HeaderValue(key=n.encode("latin-1"), raw_value=v.encode("latin-1")) for n, v in pairs]
-    )
+    ).SerializeToString()
 
 
 def first(
@@ -172,9 +172,9 @@ class MemoryChannel:
         self.sent: list[pb.ProcessingResponse] = []
         self.aborted: list[str] = []
 
-    def send(self, reply: pb.ProcessingResponse) -> None:
+    def send(self, reply: Reply) -> None:
         assert not self.aborted, "nothing may follow an abort"
-        self.sent.append(reply)
+        self.sent.append(pb.ProcessingResponse.FromString(reply.SerializeToString()))
 
     def abort(self, reason: str) -> None:
         self.aborted.append(reason)

@@ -252,20 +252,21 @@ Global___ProtocolConfiguration: _TypeAlias = ProtocolConfiguration  # noqa: Y015
 
 @_typing.final
 class HttpHeaders(_message.Message):
+    """A HeaderMap's own bytes: servers/header_map.py reads them."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     HEADERS_FIELD_NUMBER: _builtins.int
     END_OF_STREAM_FIELD_NUMBER: _builtins.int
+    headers: _builtins.bytes
     end_of_stream: _builtins.bool
-    @_builtins.property
-    def headers(self) -> Global___HeaderMap: ...
     def __init__(
         self,
         *,
-        headers: Global___HeaderMap | None = ...,
+        headers: _builtins.bytes = ...,
         end_of_stream: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["end_of_stream", b"end_of_stream", "headers", b"headers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -300,14 +301,13 @@ class HttpTrailers(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TRAILERS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def trailers(self) -> Global___HeaderMap: ...
+    trailers: _builtins.bytes
     def __init__(
         self,
         *,
-        trailers: Global___HeaderMap | None = ...,
+        trailers: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["trailers", b"trailers"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["trailers", b"trailers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...

@@ -1,0 +1,121 @@
+"""Envoy's HeaderMap, read from its bytes.
+
+A general parser makes an object for each field of a message; here a field that came before is found, not made, and the
+others are cut out of the buffer (protobuf's wire format: a tag, a length, bytes). What is not laid out as Envoy
+lays it out goes to the general parser.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from extproc.servers.wire import ext_proc_pb2 as pb
+
+Fields: TypeAlias = tuple[tuple[str, str], ...]
+
+KEY_TAG = 0x0A
+"""Field 1, a length and bytes: `HeaderMap.headers` and, inside, `HeaderValue.key`."""
+RAW_VALUE_TAG = 0x1A
+"""Field 3: `HeaderValue.raw_value`."""
+MOST_REMEMBERED = 1024
+LONGEST_REMEMBERED = 128
+
+NAMES = {
+    name.encode(): name
+    for name in (
+        ":authority", ":method", ":path", ":protocol", ":scheme", ":status", "accept", "accept-encoding",
+        "accept-language", "authorization", "cache-control", "content-encoding", "content-length", "content-type",
+        "cookie", "date", "etag", "host", "last-modified", "location", "origin", "prefer", "referer", "server",
+        "set-cookie", "traceparent", "tracestate", "transfer-encoding", "user-agent", "vary", "x-forwarded-for",
+        "x-forwarded-proto", "x-request-id",
+    )
+}  # fmt: skip
+"""Names nearly every request has: found, not made, and kept once however many requests wait."""
+RECURRING = frozenset(
+    {
+        ":authority", ":method", ":scheme", ":status", "accept", "accept-encoding", "accept-language",
+        "cache-control", "content-encoding", "content-type", "host", "server", "transfer-encoding", "user-agent",
+        "vary", "x-forwarded-proto",
+    }
+)  # fmt: skip
+"""Fields whose values come again and again, and are nobody's secret."""
+
+_seen: dict[bytes, tuple[str, str]] = {}
+
+
+def read_header_map(data: bytes) -> Fields:
+    """Fields in order, names in lower case; Latin-1 keeps every byte. Raises DecodeError for what is no HeaderMap."""
+    found: list[tuple[str, str]] = []
+    at, end = 0, len(data)
+    known = _seen.get
+    try:
+        while at < end:
+            size = data[at + 1]
+            if data[at] != KEY_TAG:
+                return _read_any(data)
+            at += 2
+            if size & 0x80:
+                more = data[at]
+                if more & 0x80:
+                    return _read_any(data)
+                size = size & 0x7F | more << 7
+                at += 1
+            stop = at + size
+            if stop > end:
+                return _read_any(data)
+            entry = data[at:stop]
+            pair = known(entry)
+            if pair is None:
+                pair = _read_field(entry)
+                if pair is None:
+                    return _read_any(data)
+            found.append(pair)
+            at = stop
+    except IndexError:
+        return _read_any(data)
+    return tuple(found)
+
+
+def _read_field(entry: bytes) -> tuple[str, str] | None:
+    """One HeaderValue; None unless it is a short key and a raw value, in this order. Raises IndexError."""
+    size = entry[1]
+    if entry[0] != KEY_TAG or size & 0x80:
+        return None
+    at = 2 + size
+    key = entry[2:at]
+    name = NAMES.get(key)
+    if name is None:
+        name = key.decode("latin-1").lower()
+    if at == len(entry):
+        return name, ""
+    length = entry[at + 1]
+    if entry[at] != RAW_VALUE_TAG:
+        return None
+    at += 2
+    if length & 0x80:
+        more = entry[at]
+        if more & 0x80:
+            return None
+        length = length & 0x7F | more << 7
+        at += 1
+    if at + length != len(entry):
+        return None
+    pair = name, entry[at:].decode("latin-1")
+    if name in RECURRING and len(entry) <= LONGEST_REMEMBERED:
+        if len(_seen) >= MOST_REMEMBERED:
+            _seen.clear()
+        _seen[entry] = pair
+    return pair
+
+
+def _read_any(data: bytes) -> Fields:
+    """Any HeaderMap; `raw_value` before `value`, which older ones fill."""
+    return tuple(
+        [
+            (
+                NAMES.get(key := h.key) or key.decode("latin-1").lower(),
+                (h.raw_value or h.value).decode("latin-1"),
+            )
+            for h in pb.HeaderMap.FromString(data).headers
+        ]
+    )
