@@ -97,8 +97,8 @@ class _StreamCall:
     def __init__(self, wire: Wire, stream_id: int, open_stream: Callable[[_StreamCall], Stream]) -> None:
         self._wire = wire
         self._stream_id = stream_id
-        self._stream = open_stream(self)
-        self.message = self._stream.receive
+        self._stream: Stream = open_stream(self)
+        self.message: Callable[[bytes], None] = self._stream.receive
 
     def send(self, reply: Message) -> None:
         """A reply whose records are written (`Channel`)."""
@@ -115,6 +115,7 @@ class _StreamCall:
 
     def gone(self) -> None:
         self._stream.closed("cancelled")
+        self._let_go()
 
     def cut(self, reason: str) -> None:
         self._stream.closed("cut")
@@ -126,6 +127,25 @@ class _StreamCall:
     def _end(self, half_closed: bool, trouble: str | None = None) -> None:
         """The only way a Process stream is ended from our side."""
         self._wire.finish(self._stream_id, *how_to_end(half_closed, trouble))
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """The stream and this hold each other; apart, both are freed at once, without the garbage collector."""
+        self._stream = ENDED
+        self.message = ENDED.receive
+
+
+class _Ended:
+    """A stream that is over."""
+
+    def receive(self, data: bytes) -> None:
+        """Nobody listens."""
+
+    def closed(self, reason: str) -> None:
+        """It was closed before."""
+
+
+ENDED = _Ended()
 
 
 def open_process(context: Context, wire: Wire, stream_id: int, head: CallHead) -> Call:
