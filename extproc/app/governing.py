@@ -218,6 +218,7 @@ def _database(settings: Settings, target: Target) -> DatabasePlan | None:
         statement_limit=database.statement_bytes,
         waiting_limit=database.waiting_bytes,
         unparsed=database.unparsed,
+        masked_use=database.masked_use,
         upstream_tls=_upstream_tls(settings, target),
     )
 

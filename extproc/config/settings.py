@@ -328,6 +328,13 @@ class Database(Branch, frozen=True, kw_only=True):
         Literal["deny", "judge"],
         about("Statements that are not fully understood: `judge` leaves them to the rules and is recorded."),
     ] = "deny"
+    masked_use: Annotated[
+        Literal["deny", "whole"],
+        about(
+            "Statements that do more with a masked column than show it: `whole` runs those that only read and hides"
+            " every column of their result."
+        ),
+    ] = "deny"
 
 
 class Target(Branch, frozen=True, kw_only=True):

@@ -27,8 +27,24 @@ _SHAPED_EFFECTS = frozenset({"read", "write"})
 RUNS_PREPARED = "it runs a statement that was prepared before"
 RUNS_CURSOR = "it runs a cursor that was declared before"
 """Reasons for being incomplete that go away once what runs is known: `StatementFacts.running`."""
+CHANGES_READING = "it may change how the server reads the texts that follow"
+"""A reason for being incomplete that says nothing against what the statement itself returns."""
 
 TransactionControl = Literal["", "begin", "commit", "rollback", "savepoint", "release", "prepared"]
+
+
+@dataclass(frozen=True, slots=True)
+class CopyFacts:
+    """What a COPY says. `source` selects what COPY TO copies, as a query of its own."""
+
+    direction: Literal["in", "out"]
+    endpoint: Literal["client", "file", "program"]
+    is_table: bool
+    """A table is copied, without its generated columns unless it names columns; else a query's result."""
+    source: str = field(default="", repr=False)
+    options: tuple[tuple[str, str | tuple[str, ...] | None], ...] = ()
+    is_readable: bool = True
+    """Every option was a plain value, given once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +88,8 @@ class StatementFacts:
     transaction: TransactionControl = ""
     refers_to: str = ""
     """The prepared statement or cursor that it makes, runs or drops; empty for all of them."""
+    copy: CopyFacts | None = None
+    """For COPY alone."""
     underlying: str = field(default="", repr=False)
     """The text that made the prepared statement or cursor it runs, once that is known: what an approval of
     `EXECUTE` or `FETCH` must be bound to as well."""

@@ -1,203 +1,199 @@
-"""Which real column a result column is, and which views show masked ones: read once per connection, as its first
-statement, in the rights of the database user it runs under."""
+"""What a database says of its own tables and views: enough to tell which real column a result column is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from extproc.domain.errors import MaskingError
-from extproc.domain.statement import StatementFacts
-from extproc.masking.rows import RowMasks, ValueMask, hidden, split_name
+from extproc.masking.rows import split_name
+from extproc.pipeline.view_trees import ViewColumn, view_columns
 
 FIRST_USER_OID = 16384
 """Below are objects that initdb made (transam.h: FirstNormalObjectId)."""
+VIEWS = frozenset("vm")
+"""pg_class.relkind: views and materialised views."""
 
-QUERY = (
-    "SELECT c.oid::pg_catalog.text, n.nspname::pg_catalog.text, c.relname::pg_catalog.text,"
-    " c.relkind::pg_catalog.text, a.attnum::pg_catalog.text, a.attname::pg_catalog.text"
-    " FROM pg_catalog.pg_class c"
-    " JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace"
-    " LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid"
-    " AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped"
-    " WHERE c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid"
-    " AND c.relkind IN ('r', 'p', 'f', 'v', 'm');"
-    " SELECT r.ev_class::pg_catalog.text, d.refobjid::pg_catalog.text"
-    " FROM pg_catalog.pg_depend d"
-    " JOIN pg_catalog.pg_rewrite r ON r.oid OPERATOR(pg_catalog.=) d.objid"
-    " WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass"
-    " AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass"
-    " AND r.ev_class OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid"
+_EQUAL = "OPERATOR(pg_catalog.=)"
+_USER = f"OPERATOR(pg_catalog.>=) {FIRST_USER_OID}::pg_catalog.oid"
+_KINDS = "c.relkind IN ('r', 'p', 'f', 'v', 'm')"
+
+
+def _text(*names: str) -> str:
+    return ", ".join(f"{name}::pg_catalog.text" for name in names)
+
+
+def _sum(names: str, rest: str) -> str:
+    row = f"pg_catalog.concat_ws('|', {names})"
+    return f"(SELECT pg_catalog.sum(pg_catalog.hashtextextended({row}, 0)) FROM {rest})"  # noqa: S608
+
+
+SIGNATURE = "SELECT pg_catalog.concat_ws(' ', {})".format(
+    ", ".join(
+        (
+            _sum(_text("n.oid", "n.nspname"), "pg_catalog.pg_namespace n"),
+            _sum(
+                _text("c.oid", "c.relname", "c.relnamespace", "c.relkind"),
+                f"pg_catalog.pg_class c WHERE c.oid {_USER} AND {_KINDS}",
+            ),
+            _sum(
+                _text("a.attrelid", "a.attnum", "a.attname", "a.attisdropped", "a.attgenerated"),
+                f"pg_catalog.pg_attribute a WHERE a.attrelid {_USER}",
+            ),
+            _sum(
+                _text("r.oid", "r.ev_class", "r.xmin", "r.cmin", "r.ctid"),
+                f"pg_catalog.pg_rewrite r WHERE r.ev_class {_USER}",
+            ),
+            _sum(_text("i.inhrelid", "i.inhparent"), "pg_catalog.pg_inherits i"),
+            _sum(_text("d.oid", "d.xmin", "d.cmin", "d.ctid"), "pg_catalog.pg_attrdef d"),
+        )
+    )
 )
-"""Tables with their columns, then what views are made of. Text only, and every name says its schema."""
+"""One text that changes whenever anything does that the rest of this module reads."""
 
-STATISTICS = ("pg_stats", "pg_stats_ext", "pg_stats_ext_exprs", "pg_statistic", "pg_statistic_ext_data")
-"""Where the server keeps values of columns for its planner."""
+CONTENT = (
+    f"SELECT 's', ({SIGNATURE}), NULL, NULL, NULL, NULL"  # noqa: S608
+    f" UNION ALL SELECT 'c', {_text('c.oid', 'n.nspname', 'c.relname', 'c.relkind')}, NULL"
+    f" FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid {_EQUAL} c.relnamespace"
+    f" WHERE c.oid {_USER} AND {_KINDS}"
+    f" UNION ALL SELECT 'b', {_text('n.nspname', 'c.relname')}, NULL, NULL, NULL"
+    f" FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid {_EQUAL} c.relnamespace"
+    f" WHERE NOT c.oid {_USER} AND {_KINDS}"
+    f" UNION ALL SELECT 'a', {_text('a.attrelid', 'a.attnum', 'a.attname', 'a.attgenerated')}, NULL"
+    f" FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid {_EQUAL} a.attrelid"
+    f" WHERE a.attrelid {_USER} AND {_KINDS} AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped"
+    f" UNION ALL SELECT 'i', {_text('i.inhrelid', 'i.inhparent')}, NULL, NULL, NULL"
+    " FROM pg_catalog.pg_inherits i"
+    # what generated columns read: since PostgreSQL 15 their expression does, before that the column itself
+    f" UNION ALL SELECT 'g', {_text('d.adrelid', 'd.adnum', 'p.refobjsubid')}, NULL, NULL"
+    f" FROM pg_catalog.pg_attrdef d JOIN pg_catalog.pg_depend p ON p.refobjid {_EQUAL} d.adrelid"
+    f" AND p.refclassid {_EQUAL} 'pg_catalog.pg_class'::pg_catalog.regclass"
+    f" AND (p.classid {_EQUAL} 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND p.objid {_EQUAL} d.oid"
+    f" OR p.classid {_EQUAL} 'pg_catalog.pg_class'::pg_catalog.regclass AND p.objid {_EQUAL} d.adrelid"
+    f" AND p.objsubid {_EQUAL} d.adnum)"
+    f" WHERE d.adrelid {_USER} AND p.refobjsubid OPERATOR(pg_catalog.>) 0"
+)
+"""Everything but the rules of views, in text. Every name says its schema: the session's search_path is the caller's."""
+
+
+def definitions_of(views: Iterable[int]) -> str:
+    """A query for the rules of views, by OID."""
+    return (
+        f"SELECT 'v', {_text('r.ev_class', 'r.ev_action')}, NULL, NULL, NULL FROM pg_catalog.pg_rewrite r"  # noqa: S608
+        f" WHERE r.ev_type {_EQUAL} '1' AND r.ev_class {_EQUAL} ANY"
+        f" ('{{{','.join(map(str, sorted(views)))}}}'::pg_catalog.oid[])"
+    )
+
+
+@dataclass(slots=True, eq=False)
+class Relation:
+    """A table, view, materialised view, foreign table or partition. Columns by attribute number."""
+
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    columns: dict[int, str] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
+    generated: dict[int, set[int]] = field(default_factory=dict)
+    """Generated columns, with the columns they read."""
+    kin: set[int] = field(default_factory=set)
+    """Its parents and children by inheritance or partitioning."""
+    parents: set[int] = field(default_factory=set)
+    definition: dict[int, ViewColumn] | None = None
+    """Of a view; None until it was asked for, empty where it cannot be read."""
+
+    @property
+    def is_view(self) -> bool:
+        return self.kind in VIEWS
 
 
 @dataclass(slots=True)
 class Catalogue:
-    """What the server told. `is_loaded` is False until it told everything."""
+    """What the server told at one moment."""
 
-    columns: dict[tuple[int, int], tuple[str, str, str]] = field(default_factory=dict)
-    tables: dict[int, tuple[str, str]] = field(default_factory=dict)
-    made_of: dict[int, set[int]] = field(default_factory=dict)
-    is_loaded: bool = False
+    signature: str = ""
+    relations: dict[int, Relation] = field(default_factory=dict)
+    builtin: set[tuple[str, str]] = field(default_factory=set)
+    """Schema and name of the server's own tables and views, and the name alone."""
+    _by_name: dict[str, list[Relation]] = field(default_factory=dict)
 
-    def add(self, index: int, row: Sequence[bytes | None]) -> None:
-        """One row of the query's result set `index`. Raises ValueError for what it never returns."""
-        values = [b"" if value is None else value for value in row]
-        if index == 1:
-            self.made_of.setdefault(int(values[0]), set()).add(int(values[1]))
-            return
-        oid = int(values[0])
-        schema, table = values[1].decode(), values[2].decode()
-        self.tables[oid] = (schema, table)
-        if values[4]:
-            self.columns[oid, int(values[4])] = (schema, table, values[5].decode())
-
-    def veiled(self, masks: RowMasks) -> frozenset[str]:
-        """Names of views made of a table that has a masked column, directly or through other views."""
-        found = {
-            oid
-            for (oid, _), (schema, table, column) in self.columns.items()
-            if masks.operator(schema, table, column)
-        }
-        grown = True
-        views: set[int] = set()
-        while grown:
-            new = {view for view, parts in self.made_of.items() if view not in views and parts & found}
-            grown = bool(new)
-            views |= new
-            found |= new
-        return frozenset(self.tables[oid][1] for oid in views if oid in self.tables)
-
-
-def objection(masks: RowMasks, catalogue: Catalogue, facts: Sequence[StatementFacts]) -> str:
-    """Why a statement cannot be answered with its columns masked; empty when it can.
-
-    Masking by where a result column comes from is sound only for plain columns: whatever computes with a masked
-    column, or reads it through a view, hides where its values come from.
-    """
-    for sql in facts:
-        if sql.verb == "COPY":
-            return "COPY cannot be masked"
-        if not sql.complete:
-            return "it cannot be judged"
-        if not masks.rules:
-            continue
-        if not catalogue.is_loaded:
-            return "the database's catalogue is not known"
-        for name in sql.columns_used:
-            if masks.may_cover(name):
-                return "a masked column may only stand as a plain result column"
-        veiled = catalogue.veiled(masks)
-        for table in (*sql.tables_read, *sql.tables_written):
-            last = split_name(table)[-1]
-            if last in STATISTICS:
-                return "the planner's statistics hold values of masked columns"
-            if last in veiled and table in sql.tables_read:
-                return "it reads a view over a table with masked columns"
-    return ""
-
-
-class ResultColumn(Protocol):
-    """One column of a result, as the server describes it. `table_oid` 0: no plain column of a table."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def table_oid(self) -> int: ...
-    @property
-    def attribute(self) -> int: ...
-    @property
-    def type_oid(self) -> int: ...
-    @property
-    def format(self) -> int: ...
-
-
-class ResultMask:
-    """Masks the rows of one result and counts what it found."""
-
-    __slots__ = ("_masks", "counts")
-
-    def __init__(self, masks: Sequence[ValueMask | None]) -> None:
-        self._masks = [(number, mask) for number, mask in enumerate(masks) if mask is not None]
-        self.counts: dict[str, int] = {}
-
-    def row(self, values: Sequence[bytes | None]) -> Sequence[bytes | None] | None:
-        """The row's new values, or None when it may pass as it is."""
-        new: list[bytes | None] | None = None
-        for number, mask in self._masks:
-            value = values[number]
-            if value is None:
-                continue
-            masked, found = mask(value)
-            if found:
-                for name in found.split(","):
-                    self.counts[name] = self.counts.get(name, 0) + 1
-                if new is None:
-                    new = list(values)
-                new[number] = masked
-        return new
-
-
-WITHHELD = "the server's message is withheld: it may hold masked values"
-VALUES_IN_TEXT = ("22", "23", "00", "01", "P0")
-"""SQLSTATE classes whose texts quote values: data exceptions, constraints, notices, errors raised by functions."""
-
-
-def masked_message(masks: RowMasks, fields: Mapping[str, str]) -> dict[str, str]:
-    """An error, notice or notification of the server without what is masked.
-
-    Details and contexts quote rows; main texts are withheld where a masked column may stand in them, and searched.
-    """
-    kept = {name: text for name, text in fields.items() if not (masks.rules and name in ("D", "W"))}
-    if masks.rules and "M" in kept and kept.get("C", "")[:2] in VALUES_IN_TEXT:
-        kept["M"] = f"extproc: {WITHHELD}"
-    for name, text in kept.items():
-        if len(name) > 1 or name in "MDHWqp":
-            try:
-                kept[name] = masks.masker.text(text)[0]
-            except MaskingError:
-                kept[name] = WITHHELD
-    return kept
-
-
-def result_mask(
-    masks: RowMasks,
-    catalogue: Catalogue,
-    facts: Sequence[StatementFacts],
-    columns: Sequence[ResultColumn],
-    codec: str,
-) -> ResultMask | None:
-    """What is done to each column; None when nothing can be in any of them.
-
-    A column of a table the catalogue does not know is hidden: it may have been made since. So is every computed one
-    when the statement names a masked column that no result column turned out to be.
-    """
-    made: list[ValueMask | None] = []
-    computed: list[int] = []
-    resolved = False
-    for number, column in enumerate(columns):
-        operator = None
-        real = catalogue.columns.get((column.table_oid, column.attribute))
-        if real is not None:
-            operator = masks.operator(*real)
-        if operator is not None and real is not None:
-            resolved = True
-            label = ".".join(real[1:])
-            made.append(masks.whole(operator, label, column.type_oid, column.format, codec))
-        elif masks.rules and real is None and column.table_oid >= FIRST_USER_OID:
-            made.append(hidden("unknown-table", column.type_oid, column.format, codec))
+    def add(self, row: Sequence[bytes | None], codec: str = "utf-8") -> None:
+        """One row of `CONTENT` or of `definitions_of`. Raises ValueError for what they never return."""
+        kind, *values = ["" if value is None else value.decode(codec) for value in row]
+        if kind == "s":
+            self.signature = values[0]
+        elif kind == "c":
+            oid, schema, name, relkind = values[:4]
+            relation = Relation(int(oid), schema, name, relkind)
+            self.relations[relation.oid] = relation
+            self._by_name.setdefault(name, []).append(relation)
+        elif kind == "b":
+            schema, name = values[:2]
+            self.builtin.update(((schema, name), ("", name)))
+        elif kind == "a":
+            self._add_column(self.relations.get(int(values[0])), values)
+        elif kind == "i":
+            child, parent = self.relations.get(int(values[0])), self.relations.get(int(values[1]))
+            if child is not None and parent is not None:  # indexes of partitioned tables inherit as well
+                child.parents.add(parent.oid)
+                child.kin.add(parent.oid)
+                parent.kin.add(child.oid)
+        elif kind == "g":
+            table = self.relations.get(int(values[0]))
+            number, reads = int(values[1]), int(values[2])
+            if table is not None and number in table.generated and number != reads:
+                table.generated[number].add(reads)
+        elif kind == "v":
+            self._define(int(values[0]), values[1])
         else:
-            if column.table_oid == 0:
-                computed.append(number)
-            made.append(masks.search(column.type_oid, column.format, codec))
-    named = any(masks.may_cover(name) for sql in facts for name in sql.columns if not name.endswith("*"))
-    if named and not resolved:
-        for number in computed:
-            column = columns[number]
-            made[number] = hidden("unknown-column", column.type_oid, column.format, codec)
-    return ResultMask(made) if any(mask is not None for mask in made) else None
+            raise ValueError("the catalogue has a row of a kind that nobody asked for")
+
+    def _add_column(self, relation: Relation | None, values: Sequence[str]) -> None:
+        if relation is None:
+            return
+        number, name = int(values[1]), values[2]
+        relation.columns[number] = name
+        relation.numbers[name] = number
+        if values[3]:
+            relation.generated[number] = set()
+
+    def _define(self, oid: int, tree: str) -> None:
+        view = self.relations.get(oid)
+        if view is None:
+            return
+        try:
+            view.definition = view_columns(tree)
+        except ValueError:
+            view.definition = {}
+
+    def named(self, name: str) -> list[Relation]:
+        """Every relation that a name in a statement (`table` or `schema.table`) could mean."""
+        parts = split_name(name)
+        found = self._by_name.get(parts[-1], [])
+        return [each for each in found if len(parts) == 1 or each.schema == parts[-2]]
+
+    def knows(self, name: str) -> bool:
+        """Whether a name in a statement is that of a known relation, or of one of the server's own."""
+        parts = split_name(name)
+        return bool(self.named(name)) or (parts[-2] if len(parts) > 1 else "", parts[-1]) in self.builtin
+
+    def undefined(self, relations: Iterable[Relation]) -> set[int]:
+        """Views among these, and below them, whose rules were not asked for yet."""
+        missing: set[int] = set()
+        seen: set[int] = set()
+        todo = list(relations)
+        while todo:
+            relation = todo.pop()
+            if relation.oid in seen:
+                continue
+            seen.add(relation.oid)
+            if not relation.is_view:
+                continue
+            if relation.definition is None:
+                missing.add(relation.oid)
+                continue
+            for column in relation.definition.values():
+                for oid, _ in (column.origin,) if column.origin else column.reads:
+                    if oid in self.relations:
+                        todo.append(self.relations[oid])
+        return missing

@@ -165,6 +165,11 @@ class SessionScribe:
         underlying = sorted({fact.underlying for fact in facts if fact.underlying})
         if underlying:
             kept["underlying"] = [self.shown_text(text, ())[:MAX_TEXT] for text in underlying[:MAX_NAMES]]
+        copies = [fact.copy for fact in facts if fact.copy is not None]
+        if copies:  # what the client sends behind COPY FROM was not there to be judged
+            kept["copy"] = {"direction": copies[0].direction, "endpoint": copies[0].endpoint}
+            if copies[0].direction == "in" and copies[0].endpoint == "client":
+                kept["copy"]["bound"] = False
         reasons = sorted({fact.incomplete_reason for fact in facts if not fact.complete})
         if reasons:
             kept["incomplete"] = reasons

@@ -14,7 +14,8 @@ from extproc.domain.record import Record
 from extproc.domain.request import Source
 from extproc.domain.steps import NeedKeys
 from extproc.masking.rows import RowMasks
-from extproc.pipeline.catalogue import Catalogue
+from extproc.pipeline.catalogue_reading import CatalogueReader, Catalogues, SharedCatalogue
+from extproc.pipeline.coverage import Coverage
 from extproc.pipeline.database_records import SessionScribe
 from extproc.pipeline.database_steps import (
     CANNOT_CONNECT_NOW,
@@ -49,15 +50,19 @@ class DatabaseSession:
         target: str,
         source: Source,
         now: float,
+        catalogues: Catalogues | None = None,
     ) -> None:
+        """`catalogues` are shared with other connections to the same databases."""
+        self._catalogues = catalogues or Catalogues()
         self._current = current
         self._new_hex = new_hex
         gov = current()
         self._login: Login | None = None
         self._principal: Principal | None = None
         self._role: DatabaseRole | None = None
-        self.catalogue = Catalogue()
+        self.catalogue = CatalogueReader(SharedCatalogue())
         """What the server said of its tables, where policy masks columns."""
+        self._coverage: Coverage | None = None
         self.names = StatementNames()
         self.reads_messages = True
         """Whether errors and notices of the server are read on this connection."""
@@ -85,6 +90,7 @@ class DatabaseSession:
         """Who is it, and which database user stands behind that name?"""
         self._login = login
         self.scribe.user, self.scribe.database = login.user, login.database
+        self.catalogue = CatalogueReader(self._catalogues.of(self.target, login.database))
         return self._identify(now)
 
     def keys_ready(self, now: float) -> AcceptLogin | RefuseLogin:
@@ -165,12 +171,6 @@ class DatabaseSession:
         return gov, plan, plan.database
 
     @property
-    def masks_columns(self) -> bool:
-        """Whether any rule may mask columns, so that the catalogue must be known."""
-        masks = self.all_masks()
-        return masks is not None and bool(masks.rules)
-
-    @property
     def masks_rows(self) -> bool:
         """Whether any rule may mask anything the server sends, its messages included."""
         return self.all_masks() is not None
@@ -183,6 +183,14 @@ class DatabaseSession:
         _, plan, database = governed
         names = plan.rules.all_obligations.masks
         return database.row_masks(names) if names and database.row_masks is not None else None
+
+    def coverage(self, masks: RowMasks) -> Coverage:
+        """What these masks cover in the catalogue as it is known now."""
+        catalogue = self.catalogue.current
+        known = self._coverage
+        if known is None or known.masks is not masks or known.catalogue is not catalogue:
+            known = self._coverage = Coverage(catalogue, masks)
+        return known
 
     def new_id(self, size: int) -> str:
         """Random hex."""

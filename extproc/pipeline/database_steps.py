@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from extproc.domain.principal import Principal
 from extproc.domain.record import Record
@@ -61,6 +62,16 @@ class Run:
 
     masks: tuple[str, ...] = ()
     records: tuple[Record, ...] = ()
+    reads: Literal["", "rows", "copy"] = ""
+    """What of its answer must be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inquire:
+    """Ask the server `text` first and come back with `answered`; `runs` False only asks which columns it returns."""
+
+    text: str
+    runs: bool = True
 
 
 @dataclass(frozen=True, slots=True)

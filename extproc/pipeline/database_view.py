@@ -46,6 +46,10 @@ def statement_view(
             "tables_read": sorted({name for fact in facts for name in fact.tables_read}),
             "tables_written": sorted({name for fact in facts for name in fact.tables_written}),
             "has_where": all(fact.has_where for fact in facts) if facts else False,
+            "data_not_bound": any(
+                fact.copy is not None and fact.copy.direction == "in" and fact.copy.endpoint == "client"
+                for fact in facts
+            ),
             "in_transaction": transaction != "I",
             "risk": [{"rule": rule, "risk": points} for rule, points in risk],
             "reason": reason,

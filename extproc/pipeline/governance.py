@@ -56,6 +56,8 @@ class DatabasePlan:
     statement_limit: int = 1 << 20
     waiting_limit: int = 4 << 20
     unparsed: Literal["deny", "judge"] = "deny"
+    masked_use: Literal["deny", "whole"] = "deny"
+    """What happens to a statement that uses a masked column otherwise than by showing it."""
     upstream_tls: ServerTlsPlan | None = None
     """Where set, we speak TLS with the server ourselves."""
     row_masks: Callable[[tuple[str, ...]], RowMasks] | None = None

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from extproc.domain.decision import Allow, Deny, Hold, Obligations, Phase, Ruling
 from extproc.domain.errors import ProtocolError
 from extproc.domain.hold import HeldRequest, HoldAsk
 from extproc.domain.principal import Principal
 from extproc.domain.record import Record
-from extproc.domain.statement import StatementFacts
+from extproc.domain.statement import CHANGES_READING, StatementFacts
 from extproc.domain.steps import Wait
 from extproc.masking.rows import RowMasks
-from extproc.pipeline.catalogue import ResultColumn, ResultMask, objection, result_mask
+from extproc.pipeline.catalogue import FIRST_USER_OID
+from extproc.pipeline.copy_masking import CopyMask, copied, copied_columns, copy_mask
+from extproc.pipeline.copy_masking import refusal as copying_refusal
+from extproc.pipeline.coverage import knows_all
 from extproc.pipeline.database_facts import DatabaseFacts, SessionFacts, StatementView
 from extproc.pipeline.database_records import statement_binding
 from extproc.pipeline.database_steps import (
+    FEATURE_NOT_SUPPORTED,
     INSUFFICIENT_PRIVILEGE,
     INVALID_AUTHORIZATION,
     QUERY_CANCELED,
     Asked,
     Ended,
+    Inquire,
     Login,
     Run,
     Stop,
@@ -30,8 +35,10 @@ from extproc.pipeline.database_steps import (
 from extproc.pipeline.database_view import statement_view
 from extproc.pipeline.database_words import ENDS, HINTS, WAIT_ENDS
 from extproc.pipeline.governance import DatabasePlan, DatabaseRole, Governance, TargetPlan
+from extproc.pipeline.row_masking import ResultColumn, ResultMask, result_mask
 from extproc.pipeline.settled import HoldSettled
 from extproc.policy.statements import combine_rulings
+from extproc.protocols.postgres.encodings import codec_for
 
 if TYPE_CHECKING:
     from extproc.pipeline.database_session import DatabaseSession
@@ -51,8 +58,9 @@ class GovernedStatement:
     """One statement from its arrival to its end."""
 
     __slots__ = (
-        "_asked", "_code", "_held", "_ids", "_login", "_obligations", "_plan", "_principal", "_role",
-        "_rulings", "_session", "_started", "_statement", "_verdict", "_written", "masks", "row_masks",
+        "_asked", "_checked", "_code", "_described", "_held", "_hides_all", "_ids", "_login", "_obligations",
+        "_plan", "_principal", "_role", "_rulings", "_run_code", "_session", "_started", "_statement", "_verdict",
+        "_written", "copy_mask", "masks", "row_masks",
     )  # fmt: skip
 
     def __init__(
@@ -80,10 +88,17 @@ class GovernedStatement:
         self._written = False
         self._verdict, self._code = "error", "abandoned"
         self.masks: tuple[str, ...] = ()
+        self.copy_mask: CopyMask | None = None
+        self._run_code = ""
+        self._checked = False
+        """The catalogue was looked at for this statement."""
+        self._described: tuple[ResultColumn, ...] | None = None
+        """What a COPY copies, once the server said so."""
+        self._hides_all = False
 
     # ------------------------------------------------------------------ decide
 
-    def decide(self, now: float) -> Run | Stop | Wait:
+    def decide(self, now: float) -> Run | Stop | Wait | Inquire:
         """Judge every statement of the text; deny beats hold beats allow."""
         asked = self._asked
         governed = self._session.governed()
@@ -234,7 +249,7 @@ class GovernedStatement:
         self._plan, self._rulings, self._obligations = plan, rulings, decision.obligations
         return ""
 
-    def hold_settled(self, settled: HoldSettled, now: float) -> Run | Stop:
+    def hold_settled(self, settled: HoldSettled, now: float) -> Run | Stop | Inquire:
         """The wait is over, one way or another."""
         outcome, held = settled.outcome, settled.held
         self._held = held or self._held
@@ -262,26 +277,96 @@ class GovernedStatement:
 
     # ------------------------------------------------------------------ run or stop
 
-    def _run(self, now: float, code: str = "allowed") -> Run | Stop:
+    def _run(self, now: float, code: str = "allowed") -> Run | Stop | Inquire:
         self._session.names.remember(self._asked.statement)
+        self._run_code = code
         self.masks = self._obligations.masks
-        governed = self._session.governed() if self.masks else None
-        if governed is not None:
-            compile_masks = governed[2].row_masks
-            self.row_masks = compile_masks(self.masks) if compile_masks is not None else None
-        if self.masks:
-            why = (
-                objection(self.row_masks, self._session.catalogue, self._statement.facts)
-                if self.row_masks is not None and self._session.reads_messages
-                else "this connection began before the policy; connect again"
-            )
+        if not self.masks:
+            return self._go(now)
+        governed = self._session.governed()
+        compile_masks = governed[2].row_masks if governed is not None else None
+        self.row_masks = compile_masks(self.masks) if compile_masks is not None else None
+        if self.row_masks is None or not self._session.reads_messages:
+            return self._unmaskable(now, "this connection began before the policy; connect again")
+        self._session.catalogue.begin(self._asked.transaction)
+        return self._cover(now)
+
+    def _cover(self, now: float) -> Run | Stop | Inquire:
+        """Find out how its rows are masked, asking the server where that is not known yet."""
+        facts, masks, catalogue = self._statement.facts, self.row_masks, self._session.catalogue
+        assert masks is not None  # noqa: S101  (set before)
+        if all(sql.complete or sql.incomplete_reason == CHANGES_READING for sql in facts):
+            # a rule let it run although it is not complete; what it computes is not shown
+            self._hides_all = self._hides_all or bool(_not_understood(facts))
+            why = copying_refusal(facts)
+        else:
+            why = "it cannot be judged"
+        if why:
+            return self._unmaskable(now, why)
+        copy = copied(facts)
+        if masks.rules or copy is not None:
+            tables = sorted({name for sql in facts for name in (*sql.tables_read, *sql.tables_written)})
+            question = catalogue.question(tables, now, checked=self._checked) if tables or copy else ""
+            if question:
+                self._checked = True
+                return Inquire(question)
+            why = self._used_masked(masks)
             if why:
-                return self._stop(
-                    now, "rows-not-maskable", f"policy masks what this statement returns: {why}",
-                    hint="Name the columns you need, each as it is.",
-                )  # fmt: skip
+                return self._unmaskable(now, why)
+        if copy is None:
+            return self._go(now, "rows")
+        if self._described is None:
+            return Inquire(copy.source, runs=False)
+        codec = codec_for(self._asked.settings.get("client_encoding", "UTF8")) or "utf-8"
+        columns = copied_columns(copy, self._described, catalogue.current)
+        mask = self.rows(columns, codec)
+        if mask is None:
+            return self._go(now)
+        made = copy_mask(copy, columns, mask, codec)
+        if isinstance(made, str):
+            return self._unmaskable(now, made, sqlstate=FEATURE_NOT_SUPPORTED)
+        self.copy_mask = made
+        return self._go(now, "copy")
+
+    def _used_masked(self, masks: RowMasks) -> str:
+        """Why its columns cannot be masked one by one; empty when they can, or are all hidden instead."""
+        coverage = self._session.coverage(masks)
+        why = next((why for sql in self._statement.facts if (why := coverage.touches(sql))), "")
+        governed = self._session.governed()
+        hides = governed is not None and governed[2].masked_use == "whole"
+        # only where its result is all that it does
+        if why and hides and all(set(sql.effects) <= {"read"} for sql in self._statement.facts):
+            self._hides_all = True
+            return ""
+        return why
+
+    def answered(
+        self,
+        columns: Sequence[ResultColumn],
+        rows: Sequence[Sequence[bytes | None]],
+        codec: str,
+        now: float,
+    ) -> Run | Stop | Inquire:
+        """What the server said to the last `Inquire`."""
+        catalogue = self._session.catalogue
+        if not catalogue.is_asking:
+            self._described = tuple(columns)
+            return self._cover(now)
+        try:
+            catalogue.answered(rows, codec, now, self._asked.transaction)
+        except (ValueError, LookupError):
+            return self._unmaskable(now, "the database's catalogue cannot be read")
+        return self._cover(now)
+
+    def _unmaskable(self, now: float, why: str, *, sqlstate: str = INSUFFICIENT_PRIVILEGE) -> Stop:
+        return self._stop(
+            now, "rows-not-maskable", f"policy masks what this statement returns: {why}", sqlstate=sqlstate,
+            hint="Name the columns you need, each as it is.",
+        )  # fmt: skip
+
+    def _go(self, now: float, reads: Literal["", "rows", "copy"] = "") -> Run:
         self._session.count("statements")
-        return Run(self.masks, (self._intent(now, "allow", code),))
+        return Run(self.masks, (self._intent(now, "allow", self._run_code),), reads)
 
     def _stop(
         self,
@@ -325,17 +410,32 @@ class GovernedStatement:
 
     def rows(self, columns: Sequence[ResultColumn], codec: str) -> ResultMask | None:
         """How the rows of one result are masked; None when they may pass untouched."""
-        if self.row_masks is None:
+        masks, reader = self.row_masks, self._session.catalogue
+        if masks is None:
             return None
-        return result_mask(self.row_masks, self._session.catalogue, self._statement.facts, columns, codec)
+        coverage, facts = self._session.coverage(masks), self._statement.facts
+        known = coverage.catalogue.relations
+        if any(column.table_oid >= FIRST_USER_OID and column.table_oid not in known for column in columns):
+            reader.doubted = True
+        return result_mask(
+            masks,
+            coverage,
+            columns,
+            codec,
+            names_masked=any(coverage.names(sql) for sql in facts),
+            hides_computed=bool(masks.rules) and not knows_all(coverage.catalogue, facts),
+            hides_all=self._hides_all,
+        )
 
     # ------------------------------------------------------------------ record
 
     def ended(self, ended: Ended, now: float) -> tuple[Record, ...]:
         """How it ended; whatever was never decided gets both records here."""
+        self._tell_catalogue(now)
         records = [] if self._written else [self._intent(now, self._verdict, self._code)]
+        rows = ended.rows + (self.copy_mask.rows if self.copy_mask is not None else 0)
         response: dict[str, Any] = {
-            "rows": ended.rows,
+            "rows": rows,
             "affected": ended.affected,
             "bytes": ended.bytes_returned,
         }
@@ -350,7 +450,7 @@ class GovernedStatement:
         if self.row_masks is not None:
             response["mask_digest"] = self.row_masks.digest
             response["inspected"] = "full"
-        self._session.count("rows", ended.rows)
+        self._session.count("rows", rows)
         self._session.count("bytes", ended.bytes_returned)
         if ended.end == "error":
             self._session.count("errors")
@@ -363,7 +463,17 @@ class GovernedStatement:
         )  # fmt: skip
         return tuple(records)
 
+    def _tell_catalogue(self, now: float) -> None:
+        """What may have changed tables or views is looked for before rows are masked again."""
+        catalogue = self._session.catalogue
+        for sql in self._statement.facts:
+            if not sql.complete or not _HARMLESS.issuperset(sql.effects):
+                catalogue.changed(now)
+            elif sql.transaction in ("commit", "prepared"):
+                catalogue.committed(now)
 
+
+_HARMLESS = frozenset({"read", "write"})
 UNDECIDED = Deny("no-rule-matched", "No rule allows this statement.")
 
 

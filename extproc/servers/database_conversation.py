@@ -15,11 +15,19 @@ import structlog
 from extproc.domain.hold import HeldRequest
 from extproc.domain.record import Record
 from extproc.domain.steps import NeedKeys, Wait
-from extproc.pipeline.catalogue import ResultMask
+from extproc.pipeline.copy_masking import CopyMask
 from extproc.pipeline.database_session import DatabaseSession
-from extproc.pipeline.database_steps import INVALID_AUTHORIZATION, AcceptLogin, RefuseLogin, Run, Stop
+from extproc.pipeline.database_steps import (
+    INVALID_AUTHORIZATION,
+    AcceptLogin,
+    Inquire,
+    RefuseLogin,
+    Run,
+    Stop,
+)
 from extproc.pipeline.database_steps import Ended as StatementOutcome
 from extproc.pipeline.governance import DatabasePlan
+from extproc.pipeline.row_masking import ResultMask
 from extproc.pipeline.statements import GovernedStatement
 from extproc.protocols.endings import StatementEnded
 from extproc.servers.network_ext_proc import Output
@@ -75,7 +83,7 @@ class DatabaseConversation(ABC):
         self._common = wire
         self._later = later
         self._running: dict[int, GovernedStatement] = {}
-        self._results: dict[int, ResultMask] = {}
+        self._results: dict[int, ResultMask | CopyMask] = {}
         self._counts: dict[int, dict[str, int]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._holds: dict[str, HeldRequest] = {}
@@ -97,7 +105,7 @@ class DatabaseConversation(ABC):
         """One event of the wire."""
 
     @abstractmethod
-    def _answer(self, number: int, step: Run | Stop) -> None:
+    def _answer(self, number: int, step: Run | Stop | Inquire) -> None:
         """Carry out what was decided of a statement."""
 
     @abstractmethod

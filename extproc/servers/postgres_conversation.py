@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
+from extproc.domain.errors import ProtocolError
 from extproc.domain.hold import HeldRequest
 from extproc.domain.principal import Principal
 from extproc.domain.request import Source
 from extproc.domain.statement import Statement
 from extproc.domain.steps import NeedKeys, Wait
-from extproc.pipeline.catalogue import QUERY, masked_message
+from extproc.pipeline.catalogue_reading import Catalogues
+from extproc.pipeline.copy_masking import CopyMask
 from extproc.pipeline.database_session import DatabaseSession
 from extproc.pipeline.database_steps import (
     AcceptLogin,
     Asked,
+    Inquire,
     Login,
     RefuseLogin,
     Run,
@@ -24,14 +26,17 @@ from extproc.pipeline.database_steps import (
 from extproc.pipeline.governance import DatabasePlan
 from extproc.pipeline.listeners import ListenerPlan
 from extproc.pipeline.parameters import read_parameter
+from extproc.pipeline.row_masking import ResultMask, masked_message
 from extproc.protocols.postgres import (
     CLIENT_CHOSEN,
     BackendKey,
     CancelReceived,
     ClientLeft,
+    CopyReceived,
     CopyStarted,
     Ended,
     Event,
+    InquiryAnswered,
     Limits,
     LoggedIn,
     LoginReceived,
@@ -54,6 +59,8 @@ from extproc.sql import analyze
 SCRAM_ONLY: frozenset[LoginMethod] = frozenset({"trust", "scram-sha-256"})
 ANY_METHOD: frozenset[LoginMethod] = frozenset({"trust", "scram-sha-256", "password", "md5"})
 
+_catalogues = Catalogues()
+"""What this process knows of its databases' tables."""
 _sessions: dict[tuple[str, BackendKey], PostgresConversation] = {}
 """Live sessions of this process by target and cancel key: a CancelRequest comes on a connection of its own."""
 
@@ -87,7 +94,9 @@ class PostgresConversation(DatabaseConversation):
     ) -> None:
         self._listener = listener
         self._source = source
-        session = DatabaseSession(service.current, service.new_hex, listener.target, source, service.now())
+        session = DatabaseSession(
+            service.current, service.new_hex, listener.target, source, service.now(), _catalogues
+        )
         session.reads_messages = session.masks_rows
         self._wire = PostgresConnection(
             Limits(statement=plan.statement_limit, waiting=plan.waiting_limit),
@@ -98,84 +107,19 @@ class PostgresConversation(DatabaseConversation):
             upstream_tls=plan.upstream_tls,
         )
         super().__init__(service, plan, session, self._wire, later)
-        self._reads_catalogue = False
-        """The catalogue is to be asked for as soon as the client was told that it is in."""
-        self._catalogue_id: int | None = None
-        """The id of our own statement; 0 once it has ended."""
-        self._behind: bytearray | None = None
-        """What the client says while we ask; None when nothing waits for that."""
-        self._behind_end = False
-        self._catalogue_index = 0
         self._login: LoginReceived | None = None
 
     # ------------------------------------------------------------------ Conversation
 
     def client_data(self, data: bytes, end: bool) -> Output:
-        if self._behind is not None:
-            return self._keep_behind(data, end)
         self._wire.receive_from_client(data, end)
         return self._take()
 
     def server_data(self, data: bytes, end: bool) -> Output:
         self._wire.receive_from_server(data, end)
-        output = self._take()
-        if self._reads_catalogue and self._behind is None and not self._wire.has_ended:
-            return self._ask_catalogue(output)
-        if self._behind is not None and self._catalogue_id == 0 and self._wire.is_idle:
-            return self._catalogue_read(output)
-        return output
-
-    # ------------------------------------------------------------------ the catalogue
-
-    def _ask_catalogue(self, before: Output) -> Output:
-        """Our own first statement, as if the client had sent it; what it answers is for us alone.
-
-        `before` goes out first: the client is told that it is in, and what it says next waits.
-        """
-        self._reads_catalogue = False
-        self._behind = bytearray()
-        self._wire.say_for_client(QUERY)
-        after = self._take()
-        return replace(
-            before,
-            to_server=before.to_server + after.to_server,
-            to_client=before.to_client + after.to_client,
-            records=before.records + after.records,
-            close=before.close or after.close,
-        )
-
-    def _keep_behind(self, data: bytes, end: bool) -> Output:
-        assert self._behind is not None  # noqa: S101
-        self._behind += data
-        self._behind_end = self._behind_end or end
-        if len(self._behind) > self._plan.waiting_limit:
-            self._behind = None
-            self._wire.terminate("53400", "extproc: too much was sent before the session was ready")
-            return self._take()
-        return Output()
-
-    def _catalogue_read(self, output: Output) -> Output:
-        """It is known (or could not be read, and what needs it is refused). Whoever waited goes on."""
-        behind, self._behind = self._behind, None
-        if not behind and not self._behind_end:
-            return output
-        self._wire.receive_from_client(bytes(behind or b""), self._behind_end)
-        after = self._take()
-        return replace(
-            after,
-            to_server=output.to_server + after.to_server,
-            to_client=output.to_client + after.to_client,
-            records=output.records + after.records,
-        )
+        return self._take()
 
     # ------------------------------------------------------------------ events
-
-    def _take(self) -> Output:
-        """While we ask the server for ourselves, its answers are not the client's."""
-        self._drain()
-        if self._behind is not None and not self._wire.has_ended:
-            self._wire.drop_to_client()
-        return super()._take()
 
     def _handle(self, event: Event) -> None:
         now = self._service.now()
@@ -201,8 +145,12 @@ class PostgresConversation(DatabaseConversation):
                 self._end = ("complete" if not event.code else "aborted", event.code or f"by-{event.by}")
             case MessageReceived():
                 self._message(event)
+            case InquiryAnswered():
+                self._inquiry_answered(event, now)
             case CopyStarted():
-                pass
+                self._copy_started(event)
+            case CopyReceived():
+                self._copy_received(event)
 
     # ------------------------------------------------------------------ login
 
@@ -250,7 +198,6 @@ class PostgresConversation(DatabaseConversation):
                 )
 
     def _logged_in(self, event: LoggedIn, now: float) -> None:
-        self._reads_catalogue = self._session.masks_columns
         if event.backend_key is not None:
             _sessions[self._session.target, event.backend_key] = self
         self._watch_expiry(now)
@@ -258,14 +205,6 @@ class PostgresConversation(DatabaseConversation):
     # ------------------------------------------------------------------ statements
 
     def _statement(self, event: StatementReceived, now: float) -> None:
-        if self._behind is not None and self._catalogue_id is None:
-            if event.text != QUERY:  # the client did not wait for the end of its login
-                self._end = ("aborted", "too-early")
-                self._wire.terminate("08P01", "extproc: a statement came before the login was over")
-                return
-            self._catalogue_id = event.id
-            self._wire.forward(event.id, rows=True)
-            return
         codec = self._codec(event.settings)
         statement = Statement(
             text=event.text,
@@ -291,20 +230,50 @@ class PostgresConversation(DatabaseConversation):
         if event.kind == "parse" and isinstance(step, Run):
             del self._running[event.id]  # nothing runs, so nothing ends
 
-    def _answer(self, number: int, step: Run | Stop) -> None:
+    def _answer(self, number: int, step: Run | Stop | Inquire) -> None:
+        if isinstance(step, Inquire):
+            self._wire.inquire(number, step.text, runs=step.runs)
+            return
         self._records += step.records
         if isinstance(step, Run):
-            self._wire.forward(number, rows=bool(step.masks))
+            self._wire.forward(number, rows=step.reads != "", copy=step.reads == "copy")
             return
         self._wire.deny(number, step.sqlstate, f"extproc: {step.message}", step.detail, step.hint)
         if step.ends_session:
             self._end_when_idle(step)
 
-    def _rows_described(self, event: RowsDescribed) -> None:
-        if event.id == self._catalogue_id:
-            self._catalogue_index = event.index
-            self._wire.read_rows(event.id)
+    def _inquiry_answered(self, event: InquiryAnswered, now: float) -> None:
+        statement = self._running.get(event.id)
+        if statement is not None:
+            codec = self._codec(self._wire.settings)
+            self._answer(event.id, statement.answered(event.columns, event.rows, codec, now))
+
+    def _copy_started(self, event: CopyStarted) -> None:
+        statement = self._running.get(event.id)
+        mask = statement.copy_mask if statement is not None else None
+        if event.direction == "in" or mask is None:
             return
+        if event.binary or event.columns != mask.columns:
+            self._break_off("copy-differs", "COPY is not what the server described")
+            return
+        self._results[event.id] = mask
+
+    def _copy_received(self, event: CopyReceived) -> None:
+        mask = self._results.get(event.id)
+        if not isinstance(mask, CopyMask):
+            self._break_off("copy-differs", "COPY data came that nobody announced")
+            return
+        try:
+            self._wire.replace_copy(event.id, mask.pieces(event.pieces, is_last=event.is_last))
+        except ProtocolError as error:
+            self._break_off(error.code, error.message)
+
+    def _break_off(self, code: str, message: str) -> None:
+        """What the server sends cannot be masked: nothing of it goes on, and the connection ends."""
+        self._end = ("aborted", code)
+        self._wire.terminate("58000", f"extproc: {message}")
+
+    def _rows_described(self, event: RowsDescribed) -> None:
         statement = self._running.get(event.id)
         mask = (
             statement.rows(event.columns, self._codec(self._wire.settings)) if statement is not None else None
@@ -317,12 +286,8 @@ class PostgresConversation(DatabaseConversation):
         self._wire.read_rows(event.id)
 
     def _rows_received(self, event: RowsReceived) -> None:
-        if event.id == self._catalogue_id:
-            for row in event.rows:
-                self._session.catalogue.add(self._catalogue_index, row)
-            self._wire.replace_rows(event.id, [None] * len(event.rows))
-            return
         mask = self._results[event.id]
+        assert isinstance(mask, ResultMask)  # noqa: S101  (set when the rows were described)
         self._wire.replace_rows(event.id, [mask.row(row) for row in event.rows])
 
     def _message(self, event: MessageReceived) -> None:
@@ -334,13 +299,6 @@ class PostgresConversation(DatabaseConversation):
     @staticmethod
     def _codec(settings: Mapping[str, str]) -> str:
         return codec_for(settings.get("client_encoding", "UTF8")) or "utf-8"
-
-    def _statement_ended(self, event: StatementEnded, now: float) -> None:
-        if event.id == self._catalogue_id:
-            self._catalogue_id = 0
-            self._session.catalogue.is_loaded = event.end == "complete"
-            return
-        super()._statement_ended(event, now)
 
     # ------------------------------------------------------------------ waiting, and the end
 

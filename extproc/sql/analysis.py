@@ -7,8 +7,9 @@ from typing import Any, cast
 
 import postgast
 
-from extproc.domain.statement import EFFECTS, StatementFacts, TransactionControl
+from extproc.domain.statement import EFFECTS, CopyFacts, StatementFacts, TransactionControl
 from extproc.sql.commands import HANDLERS as COMMANDS
+from extproc.sql.copying import copy_facts
 from extproc.sql.limits import refusal
 from extproc.sql.nodes import HANDLERS, PLAIN_CLASSES
 from extproc.sql.queries import OUTERMOST
@@ -111,6 +112,7 @@ def _facts(raw: bytes, statement: Any, count: int, walk: Walk) -> StatementFacts
         normalised=normalise(text).strip(),
         transaction=cast(TransactionControl, walk.transaction),
         refers_to=walk.refers_to,
+        copy=_copy(statement.stmt, text),
         start=start,
         end=end,
     )
@@ -126,6 +128,10 @@ def _walk(walk: Walk, node: Any) -> None:
     if getattr(node, field).DESCRIPTOR.name not in COMMANDS:
         walk.incomplete("unknown statement")
     walk.visit(node, scope)
+
+
+def _copy(node: Any, text: str) -> CopyFacts | None:
+    return copy_facts(node.copy_stmt, text) if node.WhichOneof("node") == "copy_stmt" else None
 
 
 def _unread(reason: str, size: int) -> tuple[StatementFacts, ...]:

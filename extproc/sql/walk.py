@@ -8,6 +8,7 @@ from typing import Any
 
 import postgast
 
+from extproc.domain.statement import CHANGES_READING
 from extproc.sql.conditions import literal_text
 from extproc.sql.functions import (
     FUNCTION_EFFECTS,
@@ -189,7 +190,7 @@ class Walk:
     def setting(self, name: str | None, value: str | None) -> None:
         """A run-time setting is changed; None stands for what is not a literal."""
         if name is None or not reads_as_before(name, value):
-            self.incomplete("it may change how the server reads the texts that follow")
+            self.incomplete(CHANGES_READING)
         if name is None or not (is_harmless(name) or is_reading(name)):
             self.effects.add("admin")
 

@@ -128,14 +128,14 @@ def test_masks_reach_binary_results_and_cursors(stack: DatabaseStack) -> None:
         "SELECT string_agg(email, ',') FROM customers",
         "SELECT e FROM (SELECT email AS e FROM customers) x",
         "WITH x AS (SELECT email FROM customers) SELECT * FROM x",
-        "SELECT address FROM mails",
-        "SELECT * FROM mails",
+        "SELECT lower(address) FROM mails",
+        "SELECT id FROM mails WHERE address LIKE 'a%'",
         "SELECT most_common_vals FROM pg_stats WHERE tablename = 'customers'",
-        "COPY customers TO STDOUT",
-        "COPY (SELECT email FROM customers) TO STDOUT",
+        "COPY customers TO '/tmp/customers'",
+        "COPY (SELECT lower(email) FROM customers) TO STDOUT",
         "SELECT email::int FROM customers",
         "SELECT (SELECT email FROM customers LIMIT 1)",
-        "TABLE mails",
+        "SELECT m FROM mails m",
     ],
 )
 def test_what_hides_where_a_masked_value_comes_from_is_refused(stack: DatabaseStack, text: str) -> None:
@@ -554,3 +554,18 @@ def test_pg_dump_and_copy_work_and_opting_out_is_recorded(open_stack: DatabaseSt
     story = open_stack.statement("COPY  payments")
     assert story["outcome"]["response"]["copied_in"] > 0
     assert "unparsed-judged" in story["intent"]["degraded"]
+
+
+def test_psql_copies_masked_data_and_views_are_masked(stack: DatabaseStack) -> None:
+    done = stack.psql(
+        "\\copy (SELECT id, email FROM customers ORDER BY id) TO STDOUT (FORMAT csv, HEADER)",
+        "SELECT address FROM mails ORDER BY id",
+        "COPY customers TO STDOUT (FORMAT binary)",
+        "SELECT 'still here'",
+        groups=["analysts"],
+    )
+    assert done.stdout.splitlines() == [
+        "id,email", "1,[customers.email]", "2,[customers.email]", "3,",
+        "[customers.email]", "[customers.email]", "", "still here",
+    ]  # fmt: skip
+    assert "binary COPY cannot be masked" in done.stderr

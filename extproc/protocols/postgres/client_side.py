@@ -6,6 +6,7 @@ from extproc.domain.errors import ProtocolError
 from extproc.protocols.endings import ClientLeft
 from extproc.protocols.postgres.buffer import Buffer
 from extproc.protocols.postgres.events import BoundParameter, StatementReceived
+from extproc.protocols.postgres.inquiry import INQUIRY, Inquiry
 from extproc.protocols.postgres.limits import Refusal
 from extproc.protocols.postgres.messages import (
     TERMINATE,
@@ -255,7 +256,22 @@ class ClientSide:
         )
         session.events.append(session.waiting)
 
-    def forward(self, id: int, *, rows: bool) -> bool:
+    def inquire(self, id: int, text: str, *, runs: bool) -> bool:
+        """Ask the server something before the waiting statement is answered."""
+        session = self._session
+        asked = session.waiting
+        if asked is None or asked.id != id or session.inquiring:
+            return False
+        if session.copying_in:
+            raise copy_violation()
+        codec = session.codec or "latin-1"
+        inquiry = Inquiry(runs=runs, codec=codec)
+        session.inquiring = True
+        session.to_server.append(inquiry.messages(text.encode(codec)))
+        session.awaited.append(Awaited(INQUIRY, session.waiting_run, inquiry=inquiry))
+        return True
+
+    def forward(self, id: int, *, rows: bool, copy: bool) -> bool:
         """The waiting statement goes to the server as it came; a Parse together with what follows it."""
         session = self._session
         asked, run = session.waiting, session.waiting_run
@@ -266,6 +282,7 @@ class ClientSide:
         session.waiting = session.waiting_run = None
         raw, self._raw = self._raw, b""
         run.wants_rows = rows and run.kind != "parse"
+        run.wants_copy = copy and run.kind != "parse"
         run.is_barrier = run.kind != "parse" and is_barrier(run.text)
         if run.kind != "parse":
             self._release()

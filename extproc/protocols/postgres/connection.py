@@ -27,7 +27,6 @@ from extproc.protocols.postgres.messages import (
     build_cancel,
     build_error,
     build_negotiate,
-    build_query,
     cstring,
     malformed,
 )
@@ -137,14 +136,6 @@ class PostgresConnection:
             self._opening.append(data)
             self._open()
 
-    def say_for_client(self, query: str) -> None:
-        """A Query of our own, as if the client had sent it now; it raises its events like any other."""
-        if self._stage is Stage.SESSION:
-            try:
-                self._receive_plain(build_query(query.encode()))
-            except ProtocolError as error:
-                self._fail(error)
-
     def receive_from_server(self, data: bytes, end: bool = False) -> None:
         """Bytes of the server; `end` when it closed."""
         if self._stage is Stage.ENDED:
@@ -184,10 +175,6 @@ class PostgresConnection:
             self._tls.close()
         return _drain(self._clear) + self._tls.bytes_to_send()
 
-    def drop_to_client(self) -> None:
-        """Forget what was to be said to the client: it answers what the client never asked."""
-        self._session.to_client.clear()
-
     def bytes_to_server(self) -> bytes:
         """What to send to the server now. Taking it empties it."""
         tls = self._server_tls
@@ -219,13 +206,13 @@ class PostgresConnection:
 
     # answers to StatementReceived. False: it is no longer waiting (client gone, batch skipped)
 
-    def forward(self, id: int, *, rows: bool = False) -> bool:
+    def forward(self, id: int, *, rows: bool = False, copy: bool = False) -> bool:
         """Let it go on. `rows` raises RowsDescribed for each of its result sets, otherwise rows pass untouched.
 
-        COPY to the client cannot be read: with `rows` it ends the connection.
+        `copy` raises CopyReceived for COPY data towards the client; with `rows` alone COPY ends the connection.
         """
         try:
-            done = self._client.forward(id, rows=rows)
+            done = self._client.forward(id, rows=rows, copy=copy)
         except ProtocolError as error:
             self._fail(error)
             return False
@@ -242,7 +229,17 @@ class PostgresConnection:
         self._go_on()
         return done
 
-    # answers to RowsDescribed, RowsReceived, MessageReceived
+    def inquire(self, id: int, text: str, *, runs: bool) -> bool:
+        """Ask the server `text` first; InquiryAnswered brings the answer, and the statement waits on.
+
+        `runs` False only asks for the columns that `text` would return. Where the server refuses, its error becomes
+        the statement's. Raises ValueError for a text that the client's encoding cannot say.
+        """
+        done = self._client.inquire(id, text, runs=runs)
+        self._go_on()
+        return done
+
+    # answers to RowsDescribed, RowsReceived, CopyReceived, MessageReceived
 
     def pass_rows(self, id: int) -> None:
         """This result set goes on untouched."""
@@ -257,6 +254,11 @@ class PostgresConnection:
     def replace_rows(self, id: int, rows: Sequence[Sequence[bytes | None] | None]) -> None:
         """One item per row of the event, in order: its new values, or None to let that row pass as it is."""
         self._server.replace_rows(id, rows)
+        self._go_on()
+
+    def replace_copy(self, id: int, pieces: Sequence[bytes]) -> None:
+        """The COPY data to send in place of the event's, each piece as a message of its own."""
+        self._server.replace_copy(id, pieces)
         self._go_on()
 
     def replace_message(self, fields: dict[str, str] | None) -> None:

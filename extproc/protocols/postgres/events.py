@@ -115,6 +115,30 @@ class RowsReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class InquiryAnswered:
+    """The server answered `inquire(id, …)`; the statement still waits. Values are text.
+
+    A question that the server refuses raises no such event: its error is the statement's own (`StatementEnded`).
+    """
+
+    id: int
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[bytes | None, ...], ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CopyReceived:
+    """*Asks* for `replace_copy(id, pieces)`; only for statements forwarded with `copy=True`.
+
+    The bodies of the CopyData messages at hand, oldest first. `is_last`: the server said CopyDone.
+    """
+
+    id: int
+    pieces: tuple[bytes, ...] = field(repr=False)
+    is_last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class CopyStarted:
     """COPY data follows, `direction` seen from the server: "in" is data from the client. It is not bound."""
 
@@ -150,7 +174,9 @@ Event = (
     | StatementReceived
     | RowsDescribed
     | RowsReceived
+    | CopyReceived
     | CopyStarted
+    | InquiryAnswered
     | MessageReceived
     | StatementEnded
     | Refused

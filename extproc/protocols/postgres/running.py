@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from extproc.protocols.endings import EndKind, StatementEnded
 from extproc.protocols.postgres.events import BoundParameter, Column, StatementKind
+from extproc.protocols.postgres.inquiry import Inquiry
 from extproc.protocols.postgres.limits import Refusal
 
 STARTUP = b"*"
@@ -21,6 +22,8 @@ class Run:
     kind: StatementKind
     text: str = field(repr=False, default="")
     wants_rows: bool = False
+    wants_copy: bool = False
+    """COPY data towards the client is shown as well."""
     is_barrier: bool = False
     columns: tuple[Column, ...] | None = None
     reading: bool = False
@@ -90,6 +93,7 @@ class Awaited:
     """Describe and Close: `S` or `P`."""
     name: bytes = b""
     prepared: Prepared | None = None
+    inquiry: Inquiry | None = None
     batch: int = 0
     announced: int = 0
     answered: bool = False

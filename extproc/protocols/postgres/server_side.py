@@ -9,15 +9,20 @@ from extproc.domain.errors import ProtocolError
 from extproc.protocols.postgres.buffer import Buffer
 from extproc.protocols.postgres.events import (
     BackendKey,
+    CopyReceived,
     CopyStarted,
+    InquiryAnswered,
     LoggedIn,
     MessageReceived,
     RowsDescribed,
     RowsReceived,
     TransactionStatus,
 )
+from extproc.protocols.postgres.inquiry import INQUIRY, Inquiry
 from extproc.protocols.postgres.limits import Refusal
 from extproc.protocols.postgres.messages import (
+    HEAD,
+    SYNC,
     UINT16,
     UINT32,
     build,
@@ -34,6 +39,7 @@ from extproc.protocols.postgres.messages import (
 from extproc.protocols.postgres.running import STARTUP, Awaited, Run
 from extproc.protocols.postgres.session import Session
 
+_ANSWERS = frozenset((b"1", b"2", b"3", b"C", b"D", b"T", b"n", b"s", b"t"))
 _ROW = ord("D")
 _COPY = ord("d")
 _BATCH = 1024 * 1024
@@ -67,9 +73,9 @@ class ServerSide:
         self._session = session
         self._buffer = Buffer()
         self._rest = 0
-        self._asking: Literal["", "columns", "rows", "message"] = ""
+        self._asking: Literal["", "columns", "rows", "copy", "message"] = ""
         self._run: Run | None = None
-        self._event: RowsReceived | MessageReceived | None = None
+        self._event: RowsReceived | CopyReceived | MessageReceived | None = None
         self._raw: list[bytes] = []
         self._handlers: dict[bytes, Callable[[bytes, bytes], None]] = {
             b"T": self._described, b"n": self._described, b"t": self._parameters, b"C": self._completed,
@@ -104,11 +110,18 @@ class ServerSide:
             kind, size = head
             if size < 5:
                 raise malformed("server's")
-            if kind == b"D":
+            if session.inquiring and kind in _ANSWERS and self._inquiry() is not None:
+                if size > session.limits.server_message:
+                    raise ProtocolError("too-long", "the server sent a message that is too long to read")
+                if len(self._buffer) < size:
+                    return
+                self._answer(kind, self._buffer.take(size)[5:])
+            elif kind == b"D":
                 if not self._rows(size):
                     return
             elif kind == b"d":
-                self._copy_data()
+                if not self._copy_data(size):
+                    return
             else:
                 handler = self._handlers.get(kind)
                 if handler is None:
@@ -136,6 +149,41 @@ class ServerSide:
 
     def _send(self, raw: bytes) -> None:
         self._session.to_client.append(raw)
+
+    # questions of ours
+
+    def _inquiry(self) -> Inquiry | None:
+        head = self._session.head()
+        return head.inquiry if head is not None else None
+
+    def _answer(self, kind: bytes, body: bytes) -> None:
+        session = self._session
+        head = self._head(INQUIRY, kind)
+        inquiry, run = head.inquiry, head.run
+        assert inquiry is not None and run is not None  # noqa: S101 - an inquiry is only sent with both
+        if not inquiry.receive(kind, body):
+            return
+        self._pop()
+        session.inquiring = False
+        if run.kind == "simple" and inquiry.runs:
+            # what ran is over before a statement that may want no transaction around it (VACUUM) begins
+            session.to_server.append(SYNC)
+            session.awaited.append(Awaited(b"S", swallow=True))
+        if session.waiting is not None and session.waiting.id == run.id:
+            session.events.append(InquiryAnswered(run.id, inquiry.columns, inquiry.rows))
+
+    def _inquiry_failed(self, run: Run, sqlstate: str) -> None:
+        """The server's error is the answer to the statement that waited for ours."""
+        session = self._session
+        session.inquiring = False
+        session.waiting = session.waiting_run = None
+        session.end(run, "error", executed=False, sqlstate=sqlstate)
+        if run.kind == "simple":  # what ends it is ReadyForQuery, which only Sync brings
+            self._pop()
+            session.to_server.append(SYNC)
+            session.awaited.append(Awaited(b"Q", answered=True))
+        else:
+            session.drop_batch()
 
     # rows
 
@@ -315,7 +363,8 @@ class ServerSide:
         session.end(head.run, "complete", executed=True)
         if body == b"I":
             session.transaction_over()
-        self._send(raw)
+        if not head.swallow:
+            self._send(raw)
 
     def _error(self, raw: bytes, body: bytes) -> None:
         session = self._session
@@ -337,6 +386,9 @@ class ServerSide:
             head.refusal = None
         else:
             self._pass_message(raw, "error", fields, run)
+            if head.inquiry is not None and run is not None:
+                self._inquiry_failed(run, sqlstate)
+                return
             session.end(run, "error", head.kind != b"P", sqlstate)
         session.copying_in = False
         head.answered = True
@@ -416,7 +468,7 @@ class ServerSide:
         if len(body) < 3 or len(body) != 3 + 2 * UINT16.unpack_from(body, 1)[0]:
             raise malformed("CopyResponse")
         assert run is not None  # noqa: S101 - Q and E without a refusal always have one
-        if raw[:1] == b"H" and run.wants_rows:
+        if raw[:1] == b"H" and run.wants_rows and not run.wants_copy:
             raise ProtocolError("copy-unread", "COPY data cannot be read, and this statement's rows must be")
         session.events.append(
             CopyStarted(run.id, "in" if raw[:1] == b"G" else "out", body[0] != 0, (len(body) - 3) // 2)
@@ -425,8 +477,16 @@ class ServerSide:
         if raw[:1] == b"G":
             session.copy_begins()
 
-    def _copy_data(self) -> None:
+    def _copy_data(self, first_size: int) -> bool:
         run = self._head(b"QE", b"d").run
+        if run is not None and run.wants_copy:
+            if first_size > self._session.limits.row:
+                raise ProtocolError("row-too-long", "COPY data that must be read is too long")
+            if len(self._buffer) < first_size:
+                return False
+            size, _, _ = self._buffer.run_of(_COPY, _BATCH)
+            self._show_copy(run, self._buffer.take(size))
+            return True
         size, _, unfinished = self._buffer.run_of(_COPY, 1 << 62)
         if size:
             self._send(self._buffer.take(size))
@@ -436,10 +496,39 @@ class ServerSide:
             self._stream(unfinished)
         if run is not None:
             run.bytes_returned += size + unfinished
+        return True
+
+    def _show_copy(self, run: Run, data: bytes, *, is_last: bool = False) -> None:
+        pieces = []
+        at = 0
+        while at < len(data):
+            end = at + 1 + int(UINT32.unpack_from(data, at + 1)[0])
+            pieces.append(data[at + 5 : end])
+            at = end
+        self._asking, self._run = "copy", run
+        self._event = CopyReceived(run.id, tuple(pieces), is_last)
+        self._session.events.append(self._event)
+
+    def replace_copy(self, id: int, pieces: Sequence[bytes]) -> None:
+        run, event = self._run, self._event
+        if self._asking != "copy" or run is None or run.id != id or not isinstance(event, CopyReceived):
+            raise ValueError("no COPY data waits for an answer")
+        data = b"".join([HEAD.pack(b"d", len(piece) + 4) + piece for piece in pieces])
+        run.bytes_returned += len(data)
+        if data:
+            self._send(data)
+        if event.is_last:
+            self._send(build(b"c", b""))
+        self._answered()
 
     def _copy_done(self, raw: bytes, body: bytes) -> None:
-        self._head(b"QE", b"c")
-        self._send(raw)
+        run = self._head(b"QE", b"c").run
+        if body:
+            raise malformed("CopyDone")
+        if run is not None and run.wants_copy:
+            self._show_copy(run, b"", is_last=True)
+        else:
+            self._send(raw)
 
     def _stream(self, size: int) -> None:
         """The message in front goes on piece by piece, as it comes."""

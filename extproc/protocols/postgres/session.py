@@ -36,6 +36,8 @@ class Session:
         """The server throws away everything up to Sync; so do we."""
         self.copying_in = False
         self.barrier = False
+        self.inquiring = False
+        """A question of ours is outstanding."""
         self.waiting: StatementReceived | None = None
         self.waiting_run: Run | None = None
         self._last_id = 0
@@ -137,6 +139,9 @@ class Session:
 
     def drop(self, awaited: Awaited) -> None:
         """The server will not do it, or was never told."""
+        if awaited.inquiry is not None:
+            self.inquiring = False
+            return
         if awaited.kind in (b"P", b"C") and awaited.which != b"P":
             self.statements.fail(awaited.name, awaited)
             self.remembered -= awaited.prepared.size if awaited.prepared else 0

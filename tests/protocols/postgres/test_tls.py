@@ -18,16 +18,14 @@ from extproc.protocols.postgres import (
     Ended,
     LoginReceived,
     PostgresConnection,
-    StatementReceived,
     UpstreamLogin,
 )
 from extproc.protocols.postgres.messages import (
     AUTHENTICATION_CLEARTEXT,
-    AUTHENTICATION_OK,
     SSL_REQUEST,
     UINT32,
 )
-from tests.protocols.postgres.lines import GREETING, IDLE, PASSWORD, STARTUP, complete
+from tests.protocols.postgres.lines import STARTUP
 from tests.protocols.postgres.relay import Gate, relay
 from tests.support.pki import Authority, write_certificate
 from tests.support.postgres import Postgres
@@ -248,26 +246,3 @@ def test_a_client_known_by_its_certificate_is_not_asked_for_a_password(
     assert list(connection.peer_uris) == (uris or [])
     assert (connection.peer_certificate is not None) is (uris is not None)
     assert isinstance(connection.next_event(), LoginReceived) is not asked
-
-
-def test_a_query_of_our_own_leaves_no_trace_in_the_tls_stream(context: ssl.SSLContext):
-    """TLS numbers its records: what is dropped has to be dropped before it is encrypted."""
-    connection = PostgresConnection(tls=context)
-    connection.receive_from_client(REQUEST)
-    connection.bytes_to_client()
-    peer = Peer()
-    peer.shake(connection)
-    peer.tls.write(STARTUP + PASSWORD)
-    peer.exchange(connection)
-    assert peer.tls.read(1000) == AUTHENTICATION_CLEARTEXT
-    connection.accept_login(UpstreamLogin("app", "d"))
-    connection.receive_from_server(AUTHENTICATION_OK + GREETING)
-    connection.say_for_client("SELECT 1")
-    asked = [event for event in iter(connection.next_event, None) if isinstance(event, StatementReceived)]
-    connection.forward(asked[0].id)
-    connection.receive_from_server(complete("SELECT 0") + IDLE)
-    connection.drop_to_client()
-    assert connection.is_idle
-    connection.terminate("57P01", "over")
-    peer.exchange(connection)
-    assert b"C57P01\x00" in peer.tls.read(1000)
