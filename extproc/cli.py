@@ -17,6 +17,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("extproc.commands.config:config", "Check, show or describe extproc.yaml."),
     "policy": ("extproc.commands.policy:policy", "Check, test and explain policies."),
     "holds": ("extproc.commands.holds:holds", "List, show, approve, deny and watch holds."),
+    "grants": (
+        "extproc.commands.grants:grants",
+        "List, show and revoke approvals that let more than one request go.",
+    ),
     "ledger": ("extproc.commands.ledger:ledger", "Verify, tail and show the ledger."),
     "render": ("extproc.commands.render:render", "Write Envoy configuration from extproc.yaml."),
 }

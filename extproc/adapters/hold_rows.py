@@ -1,11 +1,4 @@
-"""The hold store's tables, and holds as rows. Known to `hold_sqlite.py` alone.
-
-holds     one row a hold; `ask` is JSON, already masked; `deadline` is when time alone ends it, null once final
-votes     one row a vote, in order
-moves     the outbox: one row a change, `recorded` once the ledger has it
-waiters   how many requests of which process wait on a hold
-asked     the groups a hold asks, for listing
-"""
+"""Holds as rows. Known to `hold_sqlite.py` and `grant_rows.py`; the tables are in `hold_schema.py`."""
 
 from __future__ import annotations
 
@@ -16,72 +9,11 @@ from typing import Any
 
 import msgspec
 
+from extproc.adapters.hold_schema import OPEN
 from extproc.domain.hold import HeldRequest, HoldAsk, HoldMove, HoldState, Vote
 from extproc.domain.lifecycle import Change
 from extproc.domain.principal import Principal
-
-SCHEMA_VERSION = 1
-APPLICATION_ID = 0x65787468  # "exth"
-
-_OPEN = "state IN ('pending', 'approved')"
-_STATES = ", ".join(f"'{state.value}'" for state in HoldState)
-
-SCHEMA = f"""
-CREATE TABLE holds (
-    id TEXT PRIMARY KEY,
-    binding TEXT NOT NULL,
-    issuer TEXT NOT NULL,
-    subject TEXT NOT NULL,
-    person TEXT NOT NULL,
-    allow_agents INTEGER NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ({_STATES})),
-    version INTEGER NOT NULL,
-    created_at REAL NOT NULL,
-    expires_at REAL NOT NULL,
-    decided_at REAL NOT NULL,
-    use_before REAL NOT NULL,
-    deadline REAL CHECK ((deadline IS NOT NULL) = ({_OPEN})),
-    released_to TEXT NOT NULL CHECK ((released_to != '') = (state = 'released')),
-    closed_reason TEXT NOT NULL,
-    ask TEXT NOT NULL
-) STRICT;
-CREATE UNIQUE INDEX one_open_hold_per_binding ON holds (binding) WHERE {_OPEN};
-CREATE INDEX holds_by_deadline ON holds (deadline) WHERE deadline IS NOT NULL;
-CREATE INDEX holds_by_requester ON holds (issuer, subject, created_at);
-CREATE INDEX holds_by_time ON holds (created_at);
-CREATE TABLE votes (
-    hold_id TEXT NOT NULL REFERENCES holds (id) ON DELETE CASCADE,
-    n INTEGER NOT NULL,
-    person TEXT NOT NULL,
-    approve INTEGER NOT NULL,
-    reason TEXT NOT NULL,
-    at REAL NOT NULL,
-    approver TEXT NOT NULL,
-    PRIMARY KEY (hold_id, n)
-) STRICT;
-CREATE UNIQUE INDEX one_vote_per_person ON votes (hold_id, person, approve);
-CREATE TABLE moves (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    hold_id TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    at REAL NOT NULL,
-    fields TEXT NOT NULL,
-    recorded INTEGER NOT NULL DEFAULT 0
-) STRICT;
-CREATE INDEX moves_unrecorded ON moves (seq) WHERE recorded = 0;
-CREATE TABLE waiters (
-    hold_id TEXT NOT NULL REFERENCES holds (id) ON DELETE CASCADE,
-    process TEXT NOT NULL,
-    count INTEGER NOT NULL CHECK (count > 0),
-    PRIMARY KEY (hold_id, process)
-) STRICT;
-CREATE TABLE asked (
-    hold_id TEXT NOT NULL REFERENCES holds (id) ON DELETE CASCADE,
-    name TEXT NOT NULL,
-    PRIMARY KEY (name, hold_id)
-) STRICT;
-"""
+from extproc.domain.terms import GrantTerms
 
 COLUMNS = """h.id, h.state, h.version, h.created_at, h.expires_at, h.decided_at, h.use_before, h.released_to,
     h.closed_reason, h.ask, (SELECT coalesce(sum(count), 0) FROM waiters WHERE hold_id = h.id)"""
@@ -96,7 +28,7 @@ def load(db: sqlite3.Connection, hold_id: str) -> HeldRequest | None:
 def load_open(db: sqlite3.Connection, binding: str) -> HeldRequest | None:
     """The one open hold of a binding."""
     row = db.execute(
-        f"SELECT {COLUMNS} FROM holds h WHERE h.binding = ? AND h.{_OPEN}",  # noqa: S608
+        f"SELECT {COLUMNS} FROM holds h WHERE h.binding = ? AND h.{OPEN}",  # noqa: S608
         (binding,),
     ).fetchone()
     return _read(db, row) if row else None
@@ -115,11 +47,28 @@ def select(
     seen_by: Principal | None,
     limit: int,
 ) -> list[HeldRequest]:
-    """Newest first. The `seen_by` condition is `quorum.may_see` in SQL; the contract test compares them."""
+    """Newest first."""
     where, values = ["1"], list[Any]()
     if states:
         where.append("h.state IN (SELECT value FROM json_each(?))")
         values.append(json.dumps([state.value for state in states]))
+    narrow(where, values, requester=requester, seen_by=seen_by)
+    rows = db.execute(
+        f"SELECT {COLUMNS} FROM holds h WHERE {' AND '.join(where)}"  # noqa: S608  (constants only)
+        " ORDER BY h.created_at DESC, h.rowid DESC LIMIT ?",
+        (*values, limit),
+    ).fetchall()
+    return [_read(db, row) for row in rows]
+
+
+def narrow(
+    where: list[str],
+    values: list[Any],
+    *,
+    requester: tuple[str, str] | None,
+    seen_by: Principal | None,
+) -> None:
+    """Conditions on the hold `h`. That of `seen_by` is `quorum.may_see` in SQL; the contract test compares them."""
     if requester is not None:
         where.append("h.issuer = ? AND h.subject = ?")
         values += requester
@@ -130,12 +79,6 @@ def select(
             (SELECT 1 FROM asked a WHERE a.hold_id = h.id AND a.name IN (SELECT value FROM json_each(?)))))"""
         )
         values += [seen_by.issuer, seen_by.subject, human, seen_by.person, human, json.dumps(seen_by.groups)]
-    rows = db.execute(
-        f"SELECT {COLUMNS} FROM holds h WHERE {' AND '.join(where)}"  # noqa: S608  (constants only)
-        " ORDER BY h.created_at DESC, h.rowid DESC LIMIT ?",
-        (*values, limit),
-    ).fetchall()
-    return [_read(db, row) for row in rows]
 
 
 def insert(db: sqlite3.Connection, change: Change) -> None:
@@ -167,7 +110,7 @@ def insert(db: sqlite3.Connection, change: Change) -> None:
         "INSERT OR IGNORE INTO asked VALUES (?, ?)",
         [(held.id, quorum.group) for quorum in ask.demand.quorums],
     )
-    _insert_moves(db, change.moves)
+    insert_moves(db, change.moves)
 
 
 def update(db: sqlite3.Connection, before: HeldRequest, change: Change) -> None:
@@ -190,11 +133,12 @@ def update(db: sqlite3.Connection, before: HeldRequest, change: Change) -> None:
     for n in range(len(before.votes), len(held.votes)):
         vote = held.votes[n]
         approver = json.dumps(msgspec.to_builtins(vote.approver))
+        terms = json.dumps(msgspec.to_builtins(vote.terms)) if vote.terms is not None else None
         db.execute(
-            "INSERT INTO votes VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (held.id, n, vote.person, vote.approve, vote.reason, vote.at, approver),
+            "INSERT INTO votes VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (held.id, n, vote.person, vote.approve, vote.reason, vote.at, approver, terms),
         )
-    _insert_moves(db, change.moves)
+    insert_moves(db, change.moves)
 
 
 def read_move(row: Iterable[Any]) -> HoldMove:
@@ -203,7 +147,8 @@ def read_move(row: Iterable[Any]) -> HoldMove:
     return HoldMove(move_id, hold_id, kind, at, json.loads(fields))
 
 
-def _insert_moves(db: sqlite3.Connection, moves: Iterable[HoldMove]) -> None:
+def insert_moves(db: sqlite3.Connection, moves: Iterable[HoldMove]) -> None:
+    """Into the outbox."""
     db.executemany(
         "INSERT INTO moves (id, hold_id, kind, at, fields) VALUES (?, ?, ?, ?, ?)",
         [(move.id, move.hold_id, move.kind, move.at, json.dumps(move.fields)) for move in moves],
@@ -212,7 +157,8 @@ def _insert_moves(db: sqlite3.Connection, moves: Iterable[HoldMove]) -> None:
 
 def _read(db: sqlite3.Connection, row: Sequence[Any]) -> HeldRequest:
     votes = db.execute(
-        "SELECT person, approve, reason, at, approver FROM votes WHERE hold_id = ? ORDER BY n", (row[0],)
+        "SELECT person, approve, reason, at, approver, terms FROM votes WHERE hold_id = ? ORDER BY n",
+        (row[0],),
     ).fetchall()
     return HeldRequest(
         id=row[0],
@@ -224,8 +170,15 @@ def _read(db: sqlite3.Connection, row: Sequence[Any]) -> HeldRequest:
         decided_at=row[5],
         use_before=row[6],
         votes=tuple(
-            Vote(person, msgspec.convert(json.loads(approver), Principal), bool(approve), reason, at)
-            for person, approve, reason, at, approver in votes
+            Vote(
+                person,
+                msgspec.convert(json.loads(approver), Principal),
+                bool(approve),
+                reason,
+                at,
+                msgspec.convert(json.loads(terms), GrantTerms) if terms else None,
+            )
+            for person, approve, reason, at, approver, terms in votes
         ),
         waiters=row[10],
         released_to=row[7],

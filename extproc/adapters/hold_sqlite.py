@@ -19,12 +19,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from extproc.adapters import grant_rows
 from extproc.adapters import hold_rows as rows
+from extproc.adapters.hold_schema import prepare
 from extproc.adapters.hold_waits import Seen, Waits
-from extproc.adapters.process_name import is_gone, process_name
+from extproc.adapters.process_name import process_name
 from extproc.adapters.sqlite_thread import SqliteThread
-from extproc.domain import lifecycle
+from extproc.domain import granting, lifecycle
 from extproc.domain.errors import StoreUnavailableError
+from extproc.domain.grant import Grant, GrantState
+from extproc.domain.granting import GrantChange
 from extproc.domain.hold import (
     HeldRequest,
     HoldAsk,
@@ -47,11 +51,20 @@ DEFAULT_LIMITS = HoldLimits()
 
 def new_hold_id() -> str:
     """Sixty random bits, short enough to type: `h-` and twelve of 32 letters that are hard to mix up."""
-    return "h-" + "".join(secrets.choice("23456789abcdefghijkmnpqrstuvwxyz") for _ in range(12))
+    return "h-" + _letters()
+
+
+def new_grant_id() -> str:
+    """As for holds, with `g-`."""
+    return "g-" + _letters()
+
+
+def _letters() -> str:
+    return "".join(secrets.choice("23456789abcdefghijkmnpqrstuvwxyz") for _ in range(12))
 
 
 class SqliteHoldStore:
-    """See `HoldStore`. Use it from one event loop, and `aclose()` it there.
+    """See `HoldStore` and `GrantStore`. Use it from one event loop, and `aclose()` it there.
 
     `clock` (Unix seconds) is asked only while somebody waits, to expire what is overdue.
     """
@@ -68,7 +81,7 @@ class SqliteHoldStore:
         self._limits = limits
         self._new_id = new_id
         self._process = process_name()
-        self._sqlite = SqliteThread(path, _prepare, lock_wait)
+        self._sqlite = SqliteThread(path, prepare, lock_wait)
         self._leaving: set[asyncio.Future[None]] = set()
         self._closed = False
         self._waits = Waits(self._look, self.sweep, clock)
@@ -107,7 +120,7 @@ class SqliteHoldStore:
             is_new = False
             held = rows.load_open(db, ask.binding)
             if held is not None and held.is_overdue(now):
-                self._save(db, held, lifecycle.expired(held, now))
+                self._save(db, held, lifecycle.expired(held, now), now)
                 held = None
             if held is None:
                 self._check_room(db, ask.requester, now)
@@ -156,9 +169,56 @@ class SqliteHoldStore:
         )
 
     async def sweep(self, now: float) -> int:
-        if not await self._sqlite.run(lambda db: rows.overdue(db, now)):
+        if not await self._sqlite.run(lambda db: rows.overdue(db, now) or grant_rows.overdue(db, now)):
             return 0  # the usual case takes no write lock
         return await self._change(lambda db: self._expire(db, now))
+
+    # -- grants -----------------------------------------------------------------------------------------------
+
+    async def covering(self, ask: HoldAsk, now: float) -> Grant | None:
+        found = await self._sqlite.run(lambda db: grant_rows.candidates(db, ask, now))
+        return next((grant for grant in found if granting.covers(grant, ask, now)), None)
+
+    async def use_grant(self, grant_id: str, decision_id: str, now: float) -> Grant:
+        def use(db: sqlite3.Connection, grant: Grant) -> Grant:
+            if grant_rows.is_used_for(db, grant_id, decision_id):
+                return grant
+            change = granting.used(grant, decision_id, now)
+            grant_rows.update(db, change, decision_id=decision_id, now=now)
+            return change.grant
+
+        return await self._move_grant(grant_id, now, use)
+
+    async def revoke_grant(self, grant_id: str, now: float, *, by: str = "", reason: str = "") -> Grant:
+        def revoke(db: sqlite3.Connection, grant: Grant) -> Grant:
+            change = granting.revoked(grant, now, by=by, reason=reason)
+            grant_rows.update(db, change)
+            held = grant.held
+            if held.state is HoldState.APPROVED and not held.is_overdue(now):
+                self._save(db, held, lifecycle.closed(held, Verdict.REVOKE, now, by=by, reason=reason), now)
+            return grant_rows.load(db, grant_id) or change.grant
+
+        return await self._move_grant(grant_id, now, revoke)
+
+    async def get_grant(self, grant_id: str, now: float) -> Grant | None:
+        grant = await self._sqlite.run(lambda db: grant_rows.load(db, grant_id))
+        if grant is None or not grant.is_overdue(now):
+            return grant
+        return await self._move_grant(grant_id, now, lambda db, grant: grant)
+
+    async def find_grants(
+        self,
+        *,
+        states: Sequence[GrantState] = (),
+        requester: tuple[str, str] | None = None,
+        seen_by: Principal | None = None,
+        limit: int = 100,
+        now: float,
+    ) -> list[Grant]:
+        await self.sweep(now)
+        return await self._sqlite.run(
+            lambda db: grant_rows.select(db, states=states, requester=requester, seen_by=seen_by, limit=limit)
+        )
 
     # -- looking ----------------------------------------------------------------------------------------------
 
@@ -222,7 +282,8 @@ class SqliteHoldStore:
 
         def work(db: sqlite3.Connection) -> int:
             old = """SELECT id FROM holds h WHERE created_at < ? AND deadline IS NULL
-                AND NOT EXISTS (SELECT 1 FROM moves WHERE hold_id = h.id AND recorded = 0)"""
+                AND NOT EXISTS (SELECT 1 FROM moves WHERE hold_id = h.id AND recorded = 0)
+                AND NOT EXISTS (SELECT 1 FROM grants WHERE hold_id = h.id AND deadline IS NOT NULL)"""
             db.execute(f"DELETE FROM moves WHERE hold_id IN ({old})", (before,))  # noqa: S608
             return db.execute(f"DELETE FROM holds WHERE id IN ({old})", (before,)).rowcount  # noqa: S608
 
@@ -238,12 +299,12 @@ class SqliteHoldStore:
             if held is None:
                 return HoldError("not_found", "no such hold")
             due = lifecycle.expired(held, now)
-            self._save(db, held, due)
+            self._save(db, held, due, now)
             try:
                 change = step(due.held)
             except HoldError as error:
                 return error
-            self._save(db, due.held, change)
+            self._save(db, due.held, change, now)
             return change.held
 
         outcome = await self._change(work)
@@ -251,16 +312,63 @@ class SqliteHoldStore:
             raise outcome
         return outcome
 
-    def _save(self, db: sqlite3.Connection, before: HeldRequest, change: Change) -> bool:
+    async def _move_grant(
+        self, grant_id: str, now: float, step: Callable[[sqlite3.Connection, Grant], Grant]
+    ) -> Grant:
+        """As `_move`, for a grant; `step` saves what it does."""
+
+        def work(db: sqlite3.Connection) -> Grant | HoldError:
+            grant = grant_rows.load(db, grant_id)
+            if grant is None:
+                return HoldError("not_found", "no such grant")
+            due = granting.expired(grant, now)
+            if due.moves:
+                grant_rows.update(db, due)
+            try:
+                grant = step(db, due.grant)
+            except HoldError as error:
+                return error
+            self._waits.told_from_thread(grant)
+            return grant
+
+        outcome = await self._change(work)
+        if isinstance(outcome, HoldError):
+            raise outcome
+        return outcome
+
+    def _save(self, db: sqlite3.Connection, before: HeldRequest, change: Change, now: float) -> bool:
+        """A changed hold. Its approval makes its grant, its revocation ends it."""
         if not change.moves:
             return False
         rows.update(db, before, change)
         self._waits.told_from_thread(change.held)
+        if change.held.state is before.state:
+            return True
+        if change.held.state is HoldState.APPROVED:
+            made = granting.made(new_grant_id(), change.held, now)
+            if made is not None:
+                grant_rows.insert(db, made)
+        elif change.held.state is HoldState.REVOKED:
+            grant = grant_rows.load_of_hold(db, change.held.id)
+            if grant is not None and grant.is_live:
+                grant_rows.update(db, self._ended(grant, change, now))
         return True
+
+    @staticmethod
+    def _ended(grant: Grant, change: Change, now: float) -> GrantChange:
+        if grant.is_overdue(now):
+            return granting.expired(grant, now)
+        by = str(change.moves[-1].fields.get("by", ""))
+        return granting.revoked(grant, now, by=by, reason=change.held.closed_reason)
 
     def _expire(self, db: sqlite3.Connection, now: float) -> int:
         due = [held for held in (rows.load(db, hold_id) for hold_id in rows.overdue(db, now)) if held]
-        return sum(self._save(db, held, lifecycle.expired(held, now)) for held in due)
+        grants = [
+            grant for grant in (grant_rows.load(db, id_) for id_ in grant_rows.overdue(db, now)) if grant
+        ]
+        for grant in grants:
+            grant_rows.update(db, granting.expired(grant, now))
+        return len(grants) + sum(self._save(db, held, lifecycle.expired(held, now), now) for held in due)
 
     def _check_room(self, db: sqlite3.Connection, requester: Principal, now: float) -> None:
         self._expire(db, now)
@@ -316,18 +424,3 @@ class SqliteHoldStore:
 
     def _forget_own_waiters(self, db: sqlite3.Connection) -> None:
         db.execute("DELETE FROM waiters WHERE process = ?", (self._process,))
-
-
-def _prepare(db: sqlite3.Connection) -> None:
-    """Make the schema in an empty file, refuse another, and forget the waiters of processes that are gone."""
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    application = db.execute("PRAGMA application_id").fetchone()[0]
-    if version == 0 and application == 0 and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
-        for statement in rows.SCHEMA.split(";"):
-            db.execute(statement)
-        db.execute(f"PRAGMA user_version = {rows.SCHEMA_VERSION}")
-        db.execute(f"PRAGMA application_id = {rows.APPLICATION_ID}")
-    elif application != rows.APPLICATION_ID or version != rows.SCHEMA_VERSION:
-        raise StoreUnavailableError(f"not a hold store of schema {rows.SCHEMA_VERSION} (it says {version})")
-    processes = [row[0] for row in db.execute("SELECT DISTINCT process FROM waiters")]
-    db.executemany("DELETE FROM waiters WHERE process = ?", [(name,) for name in processes if is_gone(name)])

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from extproc.domain.errors import StoreUnavailableError
+from extproc.domain.grant import Grant
 from extproc.domain.hold import HeldRequest
 
 INTERVAL = 0.05
@@ -55,7 +56,7 @@ class Waits:
             if not self._waiting[key]:
                 del self._waiting[key]
 
-    def told_from_thread(self, held: HeldRequest) -> None:
+    def told_from_thread(self, held: HeldRequest | Grant) -> None:
         """To be told once the transaction under way is committed."""
         self._untold.append((held.id, held.version))
 

@@ -66,10 +66,28 @@ class ApprovalsClient:
             "GET", f"/v1/holds/{quote(hold_id, safe='')}", "view", params={"wait": wait}, timeout=wait + 15
         )
 
-    def act(self, hold_id: str, action: str, reason: str) -> dict[str, Any]:
-        """Approve, deny, withdraw or revoke; the hold as it stands then."""
+    def act(
+        self, hold_id: str, action: str, reason: str, *, grant: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Approve, deny, withdraw or revoke; the hold as it stands then. `grant` is what an approval gives."""
         path = f"/v1/holds/{quote(hold_id, safe='')}/{action}"
-        return self._call("POST", path, "view", json={"reason": reason}, timeout=15)
+        body: dict[str, Any] = {"reason": reason} | ({"grant": dict(grant)} if grant else {})
+        return self._call("POST", path, "view", json=body, timeout=15)
+
+    def grants(self, states: tuple[str, ...] = (), *, mine: bool = False, limit: int = 100) -> dict[str, Any]:
+        """`{"grants": […], "more": …}`"""
+        query: list[tuple[str, str | int]] = [("state", state) for state in states]
+        query.append(("limit", limit))
+        if mine:
+            query.append(("requester", "me"))
+        return self._call("GET", "/v1/grants", "grants", params=query, timeout=15)
+
+    def grant(self, grant_id: str) -> dict[str, Any]:
+        return self._call("GET", f"/v1/grants/{quote(grant_id, safe='')}", "terms", timeout=15)
+
+    def revoke_grant(self, grant_id: str, reason: str) -> dict[str, Any]:
+        path = f"/v1/grants/{quote(grant_id, safe='')}/revoke"
+        return self._call("POST", path, "terms", json={"reason": reason}, timeout=15)
 
     def close(self) -> None:
         self._client.close()

@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from extproc.commands.approvals_client import (
     RefusedError,
     UnreachableError,
 )
-from extproc.commands.holds_text import page, plain_table, print_table
+from extproc.commands.holds_text import line_of, page, plain_table, print_table, terms_line
+from extproc.config.units import parse_duration
 from extproc.domain.hold import HoldState
+from extproc.domain.terms import SCOPES
 
 DEFAULT_API = "unix:./state/run/approvals.sock"
 TOKEN_VARIABLE = "EXTPROC_TOKEN"  # noqa: S105  (a name, not a token)
@@ -83,15 +85,15 @@ def client_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
-_reason = click.option("--reason", required=True, help="Why; it is recorded.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+reason_option = click.option("--reason", required=True, help="Why; it is recorded.")
 
 
 @holds.command("list")
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES), default=("pending",))
 @click.option("--mine", is_flag=True, help="Only your own requests.")
 @click.option("--limit", type=click.IntRange(1, 500), default=100, show_default=True)
-@_json
+@json_option
 @client_options
 def list_holds(connect: Connect, states: tuple[str, ...], mine: bool, limit: int, as_json: bool) -> None:
     """List holds, newest first; pending ones unless --state says otherwise."""
@@ -100,7 +102,7 @@ def list_holds(connect: Connect, states: tuple[str, ...], mine: bool, limit: int
         click.echo(json.dumps(answer, indent=2))
         return
     if sys.stdout.isatty():
-        print_table(answer["holds"])
+        print_table(map(line_of, answer["holds"]))
     else:
         for row in plain_table(answer["holds"]):
             click.echo(row)
@@ -111,7 +113,7 @@ def list_holds(connect: Connect, states: tuple[str, ...], mine: bool, limit: int
 @holds.command()
 @click.argument("hold_id")
 @click.option("--wait", type=click.IntRange(0, 60), default=0, help="Seconds to wait for a change first.")
-@_json
+@json_option
 @client_options
 def show(connect: Connect, hold_id: str, wait: int, as_json: bool) -> None:
     """Show everything about one hold: our facts first, then the normalised request, then the raw one."""
@@ -125,18 +127,53 @@ def show(connect: Connect, hold_id: str, wait: int, as_json: bool) -> None:
 
 @holds.command()
 @click.argument("hold_id")
-@_reason
-@_json
+@reason_option
+@click.option(
+    "--for", "duration", help="With --uses: how long it may be used, as in 30m; at most what the rule says."
+)
+@click.option(
+    "--uses",
+    type=click.IntRange(2),
+    help="Let so many requests go, this one included; without it, this one alone.",
+)
+@click.option(
+    "--scope",
+    type=click.Choice(SCOPES),
+    help="With --uses: exactly this request; its shape with pinned values; its shape with any values.",
+)
+@click.option(
+    "--pin", "pins", multiple=True, help="With --scope pinned: a value that must stay as it is; repeatable."
+)
+@json_option
 @client_options
-def approve(connect: Connect, hold_id: str, reason: str, as_json: bool) -> None:
-    """Vote for it."""
-    _act(connect, hold_id, "approve", reason, as_json)
+def approve(
+    connect: Connect,
+    hold_id: str,
+    reason: str,
+    duration: str | None,
+    uses: int | None,
+    scope: str | None,
+    pins: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Vote for it: for this request alone, or with --uses for more of them, within what the rule allows."""
+    if uses is None:
+        if duration is not None or scope is not None or pins:
+            raise click.UsageError("--for, --scope and --pin go with --uses")
+        _act(connect, hold_id, "approve", reason, as_json)
+        return
+    if duration is None:
+        raise click.UsageError("--uses goes with --for: say how long")
+    if pins and scope != "pinned":
+        raise click.UsageError("--pin goes with --scope pinned")
+    grant = {"for": _seconds(duration), "uses": uses, "scope": scope or "exact", "pins": list(pins)}
+    _act(connect, hold_id, "approve", reason, as_json, grant=grant)
 
 
 @holds.command()
 @click.argument("hold_id")
-@_reason
-@_json
+@reason_option
+@json_option
 @client_options
 def deny(connect: Connect, hold_id: str, reason: str, as_json: bool) -> None:
     """Reject it. One rejection is enough."""
@@ -145,8 +182,8 @@ def deny(connect: Connect, hold_id: str, reason: str, as_json: bool) -> None:
 
 @holds.command()
 @click.argument("hold_id")
-@_reason
-@_json
+@reason_option
+@json_option
 @client_options
 def withdraw(connect: Connect, hold_id: str, reason: str, as_json: bool) -> None:
     """Take back your own request while it is pending."""
@@ -155,8 +192,8 @@ def withdraw(connect: Connect, hold_id: str, reason: str, as_json: bool) -> None
 
 @holds.command()
 @click.argument("hold_id")
-@_reason
-@_json
+@reason_option
+@json_option
 @client_options
 def revoke(connect: Connect, hold_id: str, reason: str, as_json: bool) -> None:
     """Take back an approval that was not used yet."""
@@ -169,7 +206,7 @@ def revoke(connect: Connect, hold_id: str, reason: str, as_json: bool) -> None:
     default=None,
     help="Whether to read commands; by default if this is a terminal.",
 )
-@_json
+@json_option
 @client_options
 def watch(connect: Connect, interactive: bool | None, as_json: bool) -> None:
     """Tell of holds as they arrive; at the prompt, approve or deny one by typing its id."""
@@ -185,12 +222,33 @@ def watch(connect: Connect, interactive: bool | None, as_json: bool) -> None:
         return
 
 
-def _act(connect: Connect, hold_id: str, action: str, reason: str, as_json: bool) -> None:
-    hold = connect().act(hold_id, action, reason)
+def _act(
+    connect: Connect,
+    hold_id: str,
+    action: str,
+    reason: str,
+    as_json: bool,
+    *,
+    grant: Mapping[str, Any] | None = None,
+) -> None:
+    hold = connect().act(hold_id, action, reason, grant=grant)
     if as_json:
         click.echo(json.dumps(hold, indent=2))
         return
     click.echo(next(iter(page(hold))))  # its first line says how it stands
+    agreed = (hold["grant"] or {}).get("agreed")
+    if grant is not None and agreed is not None:
+        click.echo(f"  {terms_line(agreed)}")
+
+
+def _seconds(text: str) -> int:
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise click.UsageError(f"--for: {error}") from None
+    if seconds < 1:
+        raise click.UsageError("--for is a second or more")
+    return int(seconds)
 
 
 def _ask(prompt: str) -> str | None:

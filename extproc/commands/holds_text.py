@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from extproc.config.units import format_duration
 from extproc.domain.display import escape_unprintable
 
 COLUMNS = ("id", "state", "target", "requester", "what", "risk", "needs", "expires")
+GRANT_COLUMNS = ("id", "state", "target", "requester", "used", "covers", "expires")
 
 
 def line_of(hold: Mapping[str, Any]) -> list[str]:
@@ -33,13 +35,13 @@ def line_of(hold: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def print_table(holds: list[dict[str, Any]]) -> None:
+def print_table(rows: Iterable[list[str]], columns: tuple[str, ...] = COLUMNS) -> None:
     """For people."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in COLUMNS:
+    for name in columns:
         table.add_column(name, overflow="fold", no_wrap=name in ("id", "state"))
-    for hold in holds:
-        table.add_row(*(Text(cell) for cell in line_of(hold)))  # Text: nothing in it is markup
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text: nothing in it is markup
     Console(highlight=False).print(table)
 
 
@@ -74,6 +76,9 @@ def page(hold: Mapping[str, Any]) -> Iterator[str]:
             f"  {'approved' if vote['vote'] == 'approve' else 'denied':10} {_plain(who['person'])}"
             f" at {_plain(vote['at'])}: {_plain(vote['reason'])}"
         )
+        if vote["grant"]:
+            yield f"             {terms_line(vote['grant'])}"
+    yield from _offer(hold["grant"])
     if hold["closed_reason"]:
         yield f"  closed     {_plain(hold['closed_reason'])}"
     if hold["released_to"]:
@@ -86,6 +91,67 @@ def page(hold: Mapping[str, Any]) -> Iterator[str]:
             yield from _lines(value, "  │ ")
     if not hold["shown_in_full"]:
         yield "THIS IS NOT ALL OF IT: what is not shown in full cannot be approved."
+
+
+def terms_line(terms: Mapping[str, Any]) -> str:
+    """What a grant gives, in one line."""
+    return (
+        f"for {int(terms['uses'])} uses within {format_duration(int(terms['for']))}: {_plain(terms['covers'])}"
+        f" ({_plain(terms['scope'])})"
+    )
+
+
+def _offer(offer: Mapping[str, Any] | None) -> Iterator[str]:
+    """What an approver may give beyond this one request, in words: above all which values do not count."""
+    if offer is None:
+        yield "  may grant  this request, once"
+        return
+    most = offer["max"]
+    within = format_duration(int(most["for"]))
+    yield f"  may grant  at most {int(most['uses'])} uses, this one included, within {within}"
+    for scope in offer["scopes"]:
+        yield f"    {_plain(scope['scope']):8} {_plain(scope['covers'])}"
+    if offer["pinnable"]:
+        yield f"    can be pinned: {_plain(', '.join(map(str, offer['pinnable'])))}"
+    if offer["agreed"]:
+        yield f"  granted    {terms_line(offer['agreed'])}"
+
+
+def grant_line(grant: Mapping[str, Any]) -> list[str]:
+    """One grant's cells, in the order of `GRANT_COLUMNS`."""
+    requester, terms = grant["requester"], grant["terms"]
+    return [
+        escape_unprintable(str(cell))
+        for cell in (
+            grant["id"],
+            grant["state"],
+            grant["target"],
+            f"{requester['subject']} ({requester['kind']})",
+            f"{grant['used']} of {terms['uses']}",
+            terms["covers"],
+            grant["expires_at"],
+        )
+    ]
+
+
+def grant_page(grant: Mapping[str, Any]) -> Iterator[str]:
+    """Everything about one grant."""
+    requester = grant["requester"]
+    yield f"Grant {_plain(grant['id'])} is {_plain(grant['state'])}"
+    yield f"  hold       {_plain(grant['hold'])}"
+    yield f"  target     {_plain(grant['target'])}"
+    yield f"  requester  {_plain(requester['subject'])} ({_plain(requester['kind'])}), {_plain(requester['issuer'])}"
+    for rule in grant["rules"]:
+        yield f"  rule       {_plain(rule)}"
+    yield f"  covers     {_plain(grant['terms']['covers'])} ({_plain(grant['terms']['scope'])})"
+    ran = "ran" if grant["held_request_ran"] else "has not run"
+    yield f"  used       {int(grant['used'])} of {int(grant['terms']['uses'])}; the held request {ran}"
+    yield f"  made       {_plain(grant['made_at'])}"
+    yield f"  expires    {_plain(grant['expires_at'])}"
+    for approver in grant["approvers"]:
+        yield f"  approved   {_plain(approver['person'])}"
+    if grant["closed_reason"]:
+        yield f"  closed     {_plain(grant['closed_reason'])}"
 
 
 def _lines(value: object, gutter: str, name: str = "") -> Iterator[str]:

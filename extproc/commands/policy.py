@@ -14,7 +14,10 @@ from extproc.adapters.policy_files import FoundPolicies, author_of, cases_beside
 from extproc.app.bundle import check_masks
 from extproc.commands.policy_counts import counts
 from extproc.config import load_config
+from extproc.config.units import format_duration
+from extproc.domain.decision import Hold
 from extproc.domain.errors import PolicyError
+from extproc.domain.terms import GrantLimit
 from extproc.policy import PolicySet, PolicySource, TargetInfo, load_policies, named_targets
 from extproc.policy.cases import Case, CaseResult, read_cases, run_case
 from extproc.sql import analyze
@@ -294,23 +297,40 @@ def _print_explanation(case: Case, result: CaseResult, policies: PolicySet, as_j
                 "truth": part.truth,
                 "reason": part.reason,
                 "reads": {read.path: read.shown for read in part.reads},
+                **({"grant": _grant(part.hold.grant)} if part.hold is not None else {}),
             }
             for part in found
         ]
         facts = {"decision": decision, "rules": deciding, "risk": ruling.risk, "policy": ruling.policy_digest}
+        if isinstance(ruling.decision, Hold):
+            facts["grant"] = _grant(ruling.decision.demand.grant)
         click.echo(json.dumps({**facts, "explained": rules}))
         return
     click.echo(
         f"{decision} by {', '.join(deciding) or 'the default'}; risk {ruling.risk}; {ruling.policy_digest}"
     )
+    if isinstance(ruling.decision, Hold):
+        click.echo(f"an approver may grant {_granted(ruling.decision.demand.grant)}")
     for part in found:
         shadow = ", shadow" if part.shadow else ""
         click.echo(f"\n{part.rule} ({part.effect}, {part.phase.name.lower()}{shadow}): {part.truth}")
         if part.reason:
             click.echo(f"    {part.reason}")
         click.echo(f"    when {' '.join(part.when.split())}")
+        if part.hold is not None:
+            click.echo(f"    by this rule an approver may grant {_granted(part.hold.grant)}")
         for read in part.reads:
             click.echo(f"    {read.path} = {read.shown}")
+
+
+def _grant(limit: GrantLimit) -> dict[str, Any]:
+    return {"for": limit.duration, "uses": limit.uses, "scope": limit.scope}
+
+
+def _granted(limit: GrantLimit) -> str:
+    if limit.is_once:
+        return "this one request"
+    return f"at most {limit.uses} requests within {format_duration(limit.duration)}, scope {limit.scope}"
 
 
 def _masker() -> Callable[[str], str]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from extproc.domain.nouns import noun
 from extproc.domain.record import Checked
+from extproc.domain.terms import GrantLimit
 
 
 class Phase(IntEnum):
@@ -80,15 +81,6 @@ class Quorum:
 
     group: str
     count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class GrantLimit:
-    """The most an approver may give. Durations in seconds."""
-
-    duration: float = 0.0
-    uses: int = 1
-    scope: Literal["exact", "pinned", "shape"] = "exact"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from extproc.domain.decision import HoldDemand
 from extproc.domain.errors import ExtprocError
 from extproc.domain.principal import Principal
+from extproc.domain.terms import GrantTerms, Shape
 
 
 class HoldState(StrEnum):
@@ -58,13 +59,16 @@ OPEN_STATES = frozenset({HoldState.PENDING, HoldState.APPROVED})
 
 class HoldError(ExtprocError):
     """A move that may not happen. `code` is stable: not_found, not_open, self_approval, not_human,
-    not_a_member, already_voted, reason_required, too_many, not_shown_in_full, conflict."""
+    not_a_member, already_voted, reason_required, too_many, not_shown_in_full, too_wide, unknown_pin, conflict."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
 
+
+REASON_LIMIT = 2000
+"""Characters of a reason."""
 
 VIEW_SECTIONS = ("facts", "normalised", "raw")
 """The order in which a view is shown: what we found out, what it means, what was sent."""
@@ -87,7 +91,7 @@ class HoldAsk:
     equal asks have equal bindings and share one open hold. `view` is what an approver sees, already masked:
     JSON values under `VIEW_SECTIONS`. Whoever cuts something says so with a truthy `truncated` (best: the list
     of what was cut) in the view itself or in the section; such a hold cannot be approved.
-    `session_id` and `decision_id` tie it to the ledger.
+    `session_id` and `decision_id` tie it to the ledger. `shape` is there where a grant may leave values open.
     """
 
     binding: str
@@ -101,17 +105,19 @@ class HoldAsk:
     session_id: str
     policy_digest: str = ""
     trace_id: str = ""
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One person's word on a hold. `at` is Unix seconds."""
+    """One person's word on a hold. `at` is Unix seconds; without `terms` an approval is for this request once."""
 
     person: str
     approver: Principal
     approve: bool
     reason: str
     at: float
+    terms: GrantTerms | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from extproc.domain.granting import check_terms, limit_record, terms_record
 from extproc.domain.hold import (
     MOVES,
+    REASON_LIMIT,
     HeldRequest,
     HoldAsk,
     HoldError,
@@ -25,9 +27,6 @@ from extproc.domain.hold import (
 from extproc.domain.principal import Principal
 from extproc.domain.quorum import check_shown, check_voter, earlier_vote, is_satisfied
 from extproc.domain.times import rfc3339
-
-REASON_LIMIT = 2000
-"""Characters of a reason."""
 
 KINDS: dict[HoldState, str] = {state: f"hold.{state.value}" for state in HoldState} | {
     HoldState.PENDING: "hold.opened"
@@ -71,6 +70,7 @@ def opened(hold_id: str, ask: HoldAsk, now: float) -> Change:
         "binding": ask.binding,
         "view_digest": view_digest(kept.view),
         "expires_at": rfc3339(held.expires_at),
+        "grant_limit": limit_record(demand.grant),
         "decision_id": ask.decision_id,
         "session_id": ask.session_id,
     }
@@ -82,7 +82,8 @@ def opened(hold_id: str, ask: HoldAsk, now: float) -> Change:
 def voted(held: HeldRequest, vote: Vote, now: float) -> Change:
     """One more word on it. The same word again changes nothing, whatever became of the hold meanwhile.
 
-    Raises HoldError: reason_required, not_open, self_approval, not_human, not_a_member, not_shown_in_full.
+    Raises HoldError: reason_required, not_open, self_approval, not_human, not_a_member, not_shown_in_full,
+    already_voted (for other terms), too_wide, unknown_pin.
     """
     if vote.person != vote.approver.person:
         raise HoldError("conflict", "the vote names another person than its token")
@@ -91,10 +92,14 @@ def voted(held: HeldRequest, vote: Vote, now: float) -> Change:
     check_voter(held.ask, vote.approver)
     before = earlier_vote(held.votes, vote.approver)
     if before is not None and before.approve == vote.approve:
+        if before.terms != vote.terms:
+            raise HoldError("already_voted", "the same person approved it for other terms")
         return Change(held)
     _check_state(held, now, HoldState.PENDING)
     if vote.approve:
         check_shown(held.ask.view)
+    if vote.terms is not None:
+        check_terms(held.ask, vote.terms)
     kept = replace(vote, approver=_kept(vote.approver), reason=vote.reason[:REASON_LIMIT], at=now)
     held = replace(held, votes=(*held.votes, kept))
     cast = _told(
@@ -105,6 +110,7 @@ def voted(held: HeldRequest, vote: Vote, now: float) -> Change:
             "approver": kept.approver.to_record(),
             "vote": "approve" if vote.approve else "reject",
             "reason": kept.reason,
+            **({"terms": terms_record(vote.terms)} if vote.terms is not None else {}),
         },
     )
     if not vote.approve:

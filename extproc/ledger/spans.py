@@ -287,6 +287,8 @@ def _add_decision(attributes: dict[str, Value], said: Mapping[str, Any], first: 
     if hold:
         attributes["extproc.hold.id"] = _text(hold.get("id"))
         attributes["extproc.hold.state"] = _text(hold.get("state"))
+        if grant := _mapping(hold.get("grant")):
+            attributes["extproc.grant.id"] = _text(grant.get("id"))
 
 
 def _add_rules(attributes: dict[str, Value], said: Mapping[str, Any]) -> None:

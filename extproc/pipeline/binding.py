@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from operator import itemgetter
 
 from extproc.domain.principal import Principal
@@ -55,6 +55,17 @@ def binding(
         add(text.encode())
     for name in PSEUDO:
         add(headers.get(name).encode("latin-1", "surrogateescape"))
+    for part in bound_headers(headers, unbound, wishes):
+        add(part)
+    add(b"")  # ends the header list: no header has an empty name
+    add(body)
+    return mac.hexdigest()
+
+
+def bound_headers(
+    headers: Headers, unbound: Iterable[frozenset[str]], wishes: frozenset[str]
+) -> Iterator[bytes]:
+    """Name and value of every header that is part of what is asked, in an order that does not hang on the client."""
     skip = UNBOUND.union(*unbound)
     for name, value in sorted(headers.items, key=itemgetter(0)):  # stable: equal names keep their order
         if name[0] == ":" or name in skip or name.startswith(UNBOUND_PREFIXES):
@@ -63,8 +74,5 @@ def binding(
             value = without(value, wishes)
             if not value:
                 continue
-        add(name.encode("latin-1"))
-        add(value.encode("latin-1", "surrogateescape"))
-    add(b"")  # ends the header list: no header has an empty name
-    add(body)
-    return mac.hexdigest()
+        yield name.encode("latin-1")
+        yield value.encode("latin-1", "surrogateescape")

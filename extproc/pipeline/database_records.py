@@ -15,6 +15,7 @@ import orjson
 
 from extproc.domain.decision import Ruling
 from extproc.domain.errors import MaskingError
+from extproc.domain.grant import Grant
 from extproc.domain.hold import HeldRequest
 from extproc.domain.principal import Principal
 from extproc.domain.record import INTENT, OUTCOME, Record
@@ -87,6 +88,7 @@ class SessionScribe:
         rulings: Iterable[Ruling],
         masks: tuple[str, ...] = (),
         held: HeldRequest | None = None,
+        grant: Grant | None = None,
         transaction: str = "I",
         keep_payload: bool = False,
         limit: int = 0,
@@ -105,7 +107,7 @@ class SessionScribe:
         if masks:
             fields["masks"] = list(masks)
         if held is not None:
-            fields["hold"] = hold_summary(held)
+            fields["hold"] = hold_summary(held, grant)
         fields["operation"] = "statement"
         fields["connection"] = self._connection()
         fields["statement"] = self._statement(statement, transaction)

@@ -12,6 +12,7 @@ from enum import Enum, auto
 
 from extproc.domain.decision import Allow, Deny, HeaderChange, Hold, Obligations, Phase, Ruling
 from extproc.domain.errors import ProtocolError, TokenError
+from extproc.domain.grant import Grant
 from extproc.domain.hold import HeldRequest, HoldAsk
 from extproc.domain.principal import Principal
 from extproc.domain.record import Record
@@ -25,6 +26,7 @@ from extproc.pipeline.problems import problem
 from extproc.pipeline.response import ResponseSide, status_code
 from extproc.pipeline.scribe import Scribe
 from extproc.pipeline.settled import HoldSettled
+from extproc.pipeline.shapes import http_shape
 from extproc.pipeline.view import hold_view
 from extproc.protocols.http.body import readable_codings
 from extproc.protocols.http.head import RequestLine, check_override_param, read_request_line
@@ -52,7 +54,7 @@ class HttpExchange:
     """The state of one exchange. Not thread-safe; one stream owns it."""
 
     __slots__ = (
-        "_current", "_facts", "_gov", "_head", "_held", "_in_force", "_line", "_obligations", "_plan",
+        "_current", "_facts", "_gov", "_grant", "_head", "_held", "_in_force", "_line", "_obligations", "_plan",
         "_principal", "_response", "_ruling", "scribe", "stage",
     )  # fmt: skip
 
@@ -74,6 +76,7 @@ class HttpExchange:
         self._ruling: Ruling | None = None
         self._obligations = NOTHING
         self._held: HeldRequest | None = None
+        self._grant: Grant | None = None
         self._response: ResponseSide | None = None
         self.stage = Stage.START
         drawn = new_hex(56)
@@ -149,7 +152,8 @@ class HttpExchange:
         outcome, held = settled.outcome, settled.held
         self._held = held or self._held
         if outcome == "released" and held is not None:
-            return self._forward(now)
+            self._grant = settled.grant
+            return self._forward(now, code=settled.code)
         principal = self._principal
         if outcome == "waiting" and principal is not None and 0 < principal.expires_at <= now:
             outcome = "token_expired"  # the wait was capped by the token
@@ -402,10 +406,14 @@ class HttpExchange:
             wait = min(wait, asked)
         if principal.expires_at:
             wait = min(wait, max(0.0, principal.expires_at - now))
+        unbound = (plan.volatile_headers, self._gov.strip_headers)
+        shape = None
+        if demand.grant.scope != "exact":
+            shape = http_shape(self._gov.binding_key, principal, facts, demand.digest, unbound, plan.wishes)
         ask = HoldAsk(
             binding=binding(
                 self._gov.binding_key, principal, plan.name, head.headers, facts.body or b"", demand.digest,
-                (plan.volatile_headers, self._gov.strip_headers), plan.wishes,
+                unbound, plan.wishes,
             ),
             target=plan.name,
             requester=principal,
@@ -417,13 +425,14 @@ class HttpExchange:
             session_id=self.scribe.session_id,
             policy_digest=self._gov.policy_digest,
             trace_id=self.scribe.trace_id,
+            shape=shape,
         )  # fmt: skip
         self.stage = Stage.WAITING
         return Wait(ask, wait)
 
     # ------------------------------------------------------------------ forward or refuse
 
-    def _forward(self, now: float, *, lower: bool = False) -> Step:
+    def _forward(self, now: float, *, lower: bool = False, code: str = "allowed") -> Step:
         plan, head, line = self._plan, self._head, self._line
         assert plan is not None and head is not None and line is not None  # noqa: S101
         owed = self._obligations
@@ -441,7 +450,7 @@ class HttpExchange:
             headers=self._upstream_headers(head.headers, plan, owed),
             modes=modes,
             metadata=self._metadata("allow"),
-            records=(self._intent(now, "allow", "released" if self._held else "allowed"),),
+            records=(self._intent(now, "allow", code),),
         )
 
     def _upstream_headers(self, headers: Headers, plan: TargetPlan, owed: Obligations) -> HeaderChange:
@@ -537,6 +546,7 @@ class HttpExchange:
             policy=self._gov.policy_digest,
             masks=owed.masks,
             held=self._held,
+            grant=self._grant,
             keep_payload=keep,
             limit=plan.record_max if plan is not None else 0,
             strip=self._secret_headers(),

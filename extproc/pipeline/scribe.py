@@ -13,6 +13,7 @@ import orjson
 
 from extproc.domain.decision import Matched
 from extproc.domain.errors import MaskingError, ProtocolError
+from extproc.domain.grant import Grant
 from extproc.domain.hold import HeldRequest
 from extproc.domain.principal import Principal
 from extproc.domain.record import INTENT, OUTCOME, Record
@@ -68,6 +69,7 @@ class Scribe:
         policy: str = "",
         masks: tuple[str, ...] = (),
         held: HeldRequest | None = None,
+        grant: Grant | None = None,
         keep_payload: bool = False,
         limit: int = 0,
         strip: frozenset[str] = frozenset(),
@@ -95,7 +97,7 @@ class Scribe:
         if masks:
             fields["masks"] = list(masks)
         if held is not None:
-            fields["hold"] = hold_summary(held)
+            fields["hold"] = hold_summary(held, grant)
         if head is None:
             return Record(INTENT, at, fields)
         headers = head.headers
@@ -222,9 +224,9 @@ class Scribe:
         return orjson.dumps(kept)
 
 
-def hold_summary(held: HeldRequest) -> dict[str, Any]:
-    """Which hold let it go or stopped it, and who decided."""
-    return {
+def hold_summary(held: HeldRequest, grant: Grant | None = None) -> dict[str, Any]:
+    """Which hold let it go or stopped it, and who decided; with `grant`, which of its uses this one is."""
+    kept: dict[str, Any] = {
         "id": held.id,
         "state": str(held.state),
         "binding": held.ask.binding,
@@ -240,3 +242,11 @@ def hold_summary(held: HeldRequest) -> dict[str, Any]:
             for vote in held.votes
         ],
     }
+    if grant is not None:
+        kept["grant"] = {
+            "id": grant.id,
+            "use": grant.used,
+            "uses": grant.terms.uses,
+            "scope": grant.terms.scope,
+        }
+    return kept

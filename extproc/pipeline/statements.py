@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from extproc.domain.decision import Allow, Deny, Hold, Obligations, Phase, Ruling
 from extproc.domain.errors import ProtocolError
+from extproc.domain.grant import Grant
 from extproc.domain.hold import HeldRequest, HoldAsk
 from extproc.domain.principal import Principal
 from extproc.domain.record import Record
@@ -37,6 +38,7 @@ from extproc.pipeline.database_words import ENDS, HINTS, WAIT_ENDS
 from extproc.pipeline.governance import DatabasePlan, DatabaseRole, Governance, TargetPlan
 from extproc.pipeline.row_masking import ResultColumn, ResultMask, result_mask
 from extproc.pipeline.settled import HoldSettled
+from extproc.pipeline.shapes import statement_shape
 from extproc.policy.statements import combine_rulings
 from extproc.protocols.postgres.encodings import codec_for
 
@@ -58,7 +60,7 @@ class GovernedStatement:
     """One statement from its arrival to its end."""
 
     __slots__ = (
-        "_asked", "_checked", "_code", "_described", "_held", "_hides_all", "_ids", "_login", "_obligations",
+        "_asked", "_checked", "_code", "_described", "_grant", "_held", "_hides_all", "_ids", "_login", "_obligations",
         "_plan", "_principal", "_role", "_rulings", "_run_code", "_session", "_started", "_statement", "_verdict",
         "_written", "copy_mask", "masks", "row_masks",
     )  # fmt: skip
@@ -85,6 +87,7 @@ class GovernedStatement:
         self._rulings: tuple[Ruling, ...] = ()
         self._obligations = Obligations()
         self._held: HeldRequest | None = None
+        self._grant: Grant | None = None
         self._written = False
         self._verdict, self._code = "error", "abandoned"
         self.masks: tuple[str, ...] = ()
@@ -198,6 +201,11 @@ class GovernedStatement:
         )
         self._verdict, self._code = "hold", "abandoned"
         self._session.count("held")
+        shape = None
+        if demand.grant.scope != "exact":
+            shape = statement_shape(
+                gov.binding_key, self._principal, plan.name, where, self._statement, asked.transaction, demand.digest
+            )  # fmt: skip
         return Wait(
             HoldAsk(
                 binding=statement_binding(
@@ -214,6 +222,7 @@ class GovernedStatement:
                 session_id=scribe.session_id,
                 policy_digest=gov.policy_digest,
                 trace_id=scribe.trace_id,
+                shape=shape,
             ),
             wait,
         )  # fmt: skip
@@ -254,7 +263,8 @@ class GovernedStatement:
         outcome, held = settled.outcome, settled.held
         self._held = held or self._held
         if outcome == "released" and held is not None:
-            return self._run(now, "released")
+            self._grant = settled.grant
+            return self._run(now, settled.code)
         if outcome == "waiting" and 0 < self._principal.expires_at <= now:
             outcome = "token_expired"  # the wait was capped by the token
         message, code, sqlstate = WAIT_ENDS[outcome]
@@ -402,6 +412,7 @@ class GovernedStatement:
             rulings=self._rulings,
             masks=self._obligations.masks,
             held=self._held,
+            grant=self._grant,
             transaction=self._asked.transaction,
             keep_payload=plan is not None
             and "masked" in (plan.record_request, self._obligations.record_request),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from extproc.domain.decision import GrantLimit, HeaderChange, HoldDemand, Obligations, Quorum, RecordDetail
-from extproc.policy.holding import SCOPES
+from extproc.domain.decision import HeaderChange, HoldDemand, Obligations, Quorum, RecordDetail
+from extproc.domain.terms import SCOPES, GrantLimit
 from extproc.policy.model import HoldSpec, digest_of
 
 NOTHING = Obligations()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from extproc.domain.decision import Effect, Phase
 from extproc.domain.display import escape_for_display
 from extproc.policy.engine import Judgement, Unjudged
+from extproc.policy.model import HoldSpec
 from extproc.policy.projection import Paths
 from extproc.policy.rules import Rule, RuleSet
 
@@ -38,6 +39,7 @@ class Explained:
     reason: str
     risk: int
     reads: tuple[Read, ...]
+    hold: HoldSpec | None = None
 
 
 def explain(
@@ -82,6 +84,7 @@ def _explained(
         reason=judgement.reason if isinstance(judgement, Unjudged) else "",
         risk=rule.risk,
         reads=tuple(reads),
+        hold=rule.spec.hold,
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import cast
 
-from extproc.domain.decision import GrantLimit, Quorum
+from extproc.domain.decision import Quorum
+from extproc.domain.terms import SCOPES, GrantLimit, Scope
 from extproc.policy import values
 from extproc.policy.documents import Mapping, Node, Reader, Scalar
 from extproc.policy.model import HoldSpec
@@ -29,10 +30,6 @@ DEFAULT_EXPIRES = 86400.0
 DEFAULT_USE_WITHIN = 3600.0
 MAX_QUORUM = 50
 MAX_USES = 10_000
-
-Scope = Literal["exact", "pinned", "shape"]
-SCOPES: tuple[Scope, ...] = ("exact", "pinned", "shape")
-"""Narrowest first."""
 
 
 def read_hold(reader: Reader, node: Node, this: str) -> HoldSpec | None:
@@ -141,10 +138,17 @@ def _grant(reader: Reader, node: Node | None, this: str) -> GrantLimit:
             reader.problem(node.mark, f"{this}: grant is {{max: {{for, uses, scope}}}}")
         return GrantLimit()
     parts = limit.items
-    duration = _duration(reader, parts, "for", this, 0.0, MAX_EXPIRES)
+    duration = values.duration(reader, parts["for"], f"{this}: for", MAX_EXPIRES) if "for" in parts else 0.0
     uses = values.whole(reader, parts["uses"], f"{this}: uses", 1, MAX_USES) if "uses" in parts else 1
     scope = values.one_of(reader, parts["scope"], SCOPES, f"{this}: scope") if "scope" in parts else "exact"
-    grant = GrantLimit(duration, uses or 1, cast(Scope, scope or "exact"))
-    if duration <= 0 and (grant.uses > 1 or grant.scope != "exact"):
-        reader.problem(limit.mark, f"{this}: a grant of more than one request needs a duration: for")
+    if duration is None or uses is None or scope is None:
+        return GrantLimit()
+    grant = GrantLimit(duration, uses, cast(Scope, scope))
+    if duration < 1 and (grant.uses > 1 or grant.scope != "exact"):
+        why = "needs a duration: for" if duration <= 0 else "is for a second at least"
+        reader.problem(limit.mark, f"{this}: a grant of more than one request {why}")
+    elif grant.is_once and (duration > 0 or grant.scope != "exact"):
+        reader.problem(
+            limit.mark, f"{this}: uses counts the held request itself, so a grant needs uses of 2 or more"
+        )
     return grant

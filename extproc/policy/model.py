@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from extproc.domain.decision import GrantLimit, HeaderChange, Obligations, Quorum, RecordDetail
+from extproc.domain.decision import HeaderChange, Obligations, Quorum, RecordDetail
 from extproc.domain.mask import MaskSpec
+from extproc.domain.terms import GrantLimit
 from extproc.policy.documents import Mark, PolicySource, Scalar
 
 Mode = Literal["enforce", "shadow"]

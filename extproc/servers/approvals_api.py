@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -20,7 +21,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from extproc.domain.errors import ExtprocError
-from extproc.domain.hold import HeldRequest, HoldError, HoldState, HoldStore, Verdict, Vote
+from extproc.domain.grant import ApprovalStore
+from extproc.domain.granting import terms_record
+from extproc.domain.hold import HeldRequest, HoldError, HoldState, Verdict, Vote
 from extproc.domain.principal import Principal
 from extproc.domain.quorum import may_see, objection, owns
 from extproc.domain.record import Record
@@ -35,6 +38,7 @@ from extproc.servers.approvals_problems import (
     unauthorized,
 )
 from extproc.servers.approvals_shape import full, summary
+from extproc.servers.grants_api import GrantsApi
 
 Authenticate = Callable[[str], Awaitable[Principal]]
 Reload = Callable[[Principal], Awaitable[Mapping[str, Any]]]
@@ -48,7 +52,7 @@ REMEMBERED_READS = 10_000
 
 
 def create_app(
-    store: HoldStore,
+    store: ApprovalStore,
     authenticate: Authenticate,
     *,
     audience: str,
@@ -73,6 +77,7 @@ def create_app(
         store, authenticate, audience, frozenset(clients), record, now, reload, status,
         frozenset(operators), frozenset(auditors), mask,
     )  # fmt: skip
+    grants = api.grants()
     routes = [
         Route("/v1/holds", guarded(api.list_holds), methods=["GET"]),
         Route("/v1/holds/{hold_id}", guarded(api.show_hold), methods=["GET"]),
@@ -80,6 +85,9 @@ def create_app(
         Route("/v1/holds/{hold_id}/deny", guarded(api.deny), methods=["POST"]),
         Route("/v1/holds/{hold_id}/withdraw", guarded(api.withdraw), methods=["POST"]),
         Route("/v1/holds/{hold_id}/revoke", guarded(api.revoke), methods=["POST"]),
+        Route("/v1/grants", guarded(grants.list_grants), methods=["GET"]),
+        Route("/v1/grants/{grant_id}", guarded(grants.show_grant), methods=["GET"]),
+        Route("/v1/grants/{grant_id}/revoke", guarded(grants.revoke_grant), methods=["POST"]),
         Route("/v1/policy/reload", guarded(api.reload_policy), methods=["POST"]),
         Route("/v1/healthz", guarded(api.health), methods=["GET"]),
         Route("/v1/openapi.json", guarded(api.openapi), methods=["GET"]),
@@ -100,7 +108,7 @@ class ApprovalsApi:
 
     def __init__(
         self,
-        store: HoldStore,
+        store: ApprovalStore,
         authenticate: Authenticate,
         audience: str,
         clients: frozenset[str],
@@ -127,13 +135,20 @@ class ApprovalsApi:
         self._read_before: OrderedDict[tuple[object, ...], None] = OrderedDict()
         self._document = resources.files("extproc.servers").joinpath("openapi.json").read_bytes()
 
+    def grants(self) -> GrantsApi:
+        """The handlers of grants, over the same store, callers and ledger."""
+        return GrantsApi(
+            self._store, self._now, self._caller, self._reason, self._reads_all, self._is_news, self._write,
+            self._telling,
+        )  # fmt: skip
+
     async def list_holds(self, request: Request) -> Response:
         caller = await self._caller(request)
         asked = read.query(request, ("state", "requester", "limit", "wait", "since"), repeatable=("state",))
         limit = read.whole_number(asked, "limit", 100, 1, read.MAX_LIMIT)
         wait = read.whole_number(asked, "wait", 0, 0, read.MAX_WAIT)
         since = read.whole_number(asked, "since", 0, 0, 10**15)
-        states = read.states(asked)
+        states = read.states(asked, HoldState)
         if asked.get("requester", ["me"]) != ["me"]:
             raise ProblemError(400, "bad_query", "The query is not understood", "requester is `me`.")
         # asked for before the holds are read: a move in between is told twice rather than missed
@@ -230,12 +245,18 @@ class ApprovalsApi:
     async def _vote(self, request: Request, *, approve: bool) -> Response:
         caller = await self._caller(request)
         read.query(request, ())
-        reason = await self._reason(request)
+        reason, terms = await read.approval(request) if approve else (await read.reason(request), None)
+        reason = self._mask(reason)
         held = await self._visible(request, caller)
         action = "approve" if approve else "deny"
-        self._write(f"admin.hold_{action}", caller, {"hold": held.id, "reason": reason})
+        fields: dict[str, Any] = {"hold": held.id, "reason": reason}
+        if terms is not None:
+            known = held.ask.shape.values if held.ask.shape is not None else {}
+            pins = tuple(pin for pin in terms.pins if pin in known)  # others may be anything
+            fields["terms"] = terms_record(replace(terms, pins=pins))
+        self._write(f"admin.hold_{action}", caller, fields)
         at = self._now()
-        vote = Vote(caller.person, caller, approve, reason, at)
+        vote = Vote(caller.person, caller, approve, reason, at, terms)
         with self._telling(caller, action, held.id):
             held = await self._store.vote(held.id, vote, at)
         return JSONResponse(full(held, caller))

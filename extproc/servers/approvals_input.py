@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar, get_args
 
 from starlette.requests import Request
 
-from extproc.domain.hold import HoldState
-from extproc.domain.lifecycle import REASON_LIMIT
+from extproc.domain.hold import REASON_LIMIT
+from extproc.domain.terms import GrantTerms, Scope
 from extproc.servers.approvals_problems import ProblemError, unauthorized
 
 MAX_TOKEN = 16 << 10
@@ -19,6 +20,9 @@ MAX_BODY = 32 << 10
 MAX_WAIT = 60
 """Seconds a call may be kept open."""
 MAX_LIMIT = 500
+MAX_SECONDS = 30 * 86400
+MAX_USES = 10_000
+MAX_PINS = 256
 HOLD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _NUMBER = re.compile(r"[0-9]{1,15}")
@@ -65,12 +69,15 @@ def whole_number(values: dict[str, list[str]], name: str, default: int, least: i
     return int(text)
 
 
-def states(values: dict[str, list[str]]) -> list[HoldState]:
+State = TypeVar("State", bound=StrEnum)
+
+
+def states(values: dict[str, list[str]], kind: type[State]) -> list[State]:
     """The states asked for; none means all."""
     try:
-        return [HoldState(value) for value in values.get("state", [])]
+        return [kind(value) for value in values.get("state", [])]
     except ValueError:
-        names = ", ".join(HoldState)
+        names = ", ".join(kind)
         raise ProblemError(
             400, "bad_query", "The query is not understood", f"state is one of {names}."
         ) from None
@@ -78,9 +85,27 @@ def states(values: dict[str, list[str]]) -> list[HoldState]:
 
 async def reason(request: Request) -> str:
     """The `reason` of a body `{"reason": …}`, stripped: never empty, at most 2000 characters, no control ones."""
+    return _reason(await _members(request, "reason"))
+
+
+async def approval(request: Request) -> tuple[str, GrantTerms | None]:
+    """A body `{"reason": …, "grant": {"for", "uses", "scope", "pins"}}`; without `grant` it is for once.
+
+    `for` in seconds and `uses` must be there, `scope` is `exact` unless it says otherwise.
+    """
+    body = await _members(request, "reason", "grant")
+    return _reason(body), _terms(body["grant"]) if body.get("grant") is not None else None
+
+
+async def _members(request: Request, *known: str) -> dict[str, Any]:
     body = await _json_object(request)
-    if set(body) - {"reason"}:
-        raise ProblemError(400, "unknown_member", "The body has members we do not know", "It takes `reason`.")
+    if set(body) - set(known):
+        names = " and ".join(f"`{name}`" for name in known)
+        raise ProblemError(400, "unknown_member", "The body has members we do not know", f"It takes {names}.")
+    return body
+
+
+def _reason(body: dict[str, Any]) -> str:
     text = body.get("reason", "")
     if not isinstance(text, str) or _CONTROL.search(text):
         raise ProblemError(
@@ -94,6 +119,28 @@ async def reason(request: Request) -> str:
             400, "reason_too_long", "The reason is too long", f"At most {REASON_LIMIT} characters."
         )
     return text
+
+
+def _terms(given: object) -> GrantTerms:
+    """Whether the rule allows that much is for the store to say."""
+    if not isinstance(given, dict) or set(given) - {"for", "uses", "scope", "pins"}:
+        raise _bad_grant("It takes `for`, `uses`, `scope` and `pins`.")
+    duration, uses = given.get("for"), given.get("uses")
+    if type(duration) is not int or not 1 <= duration <= MAX_SECONDS:
+        raise _bad_grant("`for` is a number of seconds.")
+    if type(uses) is not int or not 2 <= uses <= MAX_USES:
+        raise _bad_grant("`uses` counts the held request itself, so it is 2 or more.")
+    scope = given.get("scope", "exact")
+    if scope not in get_args(Scope):
+        raise _bad_grant(f"`scope` is one of {', '.join(get_args(Scope))}.")
+    pins = given.get("pins", [])
+    if not isinstance(pins, list) or len(pins) > MAX_PINS or not all(isinstance(pin, str) for pin in pins):
+        raise _bad_grant("`pins` is a list of names.")
+    return GrantTerms(float(duration), uses, scope, tuple(sorted(set(pins))))
+
+
+def _bad_grant(detail: str) -> ProblemError:
+    return ProblemError(400, "bad_grant", "The grant is not understood", detail)
 
 
 async def _json_object(request: Request) -> dict[str, Any]:

@@ -31,6 +31,8 @@ STATUS_OF: dict[str, int] = {
     "reason_required": 400,
     "too_many": 429,
     "not_shown_in_full": 409,
+    "too_wide": 409,
+    "unknown_pin": 409,
     "conflict": 409,
 }
 """HoldError codes on the wire."""
@@ -63,6 +65,7 @@ class ProblemError(Exception):
 
 
 NOT_FOUND = (404, "not_found", "There is no such hold, or it is not for you to see")
+NO_GRANT = (404, "not_found", "There is no such grant, or it is not for you to see")
 
 
 def problem(error: ProblemError) -> Response:

@@ -8,11 +8,13 @@ from typing import Any, cast
 from extproc.domain.decision import Quorum
 from extproc.domain.display import escape_json
 from extproc.domain.errors import ExtprocError
-from extproc.domain.hold import VIEW_SECTIONS, HeldRequest, HoldState, Vote
+from extproc.domain.hold import VIEW_SECTIONS, HeldRequest, HoldAsk, HoldState, Vote
 from extproc.domain.lifecycle import view_digest
 from extproc.domain.principal import Principal
 from extproc.domain.quorum import check_shown, missing, objection, owns
 from extproc.domain.times import rfc3339
+from extproc.servers.grants_shape import grant_offered, terms_shown
+from extproc.servers.people import person_shown
 
 
 def summary(held: HeldRequest, viewer: Principal) -> dict[str, Any]:
@@ -23,7 +25,7 @@ def summary(held: HeldRequest, viewer: Principal) -> dict[str, Any]:
 def full(held: HeldRequest, viewer: Principal) -> dict[str, Any]:
     """One hold with all an approver needs: our facts first, then the normalised request, then the raw one."""
     ask = held.ask
-    shown = {**_summary(held, viewer), "votes": [_vote(vote) for vote in held.votes]}
+    shown = {**_summary(held, viewer), "votes": [_vote(ask, vote) for vote in held.votes]}
     shown |= {
         "allow_agents": ask.demand.allow_agents,
         "closed_reason": held.closed_reason or None,
@@ -52,7 +54,7 @@ def _summary(held: HeldRequest, viewer: Principal) -> dict[str, Any]:
         "version": held.version,
         "target": ask.target,
         "title": _title(held),
-        "requester": _person(ask.requester),
+        "requester": person_shown(ask.requester),
         "reason": ask.demand.reason,
         "rules": list(ask.rules),
         "risk": {
@@ -67,6 +69,7 @@ def _summary(held: HeldRequest, viewer: Principal) -> dict[str, Any]:
         "use_before": rfc3339(held.use_before) if held.use_before else None,
         "waiters": held.waiters,
         "shown_in_full": _is_shown(held),
+        "grant": grant_offered(held),
         "may": may(held, viewer),
     }
 
@@ -109,22 +112,11 @@ def _groups(quorums: Iterable[Quorum]) -> list[dict[str, Any]]:
     return [{"group": quorum.group, "count": quorum.count} for quorum in quorums]
 
 
-def _person(principal: Principal) -> dict[str, Any]:
-    return {
-        "issuer": principal.issuer,
-        "subject": principal.subject,
-        "kind": principal.kind,
-        "person": principal.person,
-        "groups": list(principal.groups),
-        "client_id": principal.client_id or None,
-        "act": principal.claims.get("act"),
-    }
-
-
-def _vote(vote: Vote) -> dict[str, Any]:
+def _vote(ask: HoldAsk, vote: Vote) -> dict[str, Any]:
     return {
         "vote": "approve" if vote.approve else "deny",
-        "approver": _person(vote.approver),
+        "approver": person_shown(vote.approver),
         "reason": vote.reason,
         "at": rfc3339(vote.at),
+        "grant": terms_shown(ask, vote.terms),
     }

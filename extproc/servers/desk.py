@@ -1,4 +1,7 @@
-"""Where a held request waits: open or join the hold, wait, check policy again, spend the approval once."""
+"""Where a held request waits: open or join the hold, wait, check policy again, spend the approval once.
+
+A request that a grant covers does not wait: policy is checked again and one use of the grant is spent.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import asyncio
 from collections.abc import Callable
 
 from extproc.domain.errors import StoreUnavailableError
-from extproc.domain.hold import HeldRequest, HoldError, HoldState, HoldStore, Verdict
+from extproc.domain.grant import ApprovalStore
+from extproc.domain.hold import HeldRequest, HoldError, HoldState, Verdict
 from extproc.domain.steps import Wait
 from extproc.pipeline import HoldSettled
 
@@ -23,7 +27,7 @@ ENDED = {
 class HoldDesk:
     """One for all requests of a worker. `open_waits` bounds how many wait here at once."""
 
-    def __init__(self, store: HoldStore, *, now: Callable[[], float], open_waits: int) -> None:
+    def __init__(self, store: ApprovalStore, *, now: Callable[[], float], open_waits: int) -> None:
         self._store = store
         self._now = now
         self._room = open_waits
@@ -69,6 +73,9 @@ class HoldDesk:
     ) -> HoldSettled:
         deadline = self._now() + wait.wait
         while True:
+            granted = await self._by_grant(wait, recheck)
+            if granted is not None:
+                return granted
             held = await self._store.open(wait.ask, self._now())
             joined(held)
             try:
@@ -82,6 +89,27 @@ class HoldDesk:
             if settled is not None:
                 return settled
             # another equal request used the approval: this one asks anew, in the time that is left
+
+    async def _by_grant(self, wait: Wait, recheck: Callable[[HeldRequest, float], str]) -> HoldSettled | None:
+        """Go by a grant that covers this request; None when there is none and it must wait."""
+        if wait.ask.demand.grant.is_once:
+            return None
+        while (grant := await self._store.covering(wait.ask, self._now())) is not None:
+            now = self._now()
+            why = recheck(grant.held, now)
+            if why:
+                return HoldSettled("token_expired" if why == "token-expired" else "void", grant.held)
+            try:
+                used = await self._store.use_grant(grant.id, wait.ask.decision_id, now)
+            except HoldError:
+                current = await self._store.get_grant(grant.id, now)
+                if current is not None and current.is_live and current.version == grant.version:
+                    return HoldSettled(
+                        "unavailable", grant.held
+                    )  # it did not move: trying again would not end
+                continue  # somebody else had the last use, or it was revoked: another may cover it
+            return HoldSettled("released", used.held, used)
+        return None
 
     async def _until_decided(
         self, held: HeldRequest, wait: Wait, recheck: Callable[[HeldRequest, float], str], deadline: float

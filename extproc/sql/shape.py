@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import postgast
 
 _TOKEN = postgast.pg_query_pb2.Token
@@ -22,30 +25,51 @@ def normalise(text: str) -> str:
     Raises what the lexer raises; the text has passed `limits.refusal`.
     """
     raw = text.encode()
-    tokens = postgast.scan(text).tokens
-    number = max((_parameter(raw[t.start + 1 : t.end]) for t in tokens if t.token == _PARAMETER), default=0)
     parts: list[str] = []
     last = 0
+    for token, literal in _tokens(raw, postgast.scan(text).tokens):
+        start, end = token.start, token.end
+        if parts and start > last:
+            parts.append(" ")
+        last = end
+        if literal:
+            parts.append(f"${literal}")
+        elif token.keyword_kind:
+            parts.append(raw[start:end].decode().upper())
+        elif token.token == _IDENTIFIER and raw[start : start + 1] != b'"':
+            parts.append(raw[start:end].decode().translate(_FOLD))
+        else:
+            parts.append(raw[start:end].decode())
+    return "".join(parts)
+
+
+def literals(text: str) -> dict[str, str]:
+    """What `normalise` leaves out: each literal as it is written, by the parameter that stands for it (`$3`).
+
+    Raises what the lexer raises.
+    """
+    raw = text.encode()
+    return {
+        f"${number}": raw[token.start : token.end].decode()
+        for token, number in _tokens(raw, postgast.scan(text).tokens)
+        if number
+    }
+
+
+def _tokens(raw: bytes, tokens: Sequence[Any]) -> Iterator[tuple[Any, int]]:
+    """Everything but comments, each with the number of the parameter it becomes; 0 for what is no literal."""
+    number = max((_parameter(raw[t.start + 1 : t.end]) for t in tokens if t.token == _PARAMETER), default=0)
     escapes = escaping = False
     for token in tokens:
         kind = token.token
         if kind in _COMMENTS:
             continue
-        start, end = token.start, token.end
-        if parts and start > last:
-            parts.append(" ")
-        last = end
         escapes, escaping = escaping, kind == _UESCAPE
         if kind in _LITERALS and not escapes:
             number += 1
-            parts.append(f"${number}")
-        elif token.keyword_kind:
-            parts.append(raw[start:end].decode().upper())
-        elif kind == _IDENTIFIER and raw[start : start + 1] != b'"':
-            parts.append(raw[start:end].decode().translate(_FOLD))
+            yield token, number
         else:
-            parts.append(raw[start:end].decode())
-    return "".join(parts)
+            yield token, 0
 
 
 def without_comments(text: str) -> str:

@@ -8,8 +8,14 @@ import sys
 from pathlib import Path
 
 from extproc.adapters.hold_sqlite import SqliteHoldStore
-from extproc.domain.hold import HoldError, HoldLimits, HoldState, Verdict
-from tests.support.holds import ANNA, BERT, CLEO, NOW, ask, vote
+from extproc.domain.hold import HoldAsk, HoldError, HoldLimits, HoldState, Verdict
+from extproc.domain.terms import GrantLimit
+from tests.support.holds import ANNA, BERT, CLEO, NOW, ask, demand, shaped, vote
+
+
+def granted_ask(binding: str = "b1") -> HoldAsk:
+    """What the grants of `use_grants` are for."""
+    return ask(binding, wants=demand(grant=GrantLimit(1800.0, 10_000, "shape")), shape=shaped(v1="one"))
 
 
 async def release_all(store: SqliteHoldStore, name: str) -> None:
@@ -63,8 +69,25 @@ async def live(store: SqliteHoldStore, seed: str) -> None:
             print(held.id, held.version, flush=True)
 
 
+async def use_grants(store: SqliteHoldStore, name: str) -> None:
+    """Wait for a line, then use whatever covers the ask for as long as something does. A use is acknowledged with
+    `counted N`, and what it is for is said to be done with `ran N`: whoever dies between the two did less."""
+    print("ready", flush=True)
+    sys.stdin.readline()
+    n = 0
+    while (grant := await store.covering(granted_ask(), NOW)) is not None:
+        n += 1
+        try:
+            await store.use_grant(grant.id, f"{name}-{n}", NOW)
+        except HoldError as error:
+            assert error.code == "not_open"
+            continue
+        print(f"counted {name}-{n}", flush=True)
+        print(f"ran {name}-{n}", flush=True)
+
+
 async def main(path: str, job: str, argument: str) -> None:
-    jobs = {"release_all": release_all, "approve_one": approve_one, "live": live}
+    jobs = {"release_all": release_all, "approve_one": approve_one, "live": live, "use_grants": use_grants}
     async with SqliteHoldStore(Path(path), limits=HoldLimits(10**6, 10**6), lock_wait=30.0) as store:
         await jobs[job](store, argument)
 

@@ -409,7 +409,7 @@ class TestSqlite:
         with sqlite3.connect(path) as db:
             db.execute("PRAGMA user_version = 99")
         db.close()
-        with pytest.raises(StoreUnavailableError, match="schema 1"):
+        with pytest.raises(StoreUnavailableError, match="schema 2"):
             await SqliteHoldStore(path).check()
 
     async def test_another_programs_database_is_refused(self, path: Path):

@@ -64,9 +64,22 @@ class Approvals:
         """approve, deny, withdraw or revoke."""
         return self.call("POST", f"/v1/holds/{hold_id}/{action}", json={"reason": reason})
 
-    def approve(self, hold_id: str, reason: str = "checked") -> Answer:
-        """Vote for it."""
-        return self.act(hold_id, "approve", reason)
+    def approve(self, hold_id: str, reason: str = "checked", **grant: Any) -> Answer:
+        """Vote for it; with `uses`, `seconds`, `scope` and `pins` for more than this request."""
+        if not grant:
+            return self.act(hold_id, "approve", reason)
+        grant["for"] = grant.pop("seconds", 600)
+        return self.call("POST", f"/v1/holds/{hold_id}/approve", json={"reason": reason, "grant": grant})
+
+    def grants(self, who: str = "") -> list[dict[str, Any]]:
+        """The grants of a subject (empty: of everybody) in any state, newest first."""
+        answer = self.call("GET", "/v1/grants", params={"limit": "500"})
+        assert answer.status == 200, answer
+        return [grant for grant in answer.body["grants"] if not who or grant["requester"]["subject"] == who]
+
+    def revoke_grant(self, grant_id: str, reason: str = "enough") -> Answer:
+        """Nothing goes by it any more."""
+        return self.call("POST", f"/v1/grants/{grant_id}/revoke", json={"reason": reason})
 
     def deny(self, hold_id: str, reason: str = "no") -> Answer:
         """Reject it."""
@@ -233,6 +246,24 @@ def told(stack: Stack, hold_id: str, *kinds: str) -> list[dict[str, Any]]:
     assert [move["kind"] for move in moves] == [f"hold.{kind}" for kind in kinds]
     assert [move["move"] for move in moves] == [f"{hold_id}.{n}" for n in range(1, len(kinds) + 1)]
     return moves
+
+
+def told_of_grant(stack: Stack, grant_id: str, *kinds: str) -> list[dict[str, Any]]:
+    """The records of a grant's moves, which are exactly `grant.` + `kinds`, each once and in order."""
+
+    def moves() -> list[dict[str, Any]]:
+        return [r for r in stack.records() if r["kind"].startswith("grant.") and r.get("grant") == grant_id]
+
+    wait_until(
+        lambda: len(moves()) >= len(kinds),
+        what=f"the records of {grant_id}: {', '.join(kinds)}",
+        within=15,
+        process=stack.service,
+    )
+    found = moves()
+    assert [move["kind"] for move in found] == [f"grant.{kind}" for kind in kinds]
+    assert [move["move"] for move in found] == [f"{grant_id}.{n}" for n in range(1, len(kinds) + 1)]
+    return found
 
 
 def decided(stack: Stack, decision_id: str) -> dict[str, dict[str, Any]]:

@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from extproc.domain.grant import Grant, GrantState
 from extproc.domain.hold import HeldRequest, HoldState
 from extproc.domain.principal import Principal
 from extproc.domain.request import Headers
 from extproc.domain.steps import BodyMode, Forward, NeedBody, NeedKeys, Refuse, Wait
+from extproc.domain.terms import GrantTerms
 from extproc.pipeline import HoldSettled
 from extproc.pipeline.exchange import Stage
 from tests.support.governed import (
@@ -234,6 +236,16 @@ def test_a_released_request_goes_on_with_its_hold_in_the_intent():
     assert isinstance(done, Forward)
     assert done.records[0].fields["hold"]["id"] == "h-1"
     assert done.records[0].fields["code"] == "released"
+
+
+def test_a_request_that_a_grant_covers_names_the_use_in_its_intent():
+    ex, step = held_payment()
+    grant = Grant("g-1", held(step), "key", GrantTerms(60, 5), GrantState.LIVE, 2, NOW, NOW + 60, used=2)
+    done = ex.hold_settled(HoldSettled("released", held(step), grant), NOW)
+    assert isinstance(done, Forward)
+    assert done.records[0].fields["code"] == "granted"
+    assert done.records[0].fields["hold"]["grant"] == {"id": "g-1", "use": 2, "uses": 5, "scope": "exact"}
+    assert done.records[0].fields["hold"]["votes"] == []
 
 
 def test_a_wait_that_ends_never_claims_success():

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from extproc.domain.grant import Grant, GrantState
 from extproc.domain.hold import HeldRequest, HoldState
 from extproc.domain.mask import MaskSpec
 from extproc.domain.principal import Principal
 from extproc.domain.request import Source
 from extproc.domain.statement import Statement
 from extproc.domain.steps import NeedKeys, Wait
+from extproc.domain.terms import GrantTerms
 from extproc.masking import ENTITIES, compile_masker
 from extproc.masking.rows import compile_rows
 from extproc.pipeline import DatabasePlan, DatabaseRole, Governance, HoldSettled, TargetPlan
@@ -267,6 +269,30 @@ def test_a_held_statement_waits_and_runs_when_released(world: World) -> None:
     assert isinstance(step, Run)
     assert step.records[0].fields["code"] == "released"
     assert step.records[0].fields["hold"]["id"] == "hold_1"
+
+
+def test_a_rule_that_allows_a_shape_offers_one_and_its_use_is_written_down() -> None:
+    wide = POLICY.replace(
+        "use_within: 10m", "use_within: 10m, grant: {max: {for: 30m, uses: 5, scope: shape}}"
+    )
+    world = World(governance(wide))
+    world.login()
+    statement = world.ask("INSERT INTO payments VALUES ($1)", "5")
+    wait = statement.decide(NOW)
+    assert isinstance(wait, Wait)
+    assert wait.ask.shape is not None and list(wait.ask.shape.values) == ["$1"]
+    held = held_of(wait)
+    grant = Grant("g_1", held, "key", GrantTerms(60, 5, "shape"), GrantState.LIVE, 2, NOW, NOW + 60, used=3)
+    step = statement.hold_settled(HoldSettled("released", held, grant), NOW + 3)
+    assert isinstance(step, Run)
+    assert step.records[0].fields["code"] == "granted"
+    assert step.records[0].fields["hold"]["grant"] == {"id": "g_1", "use": 3, "uses": 5, "scope": "shape"}
+
+
+def test_without_a_wider_scope_no_shape_is_made(world: World) -> None:
+    wait = world.decide("INSERT INTO payments VALUES ($1)", "5")
+    assert isinstance(wait, Wait)
+    assert wait.ask.shape is None
 
 
 def test_a_wait_inside_a_transaction_is_shorter(world: World) -> None:

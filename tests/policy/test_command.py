@@ -117,6 +117,17 @@ def test_explain_shows_a_case(folder: Path) -> None:
     assert "ada@example.com" not in done.output
 
 
+def test_explain_says_what_an_approver_may_grant(folder: Path) -> None:
+    case = ("explain", "--policy", folder, "--case", f"{folder}/p.cases.yaml#waits")
+    assert "an approver may grant this one request\n" in run(*case).output
+    wide = BODY.replace("hold: {", "hold: {grant: {max: {for: 30m, uses: 20, scope: shape}}, ")
+    assert wide != BODY
+    write(folder / "p.yaml", wide)
+    assert "an approver may grant at most 20 requests within 30m, scope shape\n" in run(*case).output
+    facts = json.loads(run(*case, "--json").output)
+    assert facts["grant"] == {"for": 1800.0, "uses": 20, "scope": "shape"}
+
+
 def test_explain_masks_what_it_shows(folder: Path) -> None:
     write(folder / "p.yaml", BODY.replace("request.json.amount > 10", 'request.json.email != ""'))
     asked = json.dumps({"request": {"method": "POST", "json": {"email": "ada@example.com"}}})

@@ -152,6 +152,26 @@ MISTAKES: dict[str, tuple[str, str]] = {
         rule("r", GET, "{hold: {group: a, grant: {max: {for: 1m, scope: all}}}}"),
         "scope is one of exact, pinned, shape",
     ),
+    "grant-of-one-use": (
+        rule("r", GET, "{hold: {group: a, grant: {max: {for: 1m, scope: shape}}}}"),
+        "uses counts the held request itself, so a grant needs uses of 2 or more",
+    ),
+    "grant-of-no-use": (
+        rule("r", GET, "{hold: {group: a, grant: {max: {for: 1m, uses: 0}}}}"),
+        "uses is between 1 and 10000",
+    ),
+    "grant-too-short": (
+        rule("r", GET, "{hold: {group: a, grant: {max: {for: 500ms, uses: 2}}}}"),
+        "a grant of more than one request is for a second at least",
+    ),
+    "grant-too-long": (
+        rule("r", GET, "{hold: {group: a, grant: {max: {for: 31d, uses: 2}}}}"),
+        "for is longer than 30d",
+    ),
+    "grant-unknown-part": (
+        rule("r", GET, "{hold: {group: a, grant: {max: {for: 1m, uses: 2, times: 3}}}}"),
+        "times",
+    ),
     "grant-words": (rule("r", GET, "{hold: {group: a, grant: {}}}"), "grant is {max: {for, uses, scope}}"),
     "hold-in-response": (
         rule("r", "response.code > 1", f"{{hold: {HOLD}}}"),

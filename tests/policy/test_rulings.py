@@ -9,7 +9,6 @@ import pytest
 from extproc.domain.decision import (
     Allow,
     Deny,
-    GrantLimit,
     HeaderChange,
     Hold,
     Obligations,
@@ -18,6 +17,7 @@ from extproc.domain.decision import (
     RecordDetail,
 )
 from extproc.domain.errors import ProtocolError
+from extproc.domain.terms import GrantLimit
 from extproc.policy import RuleSet
 from tests.policy.build import HOLD, judged, policies, request, rule, rule_set, text
 

@@ -57,7 +57,7 @@ class TestGettingIn:
     @pytest.mark.parametrize(
         ("method", "path"),
         [
-            (method.upper(), path.replace("{hold_id}", "h-0"))
+            (method.upper(), path.replace("{hold_id}", "h-0").replace("{grant_id}", "g-0"))
             for path, operations in OPENAPI["paths"].items()
             for method, operation in operations.items()
             if operation.get("security") != []

@@ -16,7 +16,9 @@ SERVERS = Path(approvals_api.__file__).parent
 def test_every_call_is_on_the_page():
     named = {(method, path) for method, path in re.findall(r"\| `(GET|POST) (/v1/[^?`]*)", PAGE)}
     real = {
-        (m.upper(), path.replace("{hold_id}", "{id}")) for path, ops in OPENAPI["paths"].items() for m in ops
+        (method.upper(), re.sub(r"{\w+}", "{id}", path))
+        for path, operations in OPENAPI["paths"].items()
+        for method in operations
     }
     assert named == {(method, path) for method, path in real if path != "/v1/openapi.json"}
 

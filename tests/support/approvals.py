@@ -15,7 +15,7 @@ from referencing.jsonschema import DRAFT202012
 from starlette.applications import Starlette
 
 from extproc.domain.errors import LedgerUnavailableError, TokenError
-from extproc.domain.hold import HoldStore
+from extproc.domain.grant import ApprovalStore
 from extproc.domain.principal import Principal
 from extproc.domain.record import Record
 from extproc.servers.approvals_api import create_app
@@ -47,7 +47,7 @@ TOKENS: dict[str, Principal] = {
 class Desk:
     """An approvals API over `store`, with what it recorded. `ledger_down` makes every record fail."""
 
-    def __init__(self, store: HoldStore, **options: Any) -> None:
+    def __init__(self, store: ApprovalStore, **options: Any) -> None:
         options.setdefault("authenticate", self.authenticate)
         self.store = store
         self.now = NOW
@@ -97,8 +97,8 @@ class Desk:
 def template_of(path: str) -> str:
     """The documented path behind an actual one."""
     parts = path.split("/")
-    if len(parts) >= 4 and parts[2] == "holds":
-        parts[3] = "{hold_id}"
+    if len(parts) >= 4 and parts[2] in ("holds", "grants"):
+        parts[3] = f"{{{parts[2][:-1]}_id}}"
     return "/".join(parts)
 
 

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from extproc.domain import lifecycle
+from extproc.domain import granting, lifecycle
 from extproc.domain.decision import HoldDemand, Quorum
+from extproc.domain.grant import Grant, GrantState
+from extproc.domain.granting import GrantChange
 from extproc.domain.hold import (
     HeldRequest,
     HoldAsk,
@@ -22,6 +24,7 @@ from extproc.domain.hold import (
 from extproc.domain.lifecycle import Change
 from extproc.domain.principal import Principal, PrincipalKind
 from extproc.domain.quorum import may_see
+from extproc.domain.terms import GrantTerms, Shape
 
 NOW = 1_900_000_000.0
 ISSUER = "https://issuer.test"
@@ -75,6 +78,7 @@ def ask(
     requester: Principal = AGENT,
     wants: HoldDemand | None = None,
     view: dict[str, Any] | None = None,
+    shape: Shape | None = None,
 ) -> HoldAsk:
     return HoldAsk(
         binding=binding,
@@ -94,11 +98,25 @@ def ask(
         session_id="ses-1",
         policy_digest="p" * 64,
         trace_id="t" * 32,
+        shape=shape,
     )
 
 
-def vote(approver: Principal, approve: bool = True, reason: str = "looks right", at: float = NOW) -> Vote:
-    return Vote(approver.person, approver, approve, reason, at)
+def vote(
+    approver: Principal,
+    approve: bool = True,
+    reason: str = "looks right",
+    at: float = NOW,
+    terms: GrantTerms | None = None,
+) -> Vote:
+    return Vote(approver.person, approver, approve, reason, at, terms)
+
+
+def shaped(key: str = "s1", **values: str) -> Shape:
+    """A shape whose pinnable values are `values`: what stands for the digest of each."""
+    return Shape(
+        key, "the same statement", "any values", {f"${name[1:]}": value for name, value in values.items()}
+    )
 
 
 class MemoryHoldStore:
@@ -109,6 +127,8 @@ class MemoryHoldStore:
         self._holds: dict[str, HeldRequest] = {}
         self._moves: list[HoldMove] = []
         self._recorded: set[str] = set()
+        self._grants: dict[str, Grant] = {}
+        self._uses: set[tuple[str, str]] = set()
         self._news = asyncio.Condition()
 
     async def open(self, ask: HoldAsk, now: float) -> HeldRequest:
@@ -189,7 +209,72 @@ class MemoryHoldStore:
         due = [held for held in self._holds.values() if held.is_overdue(now)]
         for held in due:
             await self._keep(lifecycle.expired(held, now))
-        return len(due)
+        over = [grant for grant in self._grants.values() if grant.is_overdue(now)]
+        for grant in over:
+            await self._keep_grant(granting.expired(grant, now))
+        return len(due) + len(over)
+
+    async def covering(self, ask: HoldAsk, now: float) -> Grant | None:
+        if any(
+            held.ask.binding == ask.binding and held.state is HoldState.APPROVED and not held.is_overdue(now)
+            for held in self._holds.values()
+        ):
+            return None
+        found = [grant for grant in self._grants.values() if granting.covers(grant, ask, now)]
+        return min(found, key=lambda grant: (grant.expires_at, grant.id), default=None)
+
+    async def use_grant(self, grant_id: str, decision_id: str, now: float) -> Grant:
+        grant = await self._standing_grant(grant_id, now)
+        if (grant_id, decision_id) in self._uses:
+            return grant
+        change = granting.used(grant, decision_id, now)
+        self._uses.add((grant_id, decision_id))
+        return await self._keep_grant(change)
+
+    async def get_grant(self, grant_id: str, now: float) -> Grant | None:
+        grant = self._grants.get(grant_id)
+        return grant and await self._keep_grant(granting.expired(grant, now))
+
+    async def find_grants(
+        self,
+        *,
+        states: Sequence[GrantState] = (),
+        requester: tuple[str, str] | None = None,
+        seen_by: Principal | None = None,
+        limit: int = 100,
+        now: float,
+    ) -> list[Grant]:
+        await self.sweep(now)
+        found = [
+            grant
+            for grant in reversed(self._grants.values())
+            if (not states or grant.state in states)
+            and requester in (None, (grant.held.ask.requester.issuer, grant.held.ask.requester.subject))
+            and (seen_by is None or may_see(grant.held.ask, seen_by))
+        ]
+        return sorted(found, key=lambda grant: -grant.made_at)[:limit]
+
+    async def revoke_grant(self, grant_id: str, now: float, *, by: str = "", reason: str = "") -> Grant:
+        grant = await self._standing_grant(grant_id, now)
+        await self._keep_grant(granting.revoked(grant, now, by=by, reason=reason))
+        held = self._holds[grant.held.id]
+        if held.state is HoldState.APPROVED and not held.is_overdue(now):
+            await self._keep(lifecycle.closed(held, Verdict.REVOKE, now, by=by, reason=reason))
+        return self._grants[grant_id]
+
+    async def _standing_grant(self, grant_id: str, now: float) -> Grant:
+        grant = await self.get_grant(grant_id, now)
+        if grant is None:
+            raise HoldError("not_found", "no such grant")
+        return grant
+
+    async def _keep_grant(self, change: GrantChange) -> Grant:
+        self._grants[change.grant.id] = change.grant
+        self._moves += change.moves
+        if change.moves:
+            async with self._news:
+                self._news.notify_all()
+        return change.grant
 
     async def unrecorded(self, limit: int = 100) -> list[HoldMove]:
         return [move for move in self._moves if move.id not in self._recorded][:limit]
@@ -204,8 +289,20 @@ class MemoryHoldStore:
         return held
 
     async def _keep(self, change: Change) -> HeldRequest:
-        self._holds[change.held.id] = change.held
+        held, before = change.held, self._holds.get(change.held.id)
+        self._holds[held.id] = held
         self._moves += change.moves
+        for grant_id, grant in list(self._grants.items()):
+            if grant.held.id == held.id:
+                self._grants[grant_id] = replace(grant, held=held)
+                if held.state is HoldState.REVOKED and grant.is_live:
+                    at, by = change.moves[-1].at, str(change.moves[-1].fields.get("by", ""))
+                    ended = granting.revoked(self._grants[grant_id], at, by=by, reason=held.closed_reason)
+                    await self._keep_grant(ended)
+        if held.state is HoldState.APPROVED and before is not None and before.state is HoldState.PENDING:
+            made = granting.made(f"g-{len(self._grants)}", held, held.decided_at)
+            if made is not None:
+                await self._keep_grant(made)
         if change.moves:
             async with self._news:
                 self._news.notify_all()

@@ -12,7 +12,7 @@ from typing import Any
 import grpc.aio
 
 from extproc.domain.errors import LedgerUnavailableError
-from extproc.domain.hold import HoldStore
+from extproc.domain.grant import ApprovalStore
 from extproc.domain.record import Record
 from extproc.pipeline import Governance
 from extproc.servers.desk import HoldDesk
@@ -96,7 +96,7 @@ def service(
     gov: Governance | None = None,
     *,
     ledger: MemoryLedger | None = None,
-    holds: HoldStore | None = None,
+    holds: ApprovalStore | None = None,
     keys: Keys | None = None,
     now: Callable[[], float] = lambda: NOW,
     max_message: int = 16 << 20,
