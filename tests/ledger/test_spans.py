@@ -255,6 +255,20 @@ def test_a_retry_after_approval_is_linked_to_the_hold_of_another_trace():
     assert retry.links == (hold.context,)
 
 
+def test_a_request_that_went_by_a_grant_names_it_and_is_linked_to_its_hold():
+    book = Book()
+    book.add(hold_record("hold.opened", 0, **OPENED))
+    book.add(intent(0, verdict="hold", hold={"id": "h1", "state": "pending"}))
+    book.add(outcome(1, executed=False, end="refused"))
+    (hold,) = book.add(hold_record("hold.approved", 60))
+    book.add(intent(9, hold={"id": "h1", "state": "released", "grant": {"id": "g1", "use": 2, "uses": 5}}))
+    (used,) = book.add(outcome(9))
+    assert used.links == (hold.context,)
+    assert used.attributes["extproc.grant.id"] == "g1"
+    (move,) = book.add(Record("grant.used", START + 61, {"grant": "g1", "hold": "h1", "move": "g1.2"}))
+    assert move.name == "grant.used"
+
+
 def test_a_decided_hold_does_not_wait_for_its_request_for_ever():
     book = Book()
     book.add(hold_record("hold.opened", 0, **OPENED))
