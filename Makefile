@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help install system test lint format unit e2e demo bench lock proto docs envoy clean
+.PHONY: help install system test lint format unit e2e demo bench bench-postgres lock proto docs envoy clean
 
 help:  ## what there is
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -50,6 +50,9 @@ demo: $(READY)  ## the whole story on this machine
 
 bench: $(READY)  ## what it costs
 	$(BIN)/python -m bench $(ARGS)
+
+bench-postgres: $(READY) system  ## what it costs to govern Postgres
+	$(BIN)/python -m bench.postgres_bench $(ARGS)
 
 lock:  ## write requirements.lock anew, with uv in an environment of its own
 	tools/lock.sh
