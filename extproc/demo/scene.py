@@ -1,4 +1,4 @@
-"""What the demo runs on this machine: issuer, API, OTLP receiver, `extproc serve`, Envoy; all on loopback."""
+"""What the demo runs on this machine: issuer, API, Postgres, OTLP receiver, `extproc serve`, Envoy; on loopback."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from extproc.config import load_config
 from extproc.demo.api import ApiServer, CustomersApi
 from extproc.demo.issuer import Issuer
 from extproc.demo.otlp import OtlpReceiver
+from extproc.demo.people import CUSTOMERS
+from extproc.demo.postgres import Postgres
 from extproc.demo.processes import (
     ManagedProcess,
     answers_ok,
@@ -29,16 +31,19 @@ from extproc.demo.processes import (
 from extproc.render.bootstrap import envoy_config
 
 TARGET = "customers-api"
+DATABASE = "orders-db"
+ROLE = "app"
+"""Whom every caller becomes at the database, whatever user name it gave."""
 CLIENT = "approvals-console"
 
 
-def shipped_policy() -> Path:
-    """The demo's policy: beside the package in a checkout, inside it once installed."""
+def shipped_policies() -> list[Path]:
+    """The demo's policies: beside the package in a checkout, inside it once installed."""
     here = Path(__file__).resolve().parent
     for folder in (here.parent.parent / "policies" / "demo", here / "policies"):
         if (folder / "customers.yaml").is_file():
-            return folder / "customers.yaml"
-    raise FileNotFoundError("policies/demo/customers.yaml is missing from this installation")
+            return [file for file in sorted(folder.glob("*.yaml")) if not file.name.endswith(".cases.yaml")]
+    raise FileNotFoundError("policies/demo is missing from this installation")
 
 
 class Scene:
@@ -51,7 +56,9 @@ class Scene:
         self.api = CustomersApi(self.api_key)
         self.api_server = ApiServer(self.api)
         self.otlp = OtlpReceiver()
-        (self.port,) = free_ports(1)
+        self.database = Postgres()
+        self.database_password = secrets.token_urlsafe(24)
+        self.port, self.database_port = free_ports(2)
         self.config = folder / "extproc.yaml"
         self.api_socket = folder / "approvals.sock"
         self._processes: list[ManagedProcess] = []
@@ -79,6 +86,7 @@ class Scene:
         for process in reversed(self._processes):
             process.stop(grace=20.0)
         self._processes.clear()
+        self.database.stop()
         self.api_server.stop()
         self.otlp.stop()
         self.issuer.stop()
@@ -94,6 +102,12 @@ class Scene:
             aud="extproc-approvals", azp=CLIENT,
         )  # fmt: skip
 
+    def database_token(self, who: str, *groups: str) -> str:
+        """What an agent gives as its password to the database."""
+        return self.issuer.token(
+            who, groups=groups, kind="agent", lifetime=3600, email=f"{who}@bank.example", aud=DATABASE
+        )
+
     def client(self, token: str | None) -> httpx2.Client:
         """An HTTP client that calls through Envoy."""
         headers = {"authorization": f"Bearer {token}"} if token is not None else {}
@@ -103,6 +117,8 @@ class Scene:
         self.issuer.start()
         self.api_server.start()
         self.otlp.start()
+        self.database.start()
+        self.database.run(schema(self.database_password))
         self._write_config()
         log = self.folder / "serve.log"
         serve = start(
@@ -135,12 +151,11 @@ class Scene:
     def _write_config(self) -> None:
         policies = self.folder / "policies"
         policies.mkdir(mode=0o755)
-        shutil.copyfile(shipped_policy(), policies / "customers.yaml")
-        (policies / "customers.yaml").chmod(0o644)
-        key = self.folder / "customers-api.key"
-        handle = os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(self.api_key)
+        for source in shipped_policies():
+            shutil.copyfile(source, policies / source.name)
+            (policies / source.name).chmod(0o644)
+        self._write_secret("customers-api.key", self.api_key)
+        self._write_secret("orders-db.key", self.database_password)
         settings = {
             "apiVersion": "extproc/v1",
             "kind": "Config",
@@ -151,7 +166,13 @@ class Scene:
                     "name": "http",
                     "address": f"127.0.0.1:{self.port}",
                     "routes": [{"prefix": "/", "target": TARGET}],
-                }
+                },
+                {
+                    "name": "postgres",
+                    "address": f"127.0.0.1:{self.database_port}",
+                    "protocol": "postgres",
+                    "target": DATABASE,
+                },
             ],
             "targets": [
                 {
@@ -161,14 +182,22 @@ class Scene:
                     "labels": {"env": "demo"},
                     "credential": {"header": "x-api-key", "value": {"file": "customers-api.key"}},
                     "record": {"request": "masked", "response": "masked"},
-                }
+                },
+                {
+                    "name": DATABASE,
+                    "kind": "postgres",
+                    "upstream": {"address": f"unix:{self.database.socket}"},
+                    "labels": {"env": "demo"},
+                    "record": {"request": "masked"},
+                    "database": {"roles": {"*": {"user": ROLE, "password": {"file": "orders-db.key"}}}},
+                },
             ],
             "identity": {
                 "providers": [
                     {
                         "name": "demo",
                         "issuer": self.issuer.issuer,
-                        "audiences": [TARGET],
+                        "audiences": [TARGET, DATABASE],
                         "keys": {"discovery": True},
                         "claims": {"groups": "groups", "kind": "kind", "person": "email"},
                         "insecure_loopback": True,
@@ -182,3 +211,31 @@ class Scene:
         }
         self.config.write_text(yaml.safe_dump(settings, sort_keys=False))
         self.config.chmod(0o644)
+
+    def _write_secret(self, name: str, value: str) -> None:
+        handle = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(value)
+
+
+def schema(password: str) -> str:
+    """The bank's database: the people of `people.py`, and ten orders each for two of them.
+
+    The role owns the tables: what stops a DROP is policy alone.
+    """
+    columns = ("id", "name", "email", "phone", "iban", "card", "ssn", "city")
+    rows = ", ".join(
+        "(" + ", ".join(str(person[c]) if c == "id" else f"'{person[c]}'" for c in columns) + ")"
+        for person in CUSTOMERS
+    )
+    return f"""
+CREATE USER {ROLE} PASSWORD '{password}';
+CREATE TABLE customers
+  (id int PRIMARY KEY, name text, email text, phone text, iban text, card text, ssn text, city text);
+INSERT INTO customers VALUES {rows};
+CREATE TABLE orders (id int PRIMARY KEY, customer int, amount int);
+INSERT INTO orders SELECT n, 1 + n % 2, n * 10 FROM generate_series(1, 20) n;
+GRANT ALL ON ALL TABLES IN SCHEMA public TO {ROLE};
+ALTER TABLE customers OWNER TO {ROLE};
+ALTER TABLE orders OWNER TO {ROLE};
+"""

@@ -9,42 +9,19 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import click
 import httpx2
 
+from extproc.demo.database_story import DatabaseChapter
 from extproc.demo.otlp import ReceivedSpan
 from extproc.demo.people import CUSTOMERS
 from extproc.demo.scene import Scene
+from extproc.demo.stage import PATIENCE, act, expect, indent, until
 from extproc.demo.tree import draw_trace, escape
-
-PATIENCE = 20.0
-"""Seconds until something that must happen counts as not happened."""
-
-
-class DemoError(Exception):
-    """The demo did not do what it promises."""
-
-
-def expect(truth: bool, what: str) -> None:
-    """Every act checks what it shows: a demo that lies is worse than none. Raises DemoError."""
-    if not truth:
-        raise DemoError(what)
-    click.secho(f"   ✓ {what}", fg="green")
-
-
-def until(ready: Callable[[], Any], what: str) -> Any:
-    """Poll until `ready` gives something. Raises DemoError."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if found := ready():
-            return found
-        time.sleep(0.05)
-    raise DemoError(f"{what}: not within {PATIENCE:.0f} s")
 
 
 class Story:
@@ -55,6 +32,7 @@ class Story:
         self.support = scene.token("support-bot", "support")
         self.payer = scene.token("payments-bot", "payments")
         self.approver = scene.approver_token("fiona", "finance")
+        self.database = DatabaseChapter(scene, self.cli, self.pending)
         self._trace_ids: list[tuple[str, str]] = []
 
     def play(self) -> None:
@@ -63,13 +41,14 @@ class Story:
         self.denied()
         self.nobody()
         self.held_until_approved()
+        self.database.play()
         self.the_trace()
         self.the_proof()
 
     # ------------------------------------------------------------------ acts
 
     def allowed_and_masked(self) -> None:
-        _act(1, "An agent reads a customer: allowed, personal data masked")
+        act(1, "An agent reads a customer: allowed, personal data masked")
         reply = self._ask("GET", "/customers/1", self.support, "support-bot")
         expect(reply.status_code == 200, "the request was allowed")
         real = CUSTOMERS[0]
@@ -83,7 +62,7 @@ class Story:
         expect(seen.header("authorization") is None, "the API did not see the agent's token")
 
     def denied(self) -> None:
-        _act(2, "The same agent tries to delete the customer: denied")
+        act(2, "The same agent tries to delete the customer: denied")
         before = len(self.scene.api.seen)
         reply = self._ask("DELETE", "/customers/1", self.support, "support-bot")
         body = reply.json()
@@ -93,7 +72,7 @@ class Story:
         expect(len(self.scene.api.seen) == before, "nothing reached the API")
 
     def nobody(self) -> None:
-        _act(3, "Somebody without a token, and somebody with a forged one: 401")
+        act(3, "Somebody without a token, and somebody with a forged one: 401")
         expect(self._ask("GET", "/customers", None, "nobody").status_code == 401, "no token, no entry")
         head, _, signature = self.support.split(".")
         forged = f"{head}.{self.payer.split('.')[1]}.{signature}"
@@ -102,7 +81,7 @@ class Story:
         )
 
     def held_until_approved(self) -> None:
-        _act(4, "An agent pays 5,000: held until a person agrees")
+        act(4, "An agent pays 5,000: held until a person agrees")
         scene = self.scene
         payment = {"amount": 5000, "currency": "EUR", "to_iban": "DE89370400440532013000", "customer_id": 1}
         answer: dict[str, httpx2.Response] = {}
@@ -112,10 +91,10 @@ class Story:
 
         waiting = threading.Thread(target=pay)
         waiting.start()
-        hold_id = until(self._pending, "the hold to appear")
+        hold_id = until(lambda: self.pending(self.approver), "the hold to appear")
         expect(not scene.api.payments, "the payment waits; nothing was executed")
         shown = self.cli("holds", "show", hold_id, token=self.approver)
-        click.echo(_indent(shown.stdout))
+        click.echo(indent(shown.stdout))
         own = scene.approver_token("payments-bot", "finance", kind="human")
         itself = self.cli("holds", "approve", hold_id, "--reason", "trust me", token=own)
         expect(itself.returncode != 0, "the requester cannot approve its own payment")
@@ -130,19 +109,20 @@ class Story:
         expect(len(scene.api.payments) == 1, "and it was executed exactly once")
 
     def the_trace(self) -> None:
-        _act(5, "What an SRE sees: every answer is part of the caller's own trace, made from the ledger")
+        act(8, "What an SRE sees: every answer is part of the caller's own trace, made from the ledger")
         for title, trace_id in self._trace_ids:
             spans: list[ReceivedSpan] = until(partial(self._ours, trace_id), f"the trace of {title}")
-            click.echo(_indent(draw_trace(spans)))
+            click.echo(indent(draw_trace(spans)))
+        self.database.show_traces()
         hashes = [s.attributes.get("audit.record.hash") for s in self.scene.otlp.spans]
         expect(any(hashes), "spans carry the hash of their record")
 
     def the_proof(self) -> None:
-        _act(6, "What an auditor checks: the ledger, and that nobody changed it")
+        act(9, "What an auditor checks: the ledger, and that nobody changed it")
         ledger = self.scene.folder / "state" / "ledger"
         until(lambda: self._verify(ledger).returncode == 0, "the checkpointer to sign")
         verdict = self._verify(ledger)
-        click.echo(_indent(verdict.stdout.strip()))
+        click.echo(indent(verdict.stdout.strip()))
         expect(verdict.returncode == 0, "the ledger verifies")
         copy = self.scene.folder / "tampered"
         shutil.copytree(ledger, copy)
@@ -150,7 +130,7 @@ class Story:
         line.chmod(0o600)
         line.write_bytes(line.read_bytes().replace(b'"payments-bot"', b'"somebody-bot"', 1))
         verdict = self._verify(copy)
-        click.echo(_indent((verdict.stdout + verdict.stderr).strip()))
+        click.echo(indent((verdict.stdout + verdict.stderr).strip()))
         expect(verdict.returncode == 1, "a copy in which one name was changed does not")
 
     # ------------------------------------------------------------------ means
@@ -172,8 +152,9 @@ class Story:
         self._trace_ids.append((f"{method} {path}", trace_id))
         return reply
 
-    def _pending(self) -> str:
-        listed = self.cli("holds", "list", "--state", "pending", "--json", token=self.approver)
+    def pending(self, approver: str) -> str:
+        """The id of what waits for this approver; empty while nothing does."""
+        listed = self.cli("holds", "list", "--state", "pending", "--json", token=approver)
         if listed.returncode != 0:
             return ""
         found = json.loads(listed.stdout)
@@ -205,6 +186,7 @@ Everything stays up until you press Ctrl-C. Try it by hand:
   curl -s {scene.url}/payments -H "authorization: Bearer $PAYER" -H 'content-type: application/json' \\
        -d '{{"amount": 2500, "currency": "EUR", "to_iban": "DE89370400440532013000", "customer_id": 2}}'
 
+{story.database.by_hand()}
 Decide on what waits, in another terminal:
 
   export EXTPROC_API=unix:{scene.api_socket}
@@ -212,17 +194,14 @@ Decide on what waits, in another terminal:
   {sys.executable} -m extproc.cli holds list
   {sys.executable} -m extproc.cli holds approve ID --reason "checked"
 
+(the token above is fiona's of finance; what waits at the database is for olga of operations:)
+
+  export EXTPROC_TOKEN={story.database.approver}
+  {sys.executable} -m extproc.cli holds approve ID --reason "checked" --uses 5 --for 30m --scope shape
+  {sys.executable} -m extproc.cli grants list
+
 Look at the records:
 
   {sys.executable} -m extproc.cli ledger tail --dir {scene.folder}/state/ledger
   {sys.executable} -m extproc.cli ledger verify --dir {scene.folder}/state/ledger
 """
-
-
-def _act(number: int, title: str) -> None:
-    click.echo()
-    click.secho(f"{number}. {title}", bold=True)
-
-
-def _indent(text: str) -> str:
-    return "\n".join(f"   │ {line}" for line in text.splitlines())

@@ -12,6 +12,8 @@ from extproc.demo.otlp import AttributeValue, ReceivedSpan, traces
 
 SHOWN: tuple[tuple[str, str], ...] = (
     ("http.response.status_code", "status"),
+    ("db.query.text", "statement"),
+    ("db.response.status_code", "sqlstate"),
     ("extproc.decision", "decision"),
     ("extproc.verdict", "verdict"),
     ("extproc.code", "code"),
@@ -20,6 +22,7 @@ SHOWN: tuple[tuple[str, str], ...] = (
     ("extproc.hold", "hold"),
     ("extproc.hold.id", "hold"),
     ("extproc.hold.state", "hold state"),
+    ("extproc.grant.id", "grant"),
     ("extproc.principal.subject", "who"),
     ("user.id", "who"),
     ("extproc.target", "target"),

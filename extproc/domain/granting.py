@@ -85,8 +85,8 @@ def meaning(ask: HoldAsk, scope: Scope, pins: tuple[str, ...] = ()) -> str:
         return "exactly this request"
     if scope == "shape":
         return f"{ask.shape.same}, {ask.shape.free}"
-    kept = ", ".join(pins) or "the pinned ones"
-    return f"{ask.shape.same}, {ask.shape.free} but as here: {kept}"
+    kept = f"as here: {', '.join(pins)}" if pins else "the pinned ones"
+    return f"{ask.shape.same}, {ask.shape.free} but {kept}"
 
 
 def terms_record(terms: GrantTerms) -> dict[str, Any]:

@@ -95,12 +95,16 @@ def _is_shown(held: HeldRequest) -> bool:
     return True
 
 
+TITLE = ("method", "verbs", "host", "path", "tables_written", "tables_read")
+"""The facts a title is made of, in order."""
+
+
 def _title(held: HeldRequest) -> str:
     """A line to tell holds apart in a list: the verb and the object, from our own facts."""
     facts = held.ask.view.get("facts")
     if not isinstance(facts, dict):
         return ""
-    parts = [facts.get(name) for name in ("method", "verb", "host", "path", "tables")]
+    parts = [facts.get(name) for name in TITLE]
     texts = [
         " ".join(map(str, part)) if isinstance(part, list | tuple) else str(part) for part in parts if part
     ]

@@ -203,6 +203,17 @@ class TestSeeing:
         body = (await desk.get("anna", f"/v1/holds/{held.id}")).json()["view"]["raw"]["body"]
         assert body.endswith("\nnext\tline\\u{D}")
 
+    @pytest.mark.parametrize(
+        ("facts", "title"),
+        [
+            ({"method": "POST", "host": "api", "path": "/payments"}, "POST api /payments"),
+            ({"verbs": ["DELETE"], "tables_read": [], "tables_written": ["orders"]}, "DELETE orders"),
+        ],
+    )
+    async def test_a_title_says_what_is_asked_of_what(self, desk: Desk, facts: Any, title: str):
+        await desk.store.open(ask(view={"facts": facts}), NOW)
+        assert (await desk.get("anna", "/v1/holds")).json()["holds"][0]["title"] == title
+
     async def test_a_limit_that_cuts_says_so(self, desk: Desk):
         for n in range(3):
             await desk.store.open(ask(f"b{n}"), NOW + n)

@@ -61,7 +61,7 @@ async def test_an_approver_is_told_what_can_be_given_and_which_values_do_not_cou
     assert offered["max"] == {"for": 1800, "uses": 20, "scope": "shape"}
     assert offered["scopes"] == [
         {"scope": "exact", "covers": "exactly this request"},
-        {"scope": "pinned", "covers": "the same statement, any values but as here: the pinned ones"},
+        {"scope": "pinned", "covers": "the same statement, any values but the pinned ones"},
         {"scope": "shape", "covers": "the same statement, any values"},
     ]
     assert offered["pinnable"] == ["$1", "$2"]
