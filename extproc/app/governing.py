@@ -126,6 +126,7 @@ def build_governance(
         strip_headers=CALLERS_PROOF | {settings.identity.header},
         max_wait=max(0.0, settings.limits.max_message_timeout - 15.0),
         degraded=_degraded(settings),
+        skews={provider.name: provider.skew for provider in settings.identity.providers},
         listeners={
             listener.name: _listener(listener)
             for listener in settings.listeners
@@ -219,6 +220,8 @@ def _database(settings: Settings, target: Target) -> DatabasePlan | None:
         waiting_limit=database.waiting_bytes,
         unparsed=database.unparsed,
         masked_use=database.masked_use,
+        on_expiry=database.session.on_expiry,
+        max_age=database.session.max_age or 0.0,
         upstream_tls=_upstream_tls(settings, target),
     )
 

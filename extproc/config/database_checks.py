@@ -11,6 +11,8 @@ from extproc.config.shape import did_you_mean
 
 SHORTEST_NOTICE = 1.0
 LONGEST_WAIT = 3600.0
+SHORTEST_AGE = 1.0
+LONGEST_AGE = 30 * 86400.0
 
 
 def check_database_listener(
@@ -84,6 +86,11 @@ def check_database(where: Place, target: Target) -> Iterator[Finding]:
         yield (*where, "database", "wait_in_transaction"), "must be at most 1h"
     if not SHORTEST_NOTICE <= database.notice_every <= LONGEST_WAIT:
         yield (*where, "database", "notice_every"), "must be from 1s to 1h"
+    session, place = database.session, (*where, "database", "session")
+    if session.on_expiry == "max_age" and session.max_age is None:
+        yield place, 'missing setting "max_age": sessions that outlive their token need another end'
+    if session.max_age is not None and not SHORTEST_AGE <= session.max_age <= LONGEST_AGE:
+        yield (*place, "max_age"), "must be from 1s to 30d"
     for name, is_default in (
         ("credential", target.credential is None),
         ("volatile_headers", not target.volatile_headers),

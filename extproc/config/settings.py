@@ -309,6 +309,18 @@ class DatabaseRole(Branch, frozen=True, kw_only=True):
     ] = ()
 
 
+class DatabaseSessions(Branch, frozen=True, kw_only=True):
+    """How long a connection may live."""
+
+    on_expiry: Annotated[
+        Literal["close", "max_age"],
+        about(
+            "When the caller's token ends: `close` ends the session too, `max_age` only at its largest age."
+        ),
+    ] = "close"
+    max_age: Annotated[Duration | None, about("Largest age of a session; none without it.")] = None
+
+
 class Database(Branch, frozen=True, kw_only=True):
     """How connections of a database target are governed."""
 
@@ -335,6 +347,7 @@ class Database(Branch, frozen=True, kw_only=True):
             " every column of their result."
         ),
     ] = "deny"
+    session: Annotated[DatabaseSessions, about("How long a connection may live.")] = DatabaseSessions()
 
 
 class Target(Branch, frozen=True, kw_only=True):

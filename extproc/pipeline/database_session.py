@@ -67,6 +67,9 @@ class DatabaseSession:
         self.reads_messages = True
         """Whether errors and notices of the server are read on this connection."""
         self._counts = {"statements": 0, "denied": 0, "held": 0, "rows": 0, "bytes": 0, "errors": 0}
+        self.ends_at = 0.0
+        """When nothing more may run here, in Unix seconds; 0 is never."""
+        self._end_code = ""
         self.stage = Stage.START
         self.target = target
         self.scribe = SessionScribe(
@@ -79,10 +82,9 @@ class DatabaseSession:
             self.scribe.masker = plan.record_masker
             self.scribe.degraded.extend(plan.degraded)
 
-    @property
-    def expires_at(self) -> float:
-        """When the caller's token ends, in Unix seconds; 0 while nobody is in, or never."""
-        return self._principal.expires_at if self._principal is not None else 0.0
+    def over(self, now: float) -> str:
+        """Why nothing may run on this connection any more, as a code; empty while it may."""
+        return self._end_code if 0 < self.ends_at <= now else ""
 
     # ------------------------------------------------------------------ identify
 
@@ -143,7 +145,17 @@ class DatabaseSession:
         self._role = role
         self.scribe.role = role.user
         self.stage = Stage.OPEN
+        self._set_end(principal, database, gov, now)
         return AcceptLogin(role, database.protected, (self.scribe.login(now, "allow", "allowed"),))
+
+    def _set_end(self, principal: Principal, database: DatabasePlan, gov: Governance, now: float) -> None:
+        """A session ends with its token, at its largest age, or with whichever comes first."""
+        ends = []
+        if database.on_expiry == "close" and principal.expires_at:
+            ends.append((principal.expires_at + gov.skews.get(principal.provider, 0.0), "token-expired"))
+        if database.max_age:
+            ends.append((now + database.max_age, "session-too-old"))
+        self.ends_at, self._end_code = min(ends, default=(0.0, ""))
 
     def _refuse_login(self, now: float, sqlstate: str, code: str, message: str, hint: str) -> RefuseLogin:
         self.stage = Stage.DONE

@@ -21,6 +21,12 @@ ENDS = {
 }
 """The wire's word for an end, and the ledger's."""
 
+OVER: dict[str, tuple[str, str, str]] = {
+    "token-expired": (INVALID_AUTHORIZATION, "your token has expired", "Connect again with a fresh token."),
+    "session-too-old": (INVALID_AUTHORIZATION, "this session has reached its largest age", "Connect again."),
+}
+"""By the code of a session that is over: SQLSTATE, message, what to do."""
+
 HINTS = {
     "rule-denied": "A rule forbids this statement. Do not send it again unchanged.",
     "no-rule-matched": "No rule allows this statement. Ask the policy's owner if it should.",
@@ -30,7 +36,7 @@ HINTS = {
     "hold-closed": "Send it again to ask anew.",
     "hold-void": "Policy changed since this was approved. Send it again to ask anew.",
     "too-many-holds": "Wait until some of the pending holds are decided.",
-    "token-expired": "Connect again with a fresh token.",
+    **{code: hint for code, (_, _, hint) in OVER.items()},
     "holds-unavailable": "Try again later.",
 }
 
@@ -46,10 +52,5 @@ WAIT_ENDS: dict[str, tuple[str, str, str]] = {
         CONFIGURATION_LIMIT,
     ),
     "unavailable": ("holds cannot be kept right now", "holds-unavailable", SYSTEM_ERROR),
-    "token_expired": (
-        "your token expired while the statement waited",
-        "token-expired",
-        INVALID_AUTHORIZATION,
-    ),
 }
 """What a client reads when a wait did not end in release."""

@@ -58,6 +58,9 @@ class DatabasePlan:
     unparsed: Literal["deny", "judge"] = "deny"
     masked_use: Literal["deny", "whole"] = "deny"
     """What happens to a statement that uses a masked column otherwise than by showing it."""
+    on_expiry: Literal["close", "max_age"] = "close"
+    max_age: float = 0.0
+    """Seconds that a session may live; 0 is no bound."""
     upstream_tls: ServerTlsPlan | None = None
     """Where set, we speak TLS with the server ourselves."""
     row_masks: Callable[[tuple[str, ...]], RowMasks] | None = None
@@ -131,6 +134,8 @@ class Governance:
     max_wait: float = 3600.0
     degraded: tuple[str, ...] = ()
     """Opt-outs in force for everything (`insecure-listener`); every record carries them."""
+    skews: Mapping[str, float] = field(default_factory=dict)
+    """By provider: seconds for which a token is still taken after it has expired."""
     listeners: Mapping[str, ListenerPlan] = field(default_factory=dict)
     """Database listeners by name."""
 

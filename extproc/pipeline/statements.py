@@ -24,7 +24,6 @@ from extproc.pipeline.database_records import statement_binding
 from extproc.pipeline.database_steps import (
     FEATURE_NOT_SUPPORTED,
     INSUFFICIENT_PRIVILEGE,
-    INVALID_AUTHORIZATION,
     QUERY_CANCELED,
     Asked,
     Ended,
@@ -34,7 +33,7 @@ from extproc.pipeline.database_steps import (
     Stop,
 )
 from extproc.pipeline.database_view import statement_view
-from extproc.pipeline.database_words import ENDS, HINTS, WAIT_ENDS
+from extproc.pipeline.database_words import ENDS, HINTS, OVER, WAIT_ENDS
 from extproc.pipeline.governance import DatabasePlan, DatabaseRole, Governance, TargetPlan
 from extproc.pipeline.row_masking import ResultColumn, ResultMask, result_mask
 from extproc.pipeline.settled import HoldSettled
@@ -109,14 +108,8 @@ class GovernedStatement:
             return self._stop(now, "target-gone", "this database is not governed any more", ends_session=True)
         gov, plan, database = governed
         self._plan = plan
-        if 0 < self._principal.expires_at <= now:
-            return self._stop(
-                now,
-                "token-expired",
-                "your token has expired",
-                sqlstate=INVALID_AUTHORIZATION,
-                ends_session=True,
-            )
+        if over := self._session.over(now):
+            return self._over(over, now)
         self._statement = replace(asked.statement, facts=self._session.names.understood(asked.statement))
         incomplete = _not_understood(self._statement.facts)
         if incomplete and database.unparsed == "deny":
@@ -184,8 +177,8 @@ class GovernedStatement:
         wait = min(demand.wait, gov.max_wait)
         if asked.transaction != "I":
             wait = min(wait, database.wait_in_transaction)
-        if self._principal.expires_at:
-            wait = min(wait, max(0.0, self._principal.expires_at - now))
+        if self._session.ends_at:
+            wait = min(wait, max(0.0, self._session.ends_at - now))
         risk = tuple(
             (match.rule, match.risk)
             for ruling in self._rulings
@@ -238,8 +231,8 @@ class GovernedStatement:
 
     def recheck(self, held: HeldRequest, now: float) -> str:
         """Whether an approval may be used now, under the policy in force now: "" or why not."""
-        if 0 < self._principal.expires_at <= now:
-            return "token-expired"
+        if over := self._session.over(now):
+            return over
         governed = self._session.governed()
         if governed is None:
             return "target-gone"
@@ -265,15 +258,20 @@ class GovernedStatement:
         if outcome == "released" and held is not None:
             self._grant = settled.grant
             return self._run(now, settled.code)
-        if outcome == "waiting" and 0 < self._principal.expires_at <= now:
-            outcome = "token_expired"  # the wait was capped by the token
+        if over := self._session.over(now) or ("token-expired" if outcome == "token_expired" else ""):
+            return self._over(over, now, "hold")  # the wait was capped by it
         message, code, sqlstate = WAIT_ENDS[outcome]
         if outcome == "rejected" and held is not None and held.votes and held.votes[-1].reason:
             message = f"{message}: {self._session.scribe.shown_text(held.votes[-1].reason, ())}"
         return self._stop(
             now, code, message, sqlstate=sqlstate, verdict="error" if outcome == "unavailable" else "hold",
-            hint=HINTS.get(code, ""), ends_session=outcome == "token_expired",
+            hint=HINTS.get(code, ""),
         )  # fmt: skip
+
+    def _over(self, code: str, now: float, verdict: str = "deny") -> Stop:
+        """The session is over, and so is this statement."""
+        sqlstate, message, _ = OVER[code]
+        return self._stop(now, code, message, sqlstate=sqlstate, verdict=verdict, ends_session=True)
 
     def canceled(self, now: float) -> Stop:
         """The client asked to cancel it while it waited."""

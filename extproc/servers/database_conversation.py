@@ -18,7 +18,6 @@ from extproc.domain.steps import NeedKeys, Wait
 from extproc.pipeline.copy_masking import CopyMask
 from extproc.pipeline.database_session import DatabaseSession
 from extproc.pipeline.database_steps import (
-    INVALID_AUTHORIZATION,
     AcceptLogin,
     Inquire,
     RefuseLogin,
@@ -26,6 +25,7 @@ from extproc.pipeline.database_steps import (
     Stop,
 )
 from extproc.pipeline.database_steps import Ended as StatementOutcome
+from extproc.pipeline.database_words import OVER
 from extproc.pipeline.governance import DatabasePlan
 from extproc.pipeline.row_masking import ResultMask
 from extproc.pipeline.statements import GovernedStatement
@@ -41,8 +41,6 @@ INTERNAL_ERROR = "XX000"
 GOING_AWAY = "57P01"
 LAST_LOOK = 0.2
 """Seconds between looks at a statement that still runs while this process wants to stop."""
-IDLE_LOOK = 1.0
-"""Seconds between looks at a connection whose token has expired under a running statement."""
 
 
 class Wire(Protocol):
@@ -58,6 +56,8 @@ class Wire(Protocol):
     def waiting_for(self) -> int | None: ...
     @property
     def is_idle(self) -> bool: ...
+    @property
+    def is_quiet(self) -> bool: ...
     @property
     def has_ended(self) -> bool: ...
     @property
@@ -90,9 +90,8 @@ class DatabaseConversation(ABC):
         self._records: list[Record] = []
         self._expiry: asyncio.TimerHandle | None = None
         self._notice: asyncio.TimerHandle | None = None
-        self._farewell = (
-            INVALID_AUTHORIZATION, "extproc: your token has expired", "Connect again with a fresh token.",
-        )  # fmt: skip
+        self._farewell: tuple[str, str, str] | None = None
+        """SQLSTATE, message and hint of the end that is due as soon as nothing runs."""
         self._ended_server = False
         self._ended_client = False
         self._end = ("aborted", "")
@@ -169,6 +168,9 @@ class DatabaseConversation(ABC):
         """Handle every event at hand, then hand over what there is to send."""
         self._drain()
         wire = self._common
+        if self._farewell is not None and wire.is_quiet:
+            self._terminate(*self._farewell)
+            self._drain()
         end_server = wire.end_to_server and not self._ended_server
         end_client = wire.end_to_client and not self._ended_client
         self._ended_server = self._ended_server or end_server
@@ -202,24 +204,24 @@ class DatabaseConversation(ABC):
         self._later(self._take())
 
     def _watch_expiry(self, now: float) -> None:
-        """The session ends with its token."""
-        if self._session.expires_at:
-            loop = asyncio.get_running_loop()
-            self._expiry = loop.call_later(max(0.0, self._session.expires_at - now), self._expired)
+        """The session ends with its token, or at its largest age."""
+        if self._session.ends_at:
+            wait = max(0.0, self._session.ends_at - now)
+            self._expiry = asyncio.get_running_loop().call_later(wait, self._look_whether_over)
+
+    def _look_whether_over(self) -> None:
+        """The session's time should be up: then the connection ends as soon as nothing runs on it."""
+        now = self._service.now()
+        over = self._session.over(now)
+        if over:
+            sqlstate, message, hint = OVER[over]
+            self._farewell = (sqlstate, f"extproc: {message}", hint)
+            self._later(self._take())
+        else:  # the timer's clock and ours differ
+            self._watch_expiry(now - 0.05)
 
     def _end_when_idle(self, step: Stop) -> None:
         self._farewell = (step.sqlstate, f"extproc: {step.message}", step.hint)
-        self._expiry = asyncio.get_running_loop().call_later(0.0, self._expired)
-
-    def _expired(self) -> None:
-        """The session is over (its token ended, say): close the connection as soon as nothing runs on it."""
-        if self._common.has_ended:
-            return
-        if self._common.is_idle:
-            self._terminate(*self._farewell)
-            self._later(self._take())
-            return
-        self._expiry = asyncio.get_running_loop().call_later(IDLE_LOOK, self._expired)
 
     # ------------------------------------------------------------------ statements
 

@@ -51,6 +51,8 @@ MISTAKES = {
     "small statements": ("wait_in_transaction: 10s", "statement_bytes: 10B", "must be from 1KiB"),
     "less behind than one": ("wait_in_transaction: 10s", "waiting_bytes: 2KiB", "must be from statement_bytes"),
     "long wait": ("wait_in_transaction: 10s", "wait_in_transaction: 2h", "must be at most 1h"),
+    "no end": ("wait_in_transaction: 10s", "session: {on_expiry: max_age}", 'missing setting "max_age"'),
+    "no age": ("wait_in_transaction: 10s", "session: {max_age: 0s}", "must be from 1s to 30d"),
     "credential": (
         "    kind: postgres\n", "    kind: postgres\n    credential: {header: x, value: {env: E}}\n",
         "is for HTTP targets",

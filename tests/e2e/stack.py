@@ -78,6 +78,7 @@ class Stack:
         change_envoy: Callable[[dict[str, Any]], None] | None = None,
         environment: Mapping[str, str] | None = None,
         concurrency: int = 1,
+        provider: Mapping[str, Any] | None = None,
     ) -> None:
         self.directory = directory
         self.issuer = Issuer(port=0, audience=target_name)
@@ -94,6 +95,7 @@ class Stack:
         self._target = dict(target or {})
         self._settings = dict(settings or {})
         self._listener = dict(listener or {})
+        self._provider = dict(provider or {})
         self.service: ManagedProcess | None = None
         self.envoy: Envoy | None = None
 
@@ -175,6 +177,7 @@ class Stack:
                         "keys": {"discovery": True},
                         "claims": {"person": "email"},
                         "insecure_loopback": True,
+                        **self._provider,
                     }
                 ]
             },

@@ -478,23 +478,6 @@ def test_a_killed_service_ends_the_connection_and_nothing_ran_unrecorded(
         assert "VALUES (2001, 1, 1)" not in postgres.log(3000)
 
 
-def test_a_session_ends_with_its_token(stack: DatabaseStack) -> None:
-    token = stack.issuer.token("alice", groups=["readers"], lifetime=6)
-    with stack.connect(token=token) as connection:
-        assert connection.execute("SELECT 1").fetchone() == (1,)
-        wait_until(lambda: _has_ended(connection), what="the session to end", within=20.0)
-
-
-def _has_ended(connection: psycopg.Connection[Any]) -> bool:
-    try:
-        connection.execute("SELECT 1")
-    except psycopg.OperationalError:
-        return True
-    except psycopg.errors.InvalidAuthorizationSpecification:
-        return False
-    return False
-
-
 # ---------------------------------------------------------------------- tools people use
 
 PERMISSIVE = """\

@@ -246,6 +246,55 @@ def test_an_expired_token_stops_every_further_statement_and_the_session() -> Non
     assert step.sqlstate == "28000" and step.ends_session
 
 
+SOON = Principal("https://issuer", "bob", "agent", "bob", provider="corp", expires_at=NOW + 10)
+
+
+@pytest.mark.parametrize(
+    ("plan", "end", "code"),
+    [
+        ({}, 15, "token-expired"),
+        ({"max_age": 12.0}, 12, "session-too-old"),
+        ({"max_age": 99.0}, 15, "token-expired"),
+        ({"on_expiry": "max_age", "max_age": 99.0}, 99, "session-too-old"),
+    ],
+)
+def test_a_session_ends_with_its_token_and_the_skew_or_at_its_largest_age(
+    plan: dict[str, Any], end: int, code: str
+) -> None:
+    world = World(
+        replace(governance(believes=Believes(bob=SOON), **plan), skews={"corp": 5.0, "other": 300.0})
+    )
+    world.login("bob")
+    assert isinstance(world.ask("SELECT 1").decide(NOW + end - 1), Run)
+    statement = world.ask("SELECT 1")
+    step = statement.decide(NOW + end)
+    assert isinstance(step, Stop)
+    assert step.sqlstate == "28000" and step.ends_session and code in step.detail
+    assert step.hint.startswith("Connect again")
+
+
+def test_a_caller_without_an_end_has_one_only_by_age() -> None:
+    endless = Principal("x509", "spiffe://a/b", "service", "b")
+    for age, over in ((0.0, ""), (60.0, "session-too-old")):
+        world = World(governance(believes=Believes(bob=endless), max_age=age))
+        world.login("bob")
+        assert world.session.over(NOW + 1e9) == over
+
+
+def test_a_wait_lasts_no_longer_than_the_session() -> None:
+    world = World(governance(believes=Believes(bob=SOON)))
+    world.login("bob")
+    statement = world.ask("INSERT INTO payments VALUES (1)")
+    wait = statement.decide(NOW)
+    assert isinstance(wait, Wait) and wait.wait == 10
+    assert statement.recheck(held_of(wait), NOW + 10) == "token-expired"
+    step = statement.hold_settled(HoldSettled("waiting"), NOW + 10)
+    assert isinstance(step, Stop)
+    assert step.sqlstate == "28000" and step.ends_session
+    (record,) = step.records
+    assert (record.fields["verdict"], record.fields["code"]) == ("hold", "token-expired")
+
+
 def test_a_target_that_went_away_stops_its_sessions(world: World) -> None:
     world.gov = replace(world.gov, targets={})
     step = world.decide("SELECT 1")

@@ -38,7 +38,9 @@ def test_an_exchange_leaves_no_cycle_behind(end: str):
     try:
         before = alive()
         for _ in range(5):
-            call = _StreamCall(Wire(), 1, lambda channel: ProcessStream(governed, CallMetadata("api"), channel))
+            call = _StreamCall(
+                Wire(), 1, lambda channel: ProcessStream(governed, CallMetadata("api"), channel)
+            )
             for message in (request_headers(), response_headers(), response_body(b"{}")):
                 call.message(message)
                 governed.flush()

@@ -335,6 +335,16 @@ class PostgresConnection:
         )
 
     @property
+    def is_quiet(self) -> bool:
+        """Logged in and nothing runs or is asked about, though a transaction may be open: it can be ended here."""
+        return (
+            self._stage is Stage.SESSION
+            and self._session.head() is None
+            and self._session.waiting is None
+            and self._server.is_empty
+        )
+
+    @property
     def has_ended(self) -> bool:
         """`Ended` was raised."""
         return self._stage is Stage.ENDED
