@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "extproc.commands.grants:grants",
         "List, show and revoke approvals that let more than one request go.",
     ),
+    "lock": ("extproc.commands.lock:lock", "Lock callers and sessions out, list and remove locks."),
     "ledger": ("extproc.commands.ledger:ledger", "Verify, tail and show the ledger."),
     "render": ("extproc.commands.render:render", "Write Envoy configuration from extproc.yaml."),
 }

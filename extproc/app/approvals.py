@@ -30,6 +30,7 @@ from extproc.servers.hold_outbox import tend_holds
 log = structlog.get_logger()
 
 RELOAD_WAIT = 60.0
+LOCK_WAIT = 10.0
 
 
 class Supervisor:
@@ -39,12 +40,27 @@ class Supervisor:
         self._control = control
         self._lock = asyncio.Lock()
         self._answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._locking = asyncio.Lock()
+        self._lock_answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
     async def listen(self) -> None:
         """Until the supervisor is gone."""
         while (message := await self._control.receive()) is not None:
             if "reloaded" in message:
                 self._answers.put_nowait(message["reloaded"])
+            elif "locked" in message:
+                self._lock_answers.put_nowait(message["locked"])
+
+    async def lock(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Add, remove or list locks; the answer has `error` when it was not done."""
+        async with self._locking:
+            while not self._lock_answers.empty():
+                self._lock_answers.get_nowait()
+            try:
+                await self._control.send({"lock": dict(asked)})
+                return await asyncio.wait_for(self._lock_answers.get(), LOCK_WAIT)
+            except (TimeoutError, OSError):
+                raise StoreUnavailableError("the supervisor did not answer") from None
 
     async def reload(self, principal: Principal) -> Mapping[str, Any]:
         """Raises PolicyError when the files are no good: the last good set stays."""
@@ -79,6 +95,7 @@ async def run_approvals(settings: Settings, control: Control, stopping: asyncio.
             record=record,
             now=time.time,
             reload=supervisor.reload,
+            locks=supervisor.lock,
             status=lambda: {"ledger": ledger.healthy},
             operators=settings.approvals.operators,
             auditors=settings.approvals.auditors,

@@ -32,6 +32,7 @@ from extproc.masking.rows import RowMasks, compile_rows
 from extproc.pipeline import Credential, DatabasePlan, DatabaseRole, Governance, TargetPlan
 from extproc.pipeline.governance import CALLERS_PROOF
 from extproc.pipeline.listeners import Caller, ListenerPlan
+from extproc.pipeline.locks import LockBoard
 from extproc.policy import PolicySet
 from extproc.protocols.postgres import ServerTlsPlan
 
@@ -109,7 +110,11 @@ def provider_rules(settings: Settings, audience: str = "") -> list[ProviderRules
 
 
 def build_governance(
-    settings: Settings, policies: PolicySet, state: StateKeys, identifier: TokenIdentifier
+    settings: Settings,
+    policies: PolicySet,
+    state: StateKeys,
+    identifier: TokenIdentifier,
+    locks: LockBoard | None = None,
 ) -> Governance:
     """Everything an exchange needs, compiled. Raises PolicyError and ConfigError."""
     masking = MaskSecrets(
@@ -126,6 +131,7 @@ def build_governance(
         strip_headers=CALLERS_PROOF | {settings.identity.header},
         max_wait=max(0.0, settings.limits.max_message_timeout - 15.0),
         degraded=_degraded(settings),
+        locks=locks or LockBoard(),
         skews={provider.name: provider.skew for provider in settings.identity.providers},
         listeners={
             listener.name: _listener(listener)

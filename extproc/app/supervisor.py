@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ import structlog
 from extproc.adapters.control import Control
 from extproc.adapters.policy_files import Author, author_of, read_policies
 from extproc.app.bundle import Bundle, drop_bundles, load_bundle, write_bundle
+from extproc.app.lock_keeper import LockKeeper
 from extproc.app.tailers import wants_spans
-from extproc.app.worker import open_ledger
+from extproc.app.worker import lock_file, open_ledger
 from extproc.config import Settings, check_waits
 from extproc.config.certificates import check_certificates
 from extproc.domain.errors import ExtprocError, LedgerUnavailableError
@@ -30,6 +32,8 @@ log = structlog.get_logger()
 
 ACK = 20.0
 """Seconds a child has to answer."""
+PASS_ON = 1.0
+"""Seconds for a message between workers to be taken."""
 STOP = 15.0
 """Seconds a child has to drain before it is killed."""
 MAX_ERROR = 16_000
@@ -50,6 +54,13 @@ class Child:
     deaths: int = 0
     policy: str = ""
     """The digest that a worker said it governs by."""
+    locks: int = -1
+    """The version of the locks that a worker said it has."""
+
+    def kill(self) -> None:
+        """At once; it is started anew."""
+        if self.process is not None:
+            self.process.kill()
 
     @property
     def name(self) -> str:
@@ -64,6 +75,8 @@ class Supervisor:
         self._config = config
         self._stopping = asyncio.Event()
         self._reload_lock = asyncio.Lock()
+        self._asked: set[asyncio.Task[None]] = set()
+        self._locks = LockKeeper(lock_file(settings), self._workers)
         self._ledger = open_ledger(settings, "supervisor")
         self._bundle = Path()
         self._digest = ""
@@ -93,6 +106,9 @@ class Supervisor:
         finally:
             await self._stop_children()
             self._ledger.close()
+
+    def _workers(self) -> list[Child]:
+        return [child for child in self.children if child.kind == "worker"]
 
     def _spawn_reload(self, loop: asyncio.AbstractEventLoop) -> None:
         task = loop.create_task(self.reload({"by": "signal", "uid": os.geteuid()}))
@@ -189,6 +205,7 @@ class Supervisor:
                 listener.cancel()
                 child.ready.clear()
             child.control.close()
+            child.locks = -1
             child.deaths = 0 if time.monotonic() - started > 30 else child.deaths + 1
             log.error("child.died", child=child.name, code=code, deaths=child.deaths)
             self._record("admin.child_died", {"child": child.name, "code": code})
@@ -214,10 +231,49 @@ class Supervisor:
                 child.ready.set()
                 if child.kind == "worker" and child.policy != self._digest and child.process is not None:
                     child.process.kill()  # it started with a bundle that is no longer in force
+                if child.kind == "worker":
+                    await self._locks.tell(child)
             elif "reload" in message:
-                await child.control.send({"reloaded": await self.reload(message["reload"])})
+                task = asyncio.create_task(self._answer_reload(child.control, message["reload"]))
+                self._asked.add(task)
+                task.add_done_callback(self._asked.discard)
+            elif "lock" in message:
+                # not in turn: a reload that another call waits for may take long
+                task = asyncio.create_task(self._answer_lock(child.control, message["lock"]))
+                self._asked.add(task)
+                task.add_done_callback(self._asked.discard)
+            elif "locks_in_force" in message:
+                child.locks = int(message["locks_in_force"])
+                self._locks.told.set()
+            elif "cancel" in message:
+                await self._pass_on({"cancel": {**message["cancel"], "from": child.name}}, but=child.name)
+            elif "cancelled" in message:
+                await self._pass_on(message, to=str(message["cancelled"]["to"]))
             else:
                 child.answers.put_nowait(message)
+
+    async def _answer_reload(self, control: Control, asked: Mapping[str, Any]) -> None:
+        answer = {"reloaded": await self.reload(asked)}
+        with suppress(OSError):  # whoever asked is gone
+            await control.send(answer)
+
+    async def _answer_lock(self, control: Control, asked: Mapping[str, Any]) -> None:
+        try:
+            answer = await self._locks.ask(asked)
+        except Exception:
+            log.exception("locks.failed")
+            answer = {"error": "unavailable"}
+        with suppress(OSError):
+            await control.send({"locked": answer})
+
+    async def _pass_on(self, message: dict[str, Any], *, to: str = "", but: str = "") -> None:
+        """From one worker to another, or to all others."""
+        for worker in self._workers():
+            if worker.control is not None and worker.name != but and (not to or worker.name == to):
+                try:
+                    await asyncio.wait_for(worker.control.send(message), PASS_ON)
+                except (TimeoutError, OSError):
+                    pass  # it is gone or stuck, and so are its sessions
 
     async def _ask(self, child: Child, message: dict[str, Any]) -> dict[str, Any]:
         assert child.control is not None  # noqa: S101

@@ -19,15 +19,18 @@ from extproc.adapters.hold_sqlite import SqliteHoldStore
 from extproc.adapters.jwks import JwksKeys
 from extproc.adapters.jwks_sources import KeySource
 from extproc.adapters.ledger_files import LedgerWriter
+from extproc.adapters.lock_file import LockFile
 from extproc.app.bundle import load_bundle, read_bundle
 from extproc.app.governing import TokenIdentifier, build_governance
 from extproc.app.relaying import build_relay
+from extproc.app.siblings import Siblings
 from extproc.app.state_keys import load_state_keys
 from extproc.config import Address, Settings
 from extproc.domain.hold import HoldLimits
 from extproc.domain.record import Record
 from extproc.ledger.lines import new_writer_id
 from extproc.pipeline import Governance
+from extproc.pipeline.locks import LockBoard
 from extproc.servers.desk import HoldDesk
 from extproc.servers.grpc_transport import GrpcServer
 from extproc.servers.lean_transport import LeanServer
@@ -97,6 +100,11 @@ def open_keys(settings: Settings) -> JwksKeys:
     )
 
 
+def lock_file(settings: Settings) -> LockFile:
+    """Where locks are kept."""
+    return LockFile(settings.state / "locks.json")
+
+
 def open_holds(settings: Settings) -> SqliteHoldStore:
     """The hold store all processes of this machine share."""
     limits = settings.holds.limits
@@ -115,6 +123,7 @@ class Worker:
         self._identifier = TokenIdentifier(settings, self._keys)
         self._state = load_state_keys(settings.state)
         self._holds = open_holds(settings)
+        self._board = LockBoard(lock_file(settings).load())
         self._ledger = open_ledger(settings, f"worker{index}")
         self._prepared: Governance | None = None
         desk = HoldDesk(self._holds, now=time.time, open_waits=settings.limits.open_waits)
@@ -133,12 +142,13 @@ class Worker:
         settings = self._settings
         await self._holds.check()
         await self._keys.refresh_due(time.time())
+        siblings = Siblings(control, self._service.sessions, self._board)
         server = self._server()
         relay = build_relay(settings, self._service)
         gate = self._listen(server, settings.processor.addresses[self._index])
         background = [
             asyncio.create_task(self._keys.run(), name="keys"),
-            asyncio.create_task(self._follow(control, stopping), name="control"),
+            asyncio.create_task(self._follow(control, siblings, stopping), name="control"),
         ]
         try:
             await server.start()
@@ -171,7 +181,7 @@ class Worker:
 
     def _load(self, bundle: Path) -> Governance:
         policies = load_bundle(self._settings, read_bundle(bundle).sources)
-        return build_governance(self._settings, policies, self._state, self._identifier)
+        return build_governance(self._settings, policies, self._state, self._identifier, self._board)
 
     def _server(self) -> GrpcServer | LeanServer:
         """The transport that was asked for; TLS is spoken by grpcio alone."""
@@ -207,8 +217,8 @@ class Worker:
             return None
         return PeerGate(address.path, inner, processor.peers.uids, processor.peers.gid)
 
-    async def _follow(self, control: Control, stopping: asyncio.Event) -> None:
-        """The supervisor's word: prepare a policy bundle, activate it, stop."""
+    async def _follow(self, control: Control, siblings: Siblings, stopping: asyncio.Event) -> None:
+        """The supervisor's word: prepare a policy bundle, activate it, stop; what siblings ask, and locks."""
         while True:
             message = await control.receive()
             if message is None:
@@ -221,6 +231,14 @@ class Worker:
                 await control.send(self._activate(str(message["activate"])))
             elif "stop" in message:
                 stopping.set()
+            else:
+                try:
+                    await siblings.take(message)
+                except Exception:
+                    # locks that are not understood might mean anybody: better no worker than one without them
+                    log.exception("control.not_understood")
+                    stopping.set()
+                    return
 
     def _prepare(self, bundle: Path) -> dict[str, Any]:
         try:

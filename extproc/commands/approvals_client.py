@@ -89,6 +89,19 @@ class ApprovalsClient:
         path = f"/v1/grants/{quote(grant_id, safe='')}/revoke"
         return self._call("POST", path, "terms", json={"reason": reason}, timeout=15)
 
+    def locks(self) -> dict[str, Any]:
+        """`{"locks": […]}`"""
+        return self._call("GET", "/v1/locks", "locks", timeout=15)
+
+    def lock(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Lock somebody; the lock as it is in force."""
+        return self._call("POST", "/v1/locks", "workers", json=dict(asked), timeout=15)
+
+    def unlock(self, lock_id: str, reason: str) -> dict[str, Any]:
+        """Remove a lock; the lock as it was."""
+        path = f"/v1/locks/{quote(lock_id, safe='')}/remove"
+        return self._call("POST", path, "workers", json={"reason": reason}, timeout=15)
+
     def close(self) -> None:
         self._client.close()
 

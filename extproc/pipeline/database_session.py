@@ -26,6 +26,7 @@ from extproc.pipeline.database_steps import (
     Login,
     RefuseLogin,
 )
+from extproc.pipeline.database_words import OVER
 from extproc.pipeline.governance import DatabasePlan, DatabaseRole, Governance, TargetPlan
 from extproc.pipeline.statement_names import StatementNames
 from extproc.pipeline.statements import GovernedStatement
@@ -84,6 +85,9 @@ class DatabaseSession:
 
     def over(self, now: float) -> str:
         """Why nothing may run on this connection any more, as a code; empty while it may."""
+        principal = self._principal
+        if principal is not None and self._current().locks.find(principal, self.scribe.session_id, now):
+            return "locked"
         return self._end_code if 0 < self.ends_at <= now else ""
 
     # ------------------------------------------------------------------ identify
@@ -132,6 +136,8 @@ class DatabaseSession:
             self.stage = Stage.KEYS
             return principal
         self._principal = self.scribe.principal = principal
+        if gov.locks.find(principal, self.scribe.session_id, now) is not None:
+            return self._refuse_login(now, INVALID_AUTHORIZATION, "locked", *OVER["locked"][1:])
         role = database.role(login.user)
         if role is None or (role.groups and role.groups.isdisjoint(principal.groups)):
             code = "role-unknown" if role is None else "role-not-yours"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from extproc.pipeline.database_steps import (
+    ADMIN_SHUTDOWN,
     CONFIGURATION_LIMIT,
     INSUFFICIENT_PRIVILEGE,
     INVALID_AUTHORIZATION,
@@ -24,6 +25,7 @@ ENDS = {
 OVER: dict[str, tuple[str, str, str]] = {
     "token-expired": (INVALID_AUTHORIZATION, "your token has expired", "Connect again with a fresh token."),
     "session-too-old": (INVALID_AUTHORIZATION, "this session has reached its largest age", "Connect again."),
+    "locked": (ADMIN_SHUTDOWN, "your access was locked by an operator", "Ask an operator."),
 }
 """By the code of a session that is over: SQLSTATE, message, what to do."""
 

@@ -123,6 +123,8 @@ class HttpExchange:
         if principal.expires_at and principal.expires_at <= now:
             return "token-expired"
         gov = self._current()
+        if gov.locks.find(principal, "", now) is not None:
+            return "locked"
         plan = gov.targets.get(self.scribe.target)
         if plan is None:
             return "target-gone"
@@ -324,6 +326,8 @@ class HttpExchange:
             self.stage = Stage.KEYS
             return principal
         self._principal = principal
+        if self._gov.locks.find(principal, "", now) is not None:
+            return self._refuse(now, 403, "locked", "Your access was locked by an operator.")
         return self._judge_headers(now)
 
     # ------------------------------------------------------------------ decide

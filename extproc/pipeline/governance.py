@@ -16,6 +16,7 @@ from extproc.domain.steps import NeedKeys
 from extproc.masking import Masker
 from extproc.masking.rows import RowMasks
 from extproc.pipeline.listeners import ListenerPlan
+from extproc.pipeline.locks import LockBoard
 from extproc.policy import RuleSet
 from extproc.protocols.postgres import ServerTlsPlan
 
@@ -136,6 +137,8 @@ class Governance:
     """Opt-outs in force for everything (`insecure-listener`); every record carries them."""
     skews: Mapping[str, float] = field(default_factory=dict)
     """By provider: seconds for which a token is still taken after it has expired."""
+    locks: LockBoard = field(default_factory=LockBoard)
+    """One board for all governances of a worker: a lock outlives a reload."""
     listeners: Mapping[str, ListenerPlan] = field(default_factory=dict)
     """Database listeners by name."""
 

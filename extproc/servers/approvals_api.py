@@ -7,6 +7,7 @@ of holds themselves reach the ledger through the outbox (`hold_outbox.py`).
 
 from __future__ import annotations
 
+import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
@@ -28,6 +29,7 @@ from extproc.domain.principal import Principal
 from extproc.domain.quorum import may_see, objection, owns
 from extproc.domain.record import Record
 from extproc.servers import approvals_input as read
+from extproc.servers.approvals_locks import ChangeLocks, LocksApi
 from extproc.servers.approvals_problems import (
     NOT_FOUND,
     FixedHeaders,
@@ -64,6 +66,8 @@ def create_app(
     operators: Collection[str] = ("operators",),
     auditors: Collection[str] = ("auditors",),
     mask: Callable[[str], str] = str,
+    locks: ChangeLocks | None = None,
+    new_lock_id: Callable[[], str] = lambda: "lock_" + secrets.token_hex(8),
 ) -> Starlette:
     """The ASGI application.
 
@@ -71,6 +75,7 @@ def create_app(
     commits, or raises LedgerUnavailableError: then nothing is done. `reload` loads the policies on behalf of a
     principal and returns what is in force now, or raises PolicyError. `status` names checks and whether they
     hold. `operators` and `auditors` are groups: both may read every hold, operators may reload policies.
+    `locks` changes the locks in force, which only operators may.
     `mask` takes out of what people type what may not be kept, before anything keeps it.
     """
     api = ApprovalsApi(
@@ -78,6 +83,7 @@ def create_app(
         frozenset(operators), frozenset(auditors), mask,
     )  # fmt: skip
     grants = api.grants()
+    held_back = api.locks(locks, new_lock_id)
     routes = [
         Route("/v1/holds", guarded(api.list_holds), methods=["GET"]),
         Route("/v1/holds/{hold_id}", guarded(api.show_hold), methods=["GET"]),
@@ -89,6 +95,9 @@ def create_app(
         Route("/v1/grants/{grant_id}", guarded(grants.show_grant), methods=["GET"]),
         Route("/v1/grants/{grant_id}/revoke", guarded(grants.revoke_grant), methods=["POST"]),
         Route("/v1/policy/reload", guarded(api.reload_policy), methods=["POST"]),
+        Route("/v1/locks", guarded(held_back.list_locks), methods=["GET"]),
+        Route("/v1/locks", guarded(held_back.add), methods=["POST"]),
+        Route("/v1/locks/{lock_id}/remove", guarded(held_back.remove), methods=["POST"]),
         Route("/v1/healthz", guarded(api.health), methods=["GET"]),
         Route("/v1/openapi.json", guarded(api.openapi), methods=["GET"]),
     ]
@@ -141,6 +150,12 @@ class ApprovalsApi:
             self._store, self._now, self._caller, self._reason, self._reads_all, self._is_news, self._write,
             self._telling,
         )  # fmt: skip
+
+    def locks(self, change: ChangeLocks | None, new_id: Callable[[], str]) -> LocksApi:
+        """The handlers of locks; nothing changes them where `change` is None."""
+        return LocksApi(
+            change, self._caller, self._write, self._reason, self._operators, self._mask, self._now, new_id
+        )
 
     async def list_holds(self, request: Request) -> Response:
         caller = await self._caller(request)

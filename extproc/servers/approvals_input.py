@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar, get_args
 
 from starlette.requests import Request
 
 from extproc.domain.hold import REASON_LIMIT
+from extproc.domain.lock import MAX_NAME
 from extproc.domain.terms import GrantTerms, Scope
 from extproc.servers.approvals_problems import ProblemError, unauthorized
 
@@ -23,6 +25,8 @@ MAX_LIMIT = 500
 MAX_SECONDS = 30 * 86400
 MAX_USES = 10_000
 MAX_PINS = 256
+LONGEST_LOCK = 10 * 365 * 86400
+"""Seconds."""
 HOLD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _NUMBER = re.compile(r"[0-9]{1,15}")
@@ -141,6 +145,44 @@ def _terms(given: object) -> GrantTerms:
 
 def _bad_grant(detail: str) -> ProblemError:
     return ProblemError(400, "bad_grant", "The grant is not understood", detail)
+
+
+@dataclass(frozen=True, slots=True)
+class LockAsked:
+    """A lock as somebody wants it; `expires_in` 0 is until it is removed."""
+
+    whom: dict[str, str]
+    reason: str
+    expires_in: int
+
+
+async def lock(request: Request) -> LockAsked:
+    """`{"reason": …}` with one of `subject` (and `issuer`), `person` and `session`; `expires_in` in seconds."""
+    body = await _json_object(request)
+    names = ("subject", "issuer", "person", "session")
+    if set(body) - {"reason", "expires_in", *names}:
+        raise ProblemError(
+            400, "unknown_member", "The body has members we do not know",
+            f"It takes reason, expires_in, {', '.join(names)}.",
+        )  # fmt: skip
+    whom = {name: body[name] for name in names if name in body}
+    for name, value in whom.items():
+        if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME or _CONTROL.search(value):
+            raise ProblemError(
+                400, "bad_whom", "It is not clear whom to lock", f"`{name}` is 1 to {MAX_NAME} characters."
+            )
+    if sum(name in whom for name in ("subject", "person", "session")) != 1 or (
+        "issuer" in whom and "subject" not in whom
+    ):
+        raise ProblemError(
+            400, "bad_whom", "It is not clear whom to lock", "Name one of subject, person and session."
+        )
+    seconds = body.get("expires_in", 0)
+    if type(seconds) is not int or not 0 <= seconds <= LONGEST_LOCK or ("expires_in" in body and not seconds):
+        raise ProblemError(
+            400, "bad_expiry", "The expiry is not understood", f"`expires_in` is 1 to {LONGEST_LOCK} seconds."
+        )
+    return LockAsked(whom, _reason(body), seconds)
 
 
 async def _json_object(request: Request) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from extproc.pipeline.governance import DatabasePlan
 from extproc.pipeline.row_masking import ResultMask
 from extproc.pipeline.statements import GovernedStatement
 from extproc.protocols.endings import StatementEnded
+from extproc.protocols.postgres import BackendKey
 from extproc.servers.network_ext_proc import Output
 from extproc.servers.service import Service
 
@@ -87,6 +88,8 @@ class DatabaseConversation(ABC):
         self._counts: dict[int, dict[str, int]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._holds: dict[str, HeldRequest] = {}
+        self._stopped: list[asyncio.Task[None]] = []
+        """Waits that were ended and still have to leave their hold."""
         self._records: list[Record] = []
         self._expiry: asyncio.TimerHandle | None = None
         self._notice: asyncio.TimerHandle | None = None
@@ -115,9 +118,10 @@ class DatabaseConversation(ABC):
     def _terminate(self, sqlstate: str, message: str, hint: str = "") -> None:
         """End the connection with an error."""
 
-    @abstractmethod
-    def _forget(self) -> None:
-        """Nobody can cancel anything here any more."""
+    @property
+    def _cancel_key(self) -> BackendKey | None:
+        """What a CancelRequest for this session must carry, where the protocol has such a thing."""
+        return None
 
     def _tell_it_waits(self, held: HeldRequest) -> bool:
         """Tell the client, where the protocol has words for it. True: tell it again and again."""
@@ -140,7 +144,7 @@ class DatabaseConversation(ABC):
             self._stop_waiting(number)
         if self._expiry is not None:
             self._expiry.cancel()
-        self._forget()
+        self._service.sessions.remove(self, self._session.target, self._cancel_key)
         now = self._service.now()
         for statement in self._running.values():
             self._records += statement.ended(StatementOutcome("aborted", None), now)
@@ -202,6 +206,24 @@ class DatabaseConversation(ABC):
         self._tasks.pop(0, None)
         self._answer_login(self._session.keys_ready(self._service.now()))
         self._later(self._take())
+
+    def _open_to_others(self, now: float) -> None:
+        """Logged in: cancels and locks may reach it, and its end is known."""
+        self._service.sessions.add(self, self._session.target, self._cancel_key)
+        if over := self._session.over(now):  # it was locked while the server let it in
+            sqlstate, message, hint = OVER[over]
+            self._farewell = (sqlstate, f"extproc: {message}", hint)
+        self._watch_expiry(now)
+
+    def end_if_over(self) -> None:
+        """The locks changed. Whoever they mean ends at once, whatever runs."""
+        if self._common.has_ended or self._session.over(self._service.now()) != "locked":
+            return
+        sqlstate, message, hint = OVER["locked"]
+        self._terminate(sqlstate, f"extproc: {message}", hint)
+        output = self._take()
+        self._end = ("aborted", "locked")
+        self._later(output)
 
     def _watch_expiry(self, now: float) -> None:
         """The session ends with its token, or at its largest age."""
@@ -304,11 +326,13 @@ class DatabaseConversation(ABC):
         if task is None:
             return
         task.cancel()
+        self._stopped.append(task)
         statement = self._running.get(number)
         if statement is not None and statement.held is not None and not statement.held.ask.demand.resumable:
             self._holds[statement.held.id] = statement.held
 
     async def _abandon(self, holds: list[HeldRequest]) -> None:
+        await asyncio.gather(*self._stopped, return_exceptions=True)  # nobody else's hold is closed
         for held in holds:
             await self._service.desk.abandon(held, "the connection that asked is gone")
 

@@ -52,6 +52,7 @@ from extproc.protocols.postgres.encodings import codec_for
 from extproc.protocols.postgres.limits import LoginMethod
 from extproc.servers.database_conversation import DatabaseConversation
 from extproc.servers.envoy_proto import CallMetadata
+from extproc.servers.live_sessions import Found
 from extproc.servers.network_ext_proc import Output
 from extproc.servers.service import Service
 from extproc.sql import analyze
@@ -61,8 +62,6 @@ ANY_METHOD: frozenset[LoginMethod] = frozenset({"trust", "scram-sha-256", "passw
 
 _catalogues = Catalogues()
 """What this process knows of its databases' tables."""
-_sessions: dict[tuple[str, BackendKey], PostgresConversation] = {}
-"""Live sessions of this process by target and cancel key: a CancelRequest comes on a connection of its own."""
 
 
 def open_postgres(
@@ -198,9 +197,7 @@ class PostgresConversation(DatabaseConversation):
                 )
 
     def _logged_in(self, event: LoggedIn, now: float) -> None:
-        if event.backend_key is not None:
-            _sessions[self._session.target, event.backend_key] = self
-        self._watch_expiry(now)
+        self._open_to_others(now)
 
     # ------------------------------------------------------------------ statements
 
@@ -311,17 +308,28 @@ class PostgresConversation(DatabaseConversation):
         return True
 
     def _cancel(self, key: BackendKey) -> None:
-        session = _sessions.get((self._session.target, key))
-        if session is not None and session.cancel_waiting():
-            self._wire.drop_cancel()
+        """Of a session here, or of another worker. A key that nobody has goes nowhere, and gets no answer either."""
+        found = self._service.sessions.cancel_here(self._session.target, key)
+        if found:
+            self._cancel_found(found)
         else:
-            # running, or of another worker: the server knows its own keys and ignores the others
+            self._spawn(0, self._cancel_elsewhere(key))
+
+    async def _cancel_elsewhere(self, key: BackendKey) -> None:
+        found = await self._service.sessions.cancel_elsewhere(self._session.target, key)
+        self._tasks.pop(0, None)
+        self._cancel_found(found)
+        self._later(self._take())
+
+    def _cancel_found(self, found: Found) -> None:
+        if found == "live":
             self._wire.forward_cancel()
+        else:
+            self._wire.drop_cancel()
 
     def _terminate(self, sqlstate: str, message: str, hint: str = "") -> None:
         self._wire.terminate(sqlstate, message, "", hint)
 
-    def _forget(self) -> None:
-        key = self._wire.backend_key
-        if key is not None and _sessions.get((self._session.target, key)) is self:
-            del _sessions[self._session.target, key]
+    @property
+    def _cancel_key(self) -> BackendKey | None:
+        return self._wire.backend_key

@@ -16,6 +16,7 @@ from extproc.domain.errors import LedgerUnavailableError
 from extproc.domain.record import Record
 from extproc.pipeline import Governance
 from extproc.servers.desk import HoldDesk
+from extproc.servers.live_sessions import LiveSessions
 
 log = structlog.get_logger()
 
@@ -65,6 +66,8 @@ class Service:
         self.now = now
         self.new_hex = new_hex
         self.max_message = max_message
+        self.sessions = LiveSessions(now)
+        """Database sessions that cancels and locks may reach."""
         self._outbox: list[Reply] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
