@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from extproc.domain.nouns import noun
+
 StatementKind = Literal["simple", "bound", "copy", "function"]
 """Simple query, Bind of a parsed text, COPY data, fast-path function call."""
 
@@ -133,7 +135,7 @@ def _both(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted({*one, *other}))
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Parameter:
     """One bound parameter. `value` None is SQL's NULL; `text` is None for NULL and for undecoded binary."""
 
@@ -144,7 +146,7 @@ class Parameter:
     text: str | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Statement:
     """What is judged, held and recorded as one. A simple query with several statements has facts for each."""
 

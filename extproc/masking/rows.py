@@ -106,6 +106,8 @@ def compile_rows(specs: Sequence[MaskSpec], secrets: MaskSecrets, masker: Masker
 
 def split_name(name: str) -> list[str]:
     """The parts of a dotted name; a part in double quotes may hold dots."""
+    if '"' not in name:
+        return name.split(".")
     parts, part, quoted, position = [], "", False, 0
     while position < len(name):
         letter = name[position]

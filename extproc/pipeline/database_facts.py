@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import UTC, datetime
 
+from extproc.domain.nouns import noun
 from extproc.domain.principal import Principal
 from extproc.domain.request import Source
 from extproc.domain.statement import Statement, StatementFacts
@@ -13,7 +14,7 @@ from extproc.pipeline.facts import FactUnavailableError
 from extproc.pipeline.governance import TargetPlan
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class SessionFacts:
     """What is true of a whole connection. `user` and `database` are what the caller asked for; `role` is the
     database user it became."""
@@ -28,7 +29,7 @@ class SessionFacts:
     application: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class StatementView:
     """One statement of a text as rules see it. `transaction` is ReadyForQuery's letter (I, T, E)."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -28,6 +28,8 @@ MAX_PARAMETERS = 64
 """Parameters that a line tells of; their number is always there."""
 MAX_PARAMETER = 256
 MAX_NAMES = 64
+MAX_REMEMBERED = 128
+"""Texts whose part of a record a connection remembers; more begin anew."""
 
 
 @dataclass(slots=True)
@@ -51,6 +53,8 @@ class SessionScribe:
     role: str = ""
     source: Source = field(default_factory=Source)
     policy: str = ""
+    _texts_shown: dict[str, tuple[Statement, dict[str, Any]]] = field(default_factory=dict, repr=False)
+    """What a record says of a text, by text: prepared statements come again and again."""
 
     def login(self, at: float, verdict: str, code: str) -> Record:
         """Who wants in, as whom, and what was decided; before anything goes to the server."""
@@ -147,6 +151,28 @@ class SessionScribe:
         return self._masked(text)
 
     def _statement(self, statement: Statement, transaction: str) -> dict[str, Any]:
+        kept = {**self._text(statement), "transaction": transaction}
+        if statement.parameters:
+            kept["parameter_count"] = len(statement.parameters)
+            kept["parameters"] = [
+                self._parameter(p.type_oid, p.format, p.value, p.text)
+                for p in statement.parameters[:MAX_PARAMETERS]
+            ]
+        return kept
+
+    def _text(self, statement: Statement) -> dict[str, Any]:
+        """What a record says whatever the parameters are; not to be changed."""
+        known = self._texts_shown.get(statement.text)
+        if known is not None and known[0].kind == statement.kind and _same(known[0].facts, statement.facts):
+            return known[1]
+        kept = self._build_text(statement)
+        if len(statement.text) <= MAX_TEXT:
+            if len(self._texts_shown) >= MAX_REMEMBERED:
+                self._texts_shown.clear()
+            self._texts_shown[statement.text] = (replace(statement, parameters=()), kept)
+        return kept
+
+    def _build_text(self, statement: Statement) -> dict[str, Any]:
         facts = statement.facts
         shown = self.shown_text(statement.text, facts)
         raw = statement.text.encode("utf-8", "surrogatepass")
@@ -160,7 +186,6 @@ class SessionScribe:
             "tables_read": self._names(name for fact in facts for name in fact.tables_read),
             "tables_written": self._names(name for fact in facts for name in fact.tables_written),
             "fingerprints": [fact.fingerprint for fact in facts if fact.fingerprint][:MAX_NAMES],
-            "transaction": transaction,
         }
         if len(shown) > MAX_TEXT:
             kept["cut_at"] = MAX_TEXT
@@ -175,12 +200,6 @@ class SessionScribe:
         reasons = sorted({fact.incomplete_reason for fact in facts if not fact.complete})
         if reasons:
             kept["incomplete"] = reasons
-        if statement.parameters:
-            kept["parameter_count"] = len(statement.parameters)
-            kept["parameters"] = [
-                self._parameter(p.type_oid, p.format, p.value, p.text)
-                for p in statement.parameters[:MAX_PARAMETERS]
-            ]
         return kept
 
     def _parameter(
@@ -277,3 +296,8 @@ def statement_binding(
         add(parameter.type_oid.to_bytes(4, "big") + bytes((parameter.format & 0xFF,)))
         add(b"\x00" if parameter.value is None else b"\x01" + parameter.value)
     return mac.hexdigest()
+
+
+def _same(some: tuple[StatementFacts, ...], others: tuple[StatementFacts, ...]) -> bool:
+    """The same facts, not only equal ones: those of a text are made once and remembered."""
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))

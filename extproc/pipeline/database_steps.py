@@ -6,9 +6,10 @@ Records of a step are written before anything of it happens.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
+from extproc.domain.nouns import noun
 from extproc.domain.principal import Principal
 from extproc.domain.record import Record
 from extproc.domain.statement import Statement
@@ -25,7 +26,7 @@ ADMIN_SHUTDOWN = "57P01"
 SYSTEM_ERROR = "58000"
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Login:
     """What a client said before anything was decided. `token` is what it gave as its password."""
 
@@ -37,7 +38,7 @@ class Login:
     """Whom a verified certificate names; then there is no token."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class AcceptLogin:
     """Log in upstream as `role`."""
 
@@ -47,7 +48,7 @@ class AcceptLogin:
     records: tuple[Record, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class RefuseLogin:
     """End the connection with an error."""
 
@@ -57,7 +58,7 @@ class RefuseLogin:
     records: tuple[Record, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Run:
     """The statement may go on. `masks` are owed on its rows."""
 
@@ -67,7 +68,7 @@ class Run:
     """What of its answer must be read."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Inquire:
     """Ask the server `text` first and come back with `answered`; `runs` False only asks which columns it returns."""
 
@@ -75,7 +76,7 @@ class Inquire:
     runs: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Stop:
     """The statement may not go on; the connection lives unless `ends_session`."""
 
@@ -87,7 +88,7 @@ class Stop:
     ends_session: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Asked:
     """One statement that waits for a decision. `is_bound` is False at Parse: nothing runs yet."""
 
@@ -99,7 +100,7 @@ class Asked:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Ended:
     """What became of a statement that was judged. `end` is the wire's word for it."""
 

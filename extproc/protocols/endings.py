@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from extproc.domain.nouns import noun
 
 EndKind = Literal["complete", "error", "denied", "skipped", "unexecuted", "abandoned", "aborted"]
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class StatementEnded:
     """What became of a statement. `executed` is false only where the server certainly never ran it.
 
@@ -32,7 +33,7 @@ class StatementEnded:
     copied_in: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Refused:
     """The wire itself turned a message away, in band, without asking: too long, undecodable, a function call,
     a statement or portal that was never judged. The connection lives on."""
@@ -41,12 +42,12 @@ class Refused:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class ClientLeft:
     """The client ended its side, or said Terminate. Statements still waiting were abandoned."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Ended:
     """Nothing more will happen. Send what is left, then close both sides.
 

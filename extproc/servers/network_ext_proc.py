@@ -13,13 +13,13 @@ hop, each one tried on Envoy 1.40 (docs/envoy.md):
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 from google.protobuf.message import DecodeError
 
 from extproc.domain.errors import LedgerUnavailableError
+from extproc.domain.nouns import noun
 from extproc.domain.record import Record
 from extproc.domain.request import Source
 from extproc.servers.envoy_proto import METADATA_NAMESPACE, CallMetadata, struct_values
@@ -42,7 +42,7 @@ class NetworkChannel(Protocol):
     def abort(self, reason: str) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Output:
     """What a conversation wants to happen, in this order: bytes and ends of both directions, then the close."""
 

@@ -131,6 +131,9 @@ class RelayConnection(asyncio.Protocol):
         self._client = None
         self._stop_timer()
         self._over("cancelled")
+        self._conversation = (
+            None  # which knows us: what nobody needs any more is freed now, not by the collector
+        )
         self._relay.left(self)
 
     # ------------------------------------------------------------------ the database's side

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from extproc.demo.processes import wait_until
-from tests.e2e.databases import POLICY, SCHEMA, DatabaseStack
+from tests.e2e.databases import FRONTS, POLICY, SCHEMA, DatabaseStack
 from tests.support.pki import Authority
 from tests.support.postgres import Postgres, binaries, system_binaries
 
@@ -65,20 +65,22 @@ def listener(authority: Authority, ended_by: str, **more: Any) -> dict[str, Any]
     return {"tls": tls, "callers": CALLERS}
 
 
-@pytest.fixture(scope="module", params=["extproc", "envoy"])
+@pytest.fixture(scope="module", params=[(by, front) for front in FRONTS for by in ("extproc", "envoy")])
 def stack(
     request: pytest.FixtureRequest,
     postgres: Postgres,
     authority: Authority,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[DatabaseStack]:
+    ended_by, front = request.param
     with DatabaseStack(
         tmp_path_factory.mktemp("tls"),
         postgres,
-        listener=listener(authority, request.param),
+        front=front,
+        listener=listener(authority, ended_by),
         policy=MAYBE_A_CERTIFICATE,
     ) as running:
-        running.ended_by = request.param  # type: ignore[attr-defined]
+        running.ended_by = ended_by  # type: ignore[attr-defined]
         yield running
 
 
@@ -315,12 +317,13 @@ def to_server(server: Postgres, authority: Path, name: str = "db.internal") -> d
     return {"upstream": {"address": f"127.0.0.1:{server.port}", "tls": tls}}
 
 
+@pytest.mark.parametrize("front", FRONTS)
 def test_we_speak_tls_with_a_server_of_any_age(
-    guarded: Postgres, authority: Authority, tmp_path: Path
+    guarded: Postgres, authority: Authority, tmp_path: Path, front: str
 ) -> None:
     from tests.e2e.test_postgres import Asking
 
-    with DatabaseStack(tmp_path, guarded, target=to_server(guarded, authority.path)) as stack:
+    with DatabaseStack(tmp_path, guarded, front=front, target=to_server(guarded, authority.path)) as stack:
         with stack.connect("writer", "builders") as connection:
             secured = "SELECT ssl, version FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
             row = connection.execute(secured).fetchone()

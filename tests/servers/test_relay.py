@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,8 +21,9 @@ from extproc.servers.envoy_proto import CallMetadata
 from extproc.servers.network_ext_proc import Conversation, Output
 from extproc.servers.relay import RelayServer
 from extproc.servers.service import Service
-from extproc.servers.upstreams import Upstream
+from extproc.servers.upstreams import ALPN, Upstream, UpstreamTls
 from tests.protocols.test_proxy_header import HOSTILE, V4, header, value
+from tests.support.pki import Authority
 
 RECORD = Record("intent", 1.0, {})
 HEADER = header(V4 + value(0xE0, b"db") + value(0xE1, b"pg") + value(0xE2, b"-") + value(0xE3, b"-"))
@@ -440,5 +442,63 @@ def test_where_it_listens_only_its_user_may_connect() -> None:
         with socket.socket(socket.AF_UNIX) as other, pytest.raises(RuntimeError):
             other.bind(str(rig.folder / "x.sock"))
             RelayServer(rig.service, {}).listen(rig.folder / "nowhere" / "r.sock")
+
+    play(scene)
+
+
+# ---------------------------------------------------------------------- TLS to the database
+
+
+def tls_to(ca: Path, name: str = "db.internal") -> UpstreamTls:
+    context = ssl.create_default_context(cafile=str(ca))
+    context.set_alpn_protocols([ALPN])
+    return UpstreamTls(context, name)
+
+
+async def behind_tls(rig: Rig, authority: Authority, alpn: list[str]) -> int:
+    """The same database under TLS; its port."""
+    certificate, key = authority.issue("db", hosts=["db.internal"])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    context.set_alpn_protocols(alpn)
+    server = await asyncio.start_server(rig.database.serve, "127.0.0.1", 0, ssl=context)
+    return int(server.sockets[0].getsockname()[1])
+
+
+def test_a_database_under_tls_is_checked_and_heard(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+
+    async def scene(rig: Rig) -> None:
+        port = await behind_tls(rig, authority, [ALPN])
+        rig.relay.upstreams = {"db": Upstream(host="127.0.0.1", port=port, tls=tls_to(authority.path))}
+        reader, writer = await rig.connect(HEADER + b"hello")
+        assert await reader.readexactly(5) == b"HELLO"
+        writer.write(bytes(1 << 22))
+        assert await reader.readexactly(1 << 22) == bytes(1 << 22)
+        rig.conversations[0].later(Output(close=True))
+        writer.close()
+        await rig.until(lambda: rig.database.open == 0 and not rig.relay.connections)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("flaw", ["name", "authority", "alpn", "plain"])
+def test_a_database_that_cannot_prove_itself_hears_nothing(flaw: str, tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path / "a"), Authority(tmp_path / "b")
+
+    async def scene(rig: Rig) -> None:
+        port = await behind_tls(rig, authority, [] if flaw == "alpn" else [ALPN])
+        tls = tls_to(
+            other.path if flaw == "authority" else authority.path,
+            "else.internal" if flaw == "name" else "db.internal",
+        )
+        upstream = Upstream(host="127.0.0.1", port=port, tls=tls)
+        if flaw == "plain":
+            upstream = Upstream(path=str(rig.folder / "db.sock"), tls=tls, connect_timeout=1.0)
+        rig.relay.upstreams = {"db": upstream}
+        reader, writer = await rig.connect(HEADER + b"secret")
+        assert await reader.read() == b""
+        assert b"secret" not in rig.database.heard
+        writer.close()
 
     play(scene)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
+from extproc.domain.nouns import noun
 from extproc.protocols.endings import ClientLeft, Ended, Refused, StatementEnded
 
 TransactionStatus = Literal["I", "T", "E"]
@@ -14,7 +15,7 @@ TransactionStatus = Literal["I", "T", "E"]
 StatementKind = Literal["simple", "parse", "bound"]
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class LoginReceived:
     """*Asks* for `accept_login` or `refuse_login`. `token` is what the client sent as its password.
 
@@ -31,14 +32,14 @@ class LoginReceived:
     """Under TLS that ended here; what Envoy did before us, Envoy tells."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class LoggedIn:
     """The server let us in and the client was told. `backend_key` names the session in a CancelRequest."""
 
     backend_key: BackendKey | None
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class BackendKey:
     """What a CancelRequest must carry: 4 bytes of secret in protocol 3.0, up to 256 in 3.2."""
 
@@ -46,7 +47,7 @@ class BackendKey:
     secret: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class BoundParameter:
     """One parameter of a Bind. `type_oid` is 0 where nobody said; `format` 0 is text, 1 is binary; NULL is None."""
 
@@ -55,7 +56,7 @@ class BoundParameter:
     value: bytes | None = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class StatementReceived:
     """*Asks* for `forward(id, …)` or `deny(id, …)`; not answering yet is a hold.
 
@@ -82,7 +83,7 @@ class StatementReceived:
     settings: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Column:
     """One column of a RowDescription. `table_oid` and `attribute` are 0 for what is no plain table column."""
 
@@ -93,7 +94,7 @@ class Column:
     format: int
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class RowsDescribed:
     """*Asks* for `read_rows(id)` or `pass_rows(id)`; only for statements forwarded with `rows=True`.
 
@@ -105,7 +106,7 @@ class RowsDescribed:
     columns: tuple[Column, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class RowsReceived:
     """*Asks* for `replace_rows(id, rows)`. All complete rows at hand, oldest first; NULL is None."""
 
@@ -114,7 +115,7 @@ class RowsReceived:
     rows: tuple[tuple[bytes | None, ...], ...] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class InquiryAnswered:
     """The server answered `inquire(id, …)`; the statement still waits. Values are text.
 
@@ -126,7 +127,7 @@ class InquiryAnswered:
     rows: tuple[tuple[bytes | None, ...], ...] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class CopyReceived:
     """*Asks* for `replace_copy(id, pieces)`; only for statements forwarded with `copy=True`.
 
@@ -138,7 +139,7 @@ class CopyReceived:
     is_last: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class CopyStarted:
     """COPY data follows, `direction` seen from the server: "in" is data from the client. It is not bound."""
 
@@ -148,7 +149,7 @@ class CopyStarted:
     columns: int
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class MessageReceived:
     """*Asks* for `replace_message(fields)`; only when the connection was told to `read_messages`.
 
@@ -161,7 +162,7 @@ class MessageReceived:
     id: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class CancelReceived:
     """*Asks* for `forward_cancel()` or `drop_cancel()`. This connection carries nothing else (CancelRequest)."""
 
