@@ -19,7 +19,7 @@ from extproc.domain.grant import Grant
 from extproc.domain.hold import HeldRequest
 from extproc.domain.principal import Principal
 from extproc.domain.record import INTENT, OUTCOME, Record
-from extproc.domain.request import Source
+from extproc.domain.request import Source, Trace
 from extproc.domain.statement import Statement, StatementFacts
 from extproc.masking import Masker
 from extproc.pipeline.scribe import MAX_TEXT, hold_summary, keyed_digest
@@ -30,6 +30,7 @@ MAX_PARAMETER = 256
 MAX_NAMES = 64
 MAX_REMEMBERED = 128
 """Texts whose part of a record a connection remembers; more begin anew."""
+NO_TRACE = Trace()
 
 
 @dataclass(slots=True)
@@ -93,12 +94,13 @@ class SessionScribe:
         masks: tuple[str, ...] = (),
         held: HeldRequest | None = None,
         grant: Grant | None = None,
+        trace: Trace = NO_TRACE,
         transaction: str = "I",
         keep_payload: bool = False,
         limit: int = 0,
     ) -> Record:
-        """What is to run, and what was decided; written before it goes on."""
-        fields = self._common(decision_id, span_id, self.span_id)
+        """What is to run, and what was decided; written before it goes on. `trace` is the caller's own."""
+        fields = self._common(decision_id, span_id, self.span_id, trace)
         fields |= {"verdict": verdict, "code": code, "policy": self.policy}
         given = list(rulings)
         fields["risk"] = sum(ruling.risk for ruling in given)
@@ -131,9 +133,11 @@ class SessionScribe:
         end: str,
         response: Mapping[str, Any],
         reason: str = "",
+        trace: Trace = NO_TRACE,
+        payload: bytes | None = None,
     ) -> Record:
-        """How it ended. `response` has the SQLSTATE, tags, rows and bytes."""
-        fields = self._common(decision_id, span_id, self.span_id)
+        """How it ended. `response` has the SQLSTATE, tags, rows and bytes; `payload` a sample of the rows."""
+        fields = self._common(decision_id, span_id, self.span_id, trace)
         fields["operation"] = "statement"
         fields["executed"] = executed
         fields["end"] = end
@@ -141,7 +145,7 @@ class SessionScribe:
         fields["response"] = {"code": 0, "inspected": "none", **response}
         if reason:
             fields["reason"] = reason
-        return Record(OUTCOME, at, fields)
+        return Record(OUTCOME, at, fields, {"response": payload} if payload is not None else {})
 
     def shown_text(self, text: str, facts: Iterable[StatementFacts]) -> str:
         """The text as it may be kept and shown; one that sets a password is shown without its literals."""
@@ -253,14 +257,20 @@ class SessionScribe:
             return f"[not recorded: {error.code}]"
         return masked.encode("utf-8", "replace").decode("utf-8")
 
-    def _common(self, decision_id: str, span_id: str, parent_span_id: str) -> dict[str, Any]:
+    def _common(
+        self, decision_id: str, span_id: str, parent_span_id: str, trace: Trace = NO_TRACE
+    ) -> dict[str, Any]:
+        """A caller's own trace goes before the session's, whose id still says where it belongs."""
+        trace_id = self.trace_id
+        if trace.trace_id:
+            trace_id, parent_span_id = trace.trace_id, trace.parent_span_id
         fields: dict[str, Any] = {
             "decision_id": decision_id,
             "session_id": self.session_id,
             "target": self.target,
             "protocol": self.protocol,
             "span_id": span_id,
-            "trace": {"trace_id": self.trace_id, "parent_span_id": parent_span_id},
+            "trace": {"trace_id": trace_id, "parent_span_id": parent_span_id},
         }
         if self.degraded:
             fields["degraded"] = list(self.degraded)

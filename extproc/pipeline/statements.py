@@ -14,6 +14,7 @@ from extproc.domain.principal import Principal
 from extproc.domain.record import Record
 from extproc.domain.statement import CHANGES_READING, StatementFacts
 from extproc.domain.steps import Wait
+from extproc.domain.tracing import parse_traceparent
 from extproc.masking.rows import RowMasks
 from extproc.pipeline.catalogue import FIRST_USER_OID
 from extproc.pipeline.copy_masking import CopyMask, copied, copied_columns, copy_mask
@@ -36,10 +37,12 @@ from extproc.pipeline.database_view import statement_view
 from extproc.pipeline.database_words import ENDS, HINTS, OVER, WAIT_ENDS
 from extproc.pipeline.governance import DatabasePlan, DatabaseRole, Governance, TargetPlan
 from extproc.pipeline.row_masking import ResultColumn, ResultMask, result_mask
+from extproc.pipeline.row_sample import RowSample
 from extproc.pipeline.settled import HoldSettled
 from extproc.pipeline.shapes import statement_shape
 from extproc.policy.statements import combine_rulings
 from extproc.protocols.postgres.encodings import codec_for
+from extproc.sql.comments import traceparent
 
 if TYPE_CHECKING:
     from extproc.pipeline.database_session import DatabaseSession
@@ -60,8 +63,8 @@ class GovernedStatement:
 
     __slots__ = (
         "_asked", "_checked", "_code", "_described", "_grant", "_held", "_hides_all", "_ids", "_login", "_obligations",
-        "_plan", "_principal", "_role", "_rulings", "_run_code", "_session", "_started", "_statement", "_verdict",
-        "_written", "copy_mask", "masks", "row_masks",
+        "_plan", "_principal", "_role", "_rulings", "_run_code", "_session", "_started", "_statement", "_trace",
+        "_verdict", "_written", "copy_mask", "masks", "row_masks", "sample",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +100,9 @@ class GovernedStatement:
         self._described: tuple[ResultColumn, ...] | None = None
         """What a COPY copies, once the server said so."""
         self._hides_all = False
+        self._trace = parse_traceparent(traceparent(asked.statement.text))
+        self.sample: RowSample | None = None
+        """What a record is to keep of its rows."""
 
     # ------------------------------------------------------------------ decide
 
@@ -374,7 +380,16 @@ class GovernedStatement:
 
     def _go(self, now: float, reads: Literal["", "rows", "copy"] = "") -> Run:
         self._session.count("statements")
+        plan = self._plan
+        if plan is not None and "masked" in (plan.record_response, self._obligations.record_response):
+            codec = codec_for(self._asked.settings.get("client_encoding", "UTF8")) or "utf-8"
+            self.sample = RowSample(self._session.scribe.key, plan.record_masker, plan.record_max, codec)
         return Run(self.masks, (self._intent(now, "allow", self._run_code),), reads)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether COPY data may be its answer."""
+        return any(sql.copy is not None for sql in self._statement.facts)
 
     def _stop(
         self,
@@ -411,6 +426,7 @@ class GovernedStatement:
             masks=self._obligations.masks,
             held=self._held,
             grant=self._grant,
+            trace=self._trace,
             transaction=self._asked.transaction,
             keep_payload=plan is not None
             and "masked" in (plan.record_request, self._obligations.record_request),
@@ -459,6 +475,10 @@ class GovernedStatement:
         if self.row_masks is not None:
             response["mask_digest"] = self.row_masks.digest
             response["inspected"] = "full"
+        payload = None
+        if self.sample is not None and self.sample.size:
+            response["digest"] = self.sample.digest
+            payload = self.sample.payload()
         self._session.count("rows", rows)
         self._session.count("bytes", ended.bytes_returned)
         if ended.end == "error":
@@ -467,6 +487,7 @@ class GovernedStatement:
             self._session.scribe.outcome(
                 now, *self._ids, started=self._started, executed=ended.executed,
                 end=ENDS.get(ended.end, "aborted"), response=response,
+                trace=self._trace, payload=payload,
                 reason=self._code if ended.end == "denied" else "" if ended.end in ("complete", "error") else ended.end,
             )
         )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -13,6 +12,7 @@ from google.protobuf import struct_pb2
 from extproc.domain.decision import HeaderChange
 from extproc.domain.request import Headers, RequestHead, Source, Trace
 from extproc.domain.steps import BodyMode, BodyModes, Forward, Refuse
+from extproc.domain.tracing import parse_traceparent
 from extproc.servers.header_map import read_header_map
 from extproc.servers.wire import ext_authz_pb2 as az
 from extproc.servers.wire import ext_proc_pb2 as pb
@@ -28,7 +28,6 @@ ATTRIBUTES_KEY = "envoy.filters.http.ext_proc"
 CODE_DETAILS = "response.code_details"
 VIA_UPSTREAM = "via_upstream"
 
-_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?", re.DOTALL)
 
 Mode = pb.ProcessingMode
 _TO_MODE = {
@@ -71,17 +70,6 @@ def call_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> CallMetadata:
         parse_traceparent(traceparent),
         listener=listeners[0] if len(listeners) == 1 else "",
     )
-
-
-def parse_traceparent(value: str) -> Trace:
-    """W3C trace context, level 1: version-traceid-parentid-flags, lower-case hex, not all zero."""
-    match = _TRACEPARENT.fullmatch(value)
-    if match is None:
-        return Trace()
-    version, trace_id, parent_id, flags = match.groups()
-    if version == "ff" or not trace_id.strip("0") or not parent_id.strip("0"):
-        return Trace()
-    return Trace(trace_id, parent_id, bool(int(flags, 16) & 1))
 
 
 NO_HEADERS = Headers(())

@@ -233,7 +233,17 @@ class PostgresConversation(DatabaseConversation):
             return
         self._records += step.records
         if isinstance(step, Run):
-            self._wire.forward(number, rows=step.reads != "", copy=step.reads == "copy")
+            statement = self._running.get(number)
+            sample = statement.sample if statement is not None else None
+            described = step.reads != "" or (
+                sample is not None and statement is not None and not statement.is_copy
+            )
+            self._wire.forward(
+                number,
+                rows=described,
+                copy=step.reads == "copy",
+                tap=sample.tap if sample is not None else None,
+            )
             return
         self._wire.deny(number, step.sqlstate, f"extproc: {step.message}", step.detail, step.hint)
         if step.ends_session:
@@ -276,6 +286,8 @@ class PostgresConversation(DatabaseConversation):
             statement.rows(event.columns, self._codec(self._wire.settings)) if statement is not None else None
         )
         self._count_masked(event.id)
+        if statement is not None and statement.sample is not None:
+            statement.sample.described(event.columns)
         if mask is None:
             self._wire.pass_rows(event.id)
             return

@@ -9,6 +9,7 @@ from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
 from extproc.domain.decision import HeaderChange
 from extproc.domain.request import Headers, Trace
 from extproc.domain.steps import BodyMode, BodyModes, Forward, Refuse
+from extproc.domain.tracing import parse_traceparent
 from extproc.servers.envoy_proto import (
     UNCHANGED,
     CallMetadata,
@@ -19,7 +20,6 @@ from extproc.servers.envoy_proto import (
     forward_reply,
     modes_in_force,
     mutate,
-    parse_traceparent,
     refuse_reply,
     request_head,
     timeout_reply,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from extproc.domain.errors import ProtocolError
 from extproc.protocols.endings import ClientLeft
 from extproc.protocols.postgres.buffer import Buffer
@@ -271,7 +273,7 @@ class ClientSide:
         session.awaited.append(Awaited(INQUIRY, session.waiting_run, inquiry=inquiry))
         return True
 
-    def forward(self, id: int, *, rows: bool, copy: bool) -> bool:
+    def forward(self, id: int, *, rows: bool, copy: bool, tap: Callable[[bytes], None] | None) -> bool:
         """The waiting statement goes to the server as it came; a Parse together with what follows it."""
         session = self._session
         asked, run = session.waiting, session.waiting_run
@@ -283,6 +285,7 @@ class ClientSide:
         raw, self._raw = self._raw, b""
         run.wants_rows = rows and run.kind != "parse"
         run.wants_copy = copy and run.kind != "parse"
+        run.tap = tap if run.kind != "parse" else None
         run.is_barrier = run.kind != "parse" and is_barrier(run.text)
         if run.kind != "parse":
             self._release()

@@ -206,13 +206,16 @@ class PostgresConnection:
 
     # answers to StatementReceived. False: it is no longer waiting (client gone, batch skipped)
 
-    def forward(self, id: int, *, rows: bool = False, copy: bool = False) -> bool:
+    def forward(
+        self, id: int, *, rows: bool = False, copy: bool = False, tap: Callable[[bytes], None] | None = None
+    ) -> bool:
         """Let it go on. `rows` raises RowsDescribed for each of its result sets, otherwise rows pass untouched.
 
         `copy` raises CopyReceived for COPY data towards the client; with `rows` alone COPY ends the connection.
+        `tap` is given every byte of DataRow and CopyData messages that goes to the client, as it goes.
         """
         try:
-            done = self._client.forward(id, rows=rows, copy=copy)
+            done = self._client.forward(id, rows=rows, copy=copy, tap=tap)
         except ProtocolError as error:
             self._fail(error)
             return False

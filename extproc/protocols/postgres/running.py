@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from extproc.protocols.endings import EndKind, StatementEnded
@@ -22,6 +23,8 @@ class Run:
     kind: StatementKind
     text: str = field(repr=False, default="")
     wants_rows: bool = False
+    tap: Callable[[bytes], None] | None = None
+    """Is given every byte of rows and COPY data that goes to the client."""
     wants_copy: bool = False
     """COPY data towards the client is shown as well."""
     is_barrier: bool = False

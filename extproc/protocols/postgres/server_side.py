@@ -73,6 +73,7 @@ class ServerSide:
         self._session = session
         self._buffer = Buffer()
         self._rest = 0
+        self._streamed: Run | None = None
         self._asking: Literal["", "columns", "rows", "copy", "message"] = ""
         self._run: Run | None = None
         self._event: RowsReceived | CopyReceived | MessageReceived | None = None
@@ -100,7 +101,7 @@ class ServerSide:
                     return
                 taken = self._buffer.take(self._rest)
                 self._rest -= len(taken)
-                session.to_client.append(taken)
+                self._send_data(self._streamed, taken)
                 if not self._rest:
                     session.at_boundary()
                 continue
@@ -150,6 +151,12 @@ class ServerSide:
     def _send(self, raw: bytes) -> None:
         self._session.to_client.append(raw)
 
+    def _send_data(self, run: Run | None, data: bytes) -> None:
+        """Rows or COPY data."""
+        if run is not None and run.tap is not None:
+            run.tap(data)
+        self._session.to_client.append(data)
+
     # questions of ours
 
     def _inquiry(self) -> Inquiry | None:
@@ -195,7 +202,7 @@ class ServerSide:
         if not run.reading:
             size, count, unfinished = self._buffer.run_of(_ROW, 1 << 62)
             if size:
-                self._send(self._buffer.take(size))
+                self._send_data(run, self._buffer.take(size))
             run.rows += count
             run.bytes_returned += size
             if unfinished:
@@ -203,7 +210,7 @@ class ServerSide:
                     raise malformed("DataRow")
                 run.rows += 1
                 run.bytes_returned += unfinished
-                self._stream(unfinished)
+                self._stream(run, unfinished)
             return True
         if first_size > self._session.limits.row:
             raise ProtocolError("row-too-long", "a row that must be read is too long")
@@ -244,7 +251,7 @@ class ServerSide:
         data = b"".join(out)
         run.rows += len(rows)
         run.bytes_returned += len(data)
-        self._send(data)
+        self._send_data(run, data)
         self._answered()
 
     def decide_columns(self, id: int, *, read: bool) -> None:
@@ -489,11 +496,11 @@ class ServerSide:
             return True
         size, _, unfinished = self._buffer.run_of(_COPY, 1 << 62)
         if size:
-            self._send(self._buffer.take(size))
+            self._send_data(run, self._buffer.take(size))
         if unfinished:
             if unfinished < 5:
                 raise malformed("CopyData")
-            self._stream(unfinished)
+            self._stream(run, unfinished)
         if run is not None:
             run.bytes_returned += size + unfinished
         return True
@@ -516,7 +523,7 @@ class ServerSide:
         data = b"".join([HEAD.pack(b"d", len(piece) + 4) + piece for piece in pieces])
         run.bytes_returned += len(data)
         if data:
-            self._send(data)
+            self._send_data(run, data)
         if event.is_last:
             self._send(build(b"c", b""))
         self._answered()
@@ -530,9 +537,10 @@ class ServerSide:
         else:
             self._send(raw)
 
-    def _stream(self, size: int) -> None:
+    def _stream(self, run: Run | None, size: int) -> None:
         """The message in front goes on piece by piece, as it comes."""
         self._rest = size
+        self._streamed = run
         self._session.client_boundary = False
 
 
