@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from extproc.domain.errors import MaskingError, PolicyError
 from extproc.domain.mask import MaskSpec
+from extproc.masking.arrays import ELEMENTS, map_binary, map_text
 from extproc.masking.operators import MaskSecrets, Operator, build_operator, strictest
 from extproc.masking.plan import REDACT, Masker
 
-TEXT_TYPES = frozenset({18, 19, 25, 142, 705, 1042, 1043})
-"""char, name, text, xml, unknown, bpchar, varchar: the binary form is the text (pg_type.dat)."""
-TEXT_ARRAYS = frozenset({1002, 1003, 1009, 1014, 1015})
-JSON, JSONB, INT8, NUMERIC = 114, 3802, 20, 1700
+TEXT_TYPES = frozenset({19, 25, 142, 705, 1042, 1043})
+"""name, text, xml, unknown, bpchar, varchar: the binary form is the text (pg_type.dat)."""
+JSON, JSONB, INT8, NUMERIC, BYTEA = 114, 3802, 20, 1700, 17
 TOO_SMALL = frozenset({16, 21, 23, 26, 700, 701, 1082, 1083, 1114, 1184, 1186, 1266})
 """bool, int2, int4, oid, floats, dates and times: in binary they hold none of what recognizers look for."""
 
@@ -160,9 +160,22 @@ class _Search:
 
     def __call__(self, value: bytes) -> tuple[bytes | None, str]:
         try:
-            return self._search(value)
+            return self._array(value) if self.type_oid in ELEMENTS else self._search(value)
         except (MaskingError, ValueError, struct.error):
             return None, "UNREADABLE"
+
+    def _array(self, value: bytes) -> tuple[bytes | None, str]:
+        """Each element as one of its own type, so that the rest of the array stays."""
+        inner = _Search(self.masker, ELEMENTS[self.type_oid], self.format, self.codec)
+        found: set[str] = set()
+
+        def change(element: bytes) -> bytes | None:
+            made, names = inner(element)
+            found.update(names.split(",") if names else ())
+            return made
+
+        masked = map_binary(value, change) if self.format == 1 else map_text(value, change)
+        return (masked, ",".join(sorted(found))) if found else (value, "")
 
     def _search(self, value: bytes) -> tuple[bytes | None, str]:
         kind, binary = self.type_oid, self.format == 1
@@ -170,11 +183,13 @@ class _Search:
             mark = value[:1] if kind == JSONB and binary else b""
             masked = self.masker.body(value[len(mark) :], "application/json")
             return (mark + masked.data, _names(masked.counts)) if masked.changed else (value, "")
-        if kind in TEXT_TYPES or (kind in TEXT_ARRAYS and not binary):
+        if kind in TEXT_TYPES:
             text, found = self.masker.text(value.decode(self.codec))
             return (text.encode(self.codec), _names(found)) if found else (value, "")
         # no place for a replacement in this type: a value with something in it becomes NULL
-        if not binary:
+        if kind == BYTEA and not binary and value[:2] == b"\\x":  # bytea_output: hex
+            text = bytes.fromhex(value[2:].decode("ascii")).decode("latin-1")
+        elif not binary:
             text = value.decode(self.codec)
         elif kind == INT8:
             text = str(struct.unpack("!q", value)[0])

@@ -91,8 +91,9 @@ def result_mask(
 
 
 WITHHELD = "the server's message is withheld: it may hold masked values"
-VALUES_IN_TEXT = ("22", "23", "00", "01", "P0")
-"""SQLSTATE classes whose texts quote values: data exceptions, constraints, notices, errors raised by functions."""
+VALUES_IN_TEXT = ("22", "23", "00", "01", "P0", "38", "39", "HV")
+"""SQLSTATE classes whose texts quote values: data exceptions, constraints, notices, errors raised by functions, by
+routines in other languages and by foreign tables."""
 
 
 def masked_message(masks: RowMasks, fields: Mapping[str, str]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from extproc.masking.rows import RowMasks, compile_rows, split_name
 from tests.support.governed import SECRETS
 
 TEXT, INT4, INT8, JSON, JSONB, NUMERIC, TEXTS, BYTEA = 25, 23, 20, 114, 3802, 1700, 1009, 17
+JSONBS, INT8S = 3807, 1016
 CARD = "4111111111111111"
 
 
@@ -99,7 +100,24 @@ def test_a_masked_column_keeps_its_type_valid(
         (INT8, 1, struct.pack("!q", int(CARD)), None),
         (INT8, 1, struct.pack("!q", 12), struct.pack("!q", 12)),
         (NUMERIC, 1, struct.pack("!hhhh4h", 4, 3, 0, 0, 4111, 1111, 1111, 1111), None),
-        (TEXTS, 1, struct.pack("!iiiiii", 1, 0, 25, 1, 1, 15) + b"ada@example.com", None),
+        (
+            TEXTS,
+            1,
+            struct.pack("!iiiiii", 1, 0, 25, 1, 1, 15) + b"ada@example.com",
+            struct.pack("!iiiiii", 1, 0, 25, 1, 1, 15) + b"[EMAIL_ADDRESS]",
+        ),
+        (TEXTS, 1, struct.pack("!iiiiii", 1, 0, 25, 9, 1, 99) + b"ada@example.com", None),
+        (
+            TEXTS,
+            0,
+            b'{{"a b",ada@example.com},{NULL,"\\"q\\""}}',
+            b'{{"a b",[EMAIL_ADDRESS]},{NULL,"\\"q\\""}}',
+        ),
+        (TEXTS, 0, b"{broken ada@example.com", None),
+        (JSONBS, 0, b'{"{\\"m\\": \\"ada@example.com\\"}"}', b'{"{\\"m\\": \\"[EMAIL_ADDRESS]\\"}"}'),
+        (INT8S, 0, b"{12,4111111111111111}", b"{12,NULL}"),
+        (BYTEA, 0, b"\\x" + b"ada@example.com".hex().encode(), None),
+        (BYTEA, 0, b"\\x0102", b"\\x0102"),
         (JSON, 0, b"{broken", None),
     ],
 )
@@ -113,7 +131,7 @@ def test_what_is_found_in_a_value_is_masked_in_its_type(
 
 @given(
     st.binary(max_size=60),
-    st.sampled_from([TEXT, INT8, JSON, JSONB, NUMERIC, TEXTS, BYTEA]),
+    st.sampled_from([TEXT, INT8, JSON, JSONB, NUMERIC, TEXTS, JSONBS, INT8S, BYTEA]),
     st.integers(0, 1),
 )
 def test_any_bytes_at_all_give_a_value_or_null(value: bytes, type_oid: int, format: int) -> None:
