@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import subprocess
@@ -301,6 +302,8 @@ class Asking(threading.Thread):
 
 
 PAY = "INSERT INTO payments VALUES (%s) RETURNING id"
+PAYMENTS = itertools.count(4100)
+"""Numbers of payments: both front ends pay into one database."""
 
 
 def payer(stack: DatabaseStack, who: str, **more: Any) -> psycopg.Connection[Any]:
@@ -309,7 +312,7 @@ def payer(stack: DatabaseStack, who: str, **more: Any) -> psycopg.Connection[Any
 
 @pytest.mark.parametrize("simple", [True, False])
 def test_a_held_statement_runs_once_it_is_approved(stack: DatabaseStack, simple: bool) -> None:
-    who, approvals, number = somebody(), Approvals(stack), 41 + simple
+    who, approvals, number = somebody(), Approvals(stack), next(PAYMENTS)
     with payer(stack, who) as connection:
         notices: list[str] = []
         connection.add_notice_handler(lambda notice: notices.append(notice.message_detail or ""))
