@@ -61,6 +61,8 @@ def page(hold: Mapping[str, Any]) -> Iterator[str]:
     if requester.get("act"):
         yield f"  acts for   {_plain(json.dumps(requester['act']))}"
     yield f"  reason     {_plain(hold['reason'])}"
+    for pattern in hold["reason_patterns"]:
+        yield f"  reasons    of approvals match {_plain(pattern)}"
     for rule in hold["rules"]:
         yield f"  rule       {_plain(rule)}"
     for part in hold["risk"]["parts"]:

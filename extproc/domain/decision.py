@@ -100,6 +100,8 @@ class HoldDemand:
     reason: str = ""
     allow_agents: bool = False
     resumable: bool = False
+    reason_patterns: tuple[str, ...] = ()
+    """Regular expressions (RE2) that the reason of every approval must match somewhere: a ticket, say."""
 
 
 @noun(frozen=True, slots=True)

@@ -59,7 +59,8 @@ OPEN_STATES = frozenset({HoldState.PENDING, HoldState.APPROVED})
 
 class HoldError(ExtprocError):
     """A move that may not happen. `code` is stable: not_found, not_open, self_approval, not_human,
-    not_a_member, already_voted, reason_required, too_many, not_shown_in_full, too_wide, unknown_pin, conflict."""
+    not_a_member, already_voted, reason_required, too_many, not_shown_in_full, too_wide, unknown_pin,
+    reason_pattern, conflict."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

@@ -25,7 +25,7 @@ from extproc.domain.hold import (
     Vote,
 )
 from extproc.domain.principal import Principal
-from extproc.domain.quorum import check_shown, check_voter, earlier_vote, is_satisfied
+from extproc.domain.quorum import check_reason, check_shown, check_voter, earlier_vote, is_satisfied
 from extproc.domain.times import rfc3339
 
 KINDS: dict[HoldState, str] = {state: f"hold.{state.value}" for state in HoldState} | {
@@ -83,7 +83,7 @@ def voted(held: HeldRequest, vote: Vote, now: float) -> Change:
     """One more word on it. The same word again changes nothing, whatever became of the hold meanwhile.
 
     Raises HoldError: reason_required, not_open, self_approval, not_human, not_a_member, not_shown_in_full,
-    already_voted (for other terms), too_wide, unknown_pin.
+    reason_pattern, already_voted (for other terms), too_wide, unknown_pin.
     """
     if vote.person != vote.approver.person:
         raise HoldError("conflict", "the vote names another person than its token")
@@ -98,6 +98,7 @@ def voted(held: HeldRequest, vote: Vote, now: float) -> Change:
     _check_state(held, now, HoldState.PENDING)
     if vote.approve:
         check_shown(held.ask.view)
+        check_reason(held.ask, vote.reason)
     if vote.terms is not None:
         check_terms(held.ask, vote.terms)
     kept = replace(vote, approver=_kept(vote.approver), reason=vote.reason[:REASON_LIMIT], at=now)

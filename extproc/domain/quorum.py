@@ -7,9 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import re2
+
 from extproc.domain.decision import HoldDemand, Quorum
 from extproc.domain.hold import VIEW_SECTIONS, HoldAsk, HoldError, Vote
 from extproc.domain.principal import Principal
+
+PATTERN_OPTIONS = re2.Options()
+PATTERN_OPTIONS.log_errors = False
 
 
 def is_requester(ask: HoldAsk, principal: Principal) -> bool:
@@ -59,6 +64,13 @@ def objection(ask: HoldAsk, principal: Principal) -> str:
     except HoldError as error:
         return error.code
     return ""
+
+
+def check_reason(ask: HoldAsk, reason: str) -> None:
+    """Raises HoldError("reason_pattern") where a rule wants something in it, a ticket's number say, that is not."""
+    for pattern in ask.demand.reason_patterns:
+        if not re2.compile(pattern, PATTERN_OPTIONS).search(reason):
+            raise HoldError("reason_pattern", f"the rule wants a reason that matches {pattern}")
 
 
 def check_shown(view: Mapping[str, object]) -> None:

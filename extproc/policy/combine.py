@@ -65,6 +65,7 @@ def merge_holds(holds: Iterable[tuple[str, HoldSpec]]) -> HoldDemand:
         reason="; ".join(reasons),
         allow_agents=all(spec.allow_agents for spec in specs),
         resumable=all(spec.resumable for spec in specs),
+        reason_patterns=tuple(sorted({spec.reason_pattern for spec in specs if spec.reason_pattern})),
     )
 
 

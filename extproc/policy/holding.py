@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import cast
 
+import re2
+
 from extproc.domain.decision import Quorum
+from extproc.domain.quorum import PATTERN_OPTIONS
 from extproc.domain.terms import SCOPES, GrantLimit, Scope
 from extproc.policy import values
 from extproc.policy.documents import Mapping, Node, Reader, Scalar
@@ -18,6 +21,7 @@ _HOLD = (
     "use_within",
     "grant",
     "reason",
+    "reason_pattern",
     "resumable",
     "allow_agents",
 )
@@ -60,7 +64,22 @@ def read_hold(reader: Reader, node: Node, this: str) -> HoldSpec | None:
         reason=reason or "",
         resumable=_truth(reader, parts, "resumable", this),
         allow_agents=_truth(reader, parts, "allow_agents", this),
+        reason_pattern=_pattern(reader, parts.get("reason_pattern"), f"{this}: reason_pattern"),
     )
+
+
+def _pattern(reader: Reader, node: Node | None, what: str) -> str:
+    """A regular expression (RE2: no text takes it long) that every approval's reason must match somewhere."""
+    found = values.text(reader, node, what, most=200) if node is not None else None
+    if node is None or not found:
+        return ""
+    try:
+        re2.compile(found, PATTERN_OPTIONS)
+    except re2.error as error:
+        shown = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
+        reader.problem(node.mark, f"{what} is no regular expression: {shown}")
+        return ""
+    return found
 
 
 def _duration(

@@ -36,6 +36,7 @@ class HoldSpec:
     grant: GrantLimit
     reason: str = ""
     resumable: bool = False
+    reason_pattern: str = ""
     allow_agents: bool = False
 
 
@@ -119,7 +120,7 @@ def digest_of(value: object) -> str:
 
 
 def _hold(hold: HoldSpec) -> dict[str, object]:
-    return {
+    kept: dict[str, object] = {
         "approvers": [{"group": quorum.group, "count": quorum.count} for quorum in hold.quorums],
         "wait": hold.wait,
         "expires": hold.expires,
@@ -129,6 +130,8 @@ def _hold(hold: HoldSpec) -> dict[str, object]:
         "resumable": hold.resumable,
         "allow_agents": hold.allow_agents,
     }
+    # only where it is set: rules that were there before it keep their digests
+    return kept | {"reason_pattern": hold.reason_pattern} if hold.reason_pattern else kept
 
 
 def _headers(change: HeaderChange) -> dict[str, object]:

@@ -31,6 +31,7 @@ STATUS_OF: dict[str, int] = {
     "reason_required": 400,
     "too_many": 429,
     "not_shown_in_full": 409,
+    "reason_pattern": 409,
     "too_wide": 409,
     "unknown_pin": 409,
     "conflict": 409,

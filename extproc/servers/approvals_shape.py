@@ -56,6 +56,7 @@ def _summary(held: HeldRequest, viewer: Principal) -> dict[str, Any]:
         "title": _title(held),
         "requester": person_shown(ask.requester),
         "reason": ask.demand.reason,
+        "reason_patterns": list(ask.demand.reason_patterns),
         "rules": list(ask.rules),
         "risk": {
             "total": sum(points for _, points in ask.risk),

@@ -212,3 +212,13 @@ def test_the_opening_move_says_what_will_be_checked():
 def test_an_endless_reason_is_cut_for_the_store():
     change = voted(opened("h-1", ask(), NOW).held, vote(ANNA, reason="x" * 5000), NOW)
     assert len(change.held.votes[0].reason) == 2000
+
+
+def test_an_approval_needs_what_the_rules_want_in_its_reason_and_a_denial_does_not():
+    held = opened("h-1", ask(wants=demand(reason_patterns=("CHG-[0-9]+", "(?i)checked"))), NOW).held
+    for reason in ("checked", "CHG-12", "CHG-x checked"):
+        with pytest.raises(HoldError) as refused:
+            voted(held, vote(ANNA, reason=reason), NOW)
+        assert refused.value.code == "reason_pattern"
+    assert voted(held, vote(ANNA, reason="Checked, see CHG-12"), NOW).held.state is HoldState.APPROVED
+    assert voted(held, vote(ANNA, False, reason="no"), NOW).held.state is HoldState.REJECTED

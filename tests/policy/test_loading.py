@@ -152,6 +152,14 @@ MISTAKES: dict[str, tuple[str, str]] = {
         rule("r", GET, "{hold: {group: a, grant: {max: {for: 1m, scope: all}}}}"),
         "scope is one of exact, pinned, shape",
     ),
+    "reason-pattern": (
+        rule("r", GET, '{hold: {group: a, reason_pattern: "(["}}'),
+        "reason_pattern is no regular expression: missing ]",
+    ),
+    "reason-pattern-long": (
+        rule("r", GET, "{hold: {group: a, reason_pattern: " + "x" * 201 + "}}"),
+        "reason_pattern has more than 200 characters",
+    ),
     "grant-of-one-use": (
         rule("r", GET, "{hold: {group: a, grant: {max: {for: 1m, scope: shape}}}}"),
         "uses counts the held request itself, so a grant needs uses of 2 or more",

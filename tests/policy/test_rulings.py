@@ -409,7 +409,7 @@ def test_every_matching_hold_must_be_satisfied() -> None:
             "a",
             ALWAYS,
             "{hold: {approvers: {all_of: [{group: finance, count: 2}, {group: dpo}]}, wait: 60s, expires: 2h, "
-            "use_within: 30m, reason: one, allow_agents: true, resumable: true, "
+            'use_within: 30m, reason: one, reason_pattern: "CHG-[0-9]+", allow_agents: true, resumable: true, '
             "grant: {max: {for: 30m, uses: 20, scope: shape}}}}",
         ),
         rule(
@@ -427,6 +427,7 @@ def test_every_matching_hold_must_be_satisfied() -> None:
     assert (demand.wait, demand.expires, demand.use_within) == (60, 3600, 1800)
     assert demand.grant == GrantLimit(1800, 5, "pinned")
     assert demand.reason == "one; two"
+    assert demand.reason_patterns == ("CHG-[0-9]+",)
     assert (demand.allow_agents, demand.resumable) == (False, True)
 
 

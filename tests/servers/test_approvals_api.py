@@ -203,6 +203,13 @@ class TestSeeing:
         body = (await desk.get("anna", f"/v1/holds/{held.id}")).json()["view"]["raw"]["body"]
         assert body.endswith("\nnext\tline\\u{D}")
 
+    async def test_what_a_rule_wants_in_a_reason_is_shown_and_asked(self, desk: Desk):
+        held = await desk.store.open(ask(wants=demand(reason_patterns=("CHG-[0-9]+",))), NOW)
+        shown = (await desk.get("anna", f"/v1/holds/{held.id}")).json()
+        assert shown["reason_patterns"] == ["CHG-[0-9]+"]
+        refused(await desk.act("anna", held.id, "approve", "looks right"), 409, "reason_pattern")
+        assert (await desk.act("anna", held.id, "approve", "CHG-12")).json()["state"] == "approved"
+
     @pytest.mark.parametrize(
         ("facts", "title"),
         [
