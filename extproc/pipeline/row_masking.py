@@ -43,7 +43,7 @@ class ResultMask:
                 continue
             masked, found = mask(value)
             if found:
-                for name in found.split(","):
+                for name in found.split(",") if "," in found else (found,):
                     self.counts[name] = self.counts.get(name, 0) + 1
                 if new is None:
                     new = list(values)

@@ -19,6 +19,9 @@ INT32 = struct.Struct("!i")
 UINT32 = struct.Struct("!I")
 HEAD = struct.Struct("!cI")
 HEAD_BYTES = 5
+ROW_HEAD = struct.Struct("!cIH")
+NULL = b"\xff\xff\xff\xff"
+"""Length -1 (Bind, DataRow)."""
 _COLUMN = struct.Struct("!IhIhih")
 
 SYNC = b"S\x00\x00\x00\x04"
@@ -170,9 +173,19 @@ def parse_data_row(body: bytes, columns: int) -> tuple[bytes | None, ...]:
 
 
 def build_data_row(values: Sequence[bytes | None]) -> bytes:
-    body = bytearray(UINT16.pack(len(values)))
-    _append_values(body, values)
-    return build(b"D", bytes(body))
+    # joined once: a masked result is made of nothing else
+    parts = [b""]
+    size = 6
+    for value in values:
+        if value is None:
+            parts.append(NULL)
+            size += 4
+        else:
+            parts.append(UINT32.pack(len(value)))
+            parts.append(value)
+            size += 4 + len(value)
+    parts[0] = ROW_HEAD.pack(b"D", size, len(values))
+    return b"".join(parts)
 
 
 def parse_target(body: bytes, what: str) -> tuple[bytes, bytes]:
