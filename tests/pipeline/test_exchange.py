@@ -10,6 +10,7 @@ import pytest
 
 from extproc.domain.grant import Grant, GrantState
 from extproc.domain.hold import HeldRequest, HoldState
+from extproc.domain.lock import Lock
 from extproc.domain.principal import Principal
 from extproc.domain.request import Headers
 from extproc.domain.steps import BodyMode, Forward, NeedBody, NeedKeys, Refuse, Wait
@@ -98,6 +99,16 @@ def test_without_a_token_the_answer_is_401_with_a_challenge():
     assert step.status == 401
     assert ("www-authenticate", 'Bearer realm="test"') in step.headers
     assert kinds(step) == ["intent", "outcome"]
+
+
+def test_a_locked_caller_is_refused_and_no_approval_is_released_to_it():
+    gov = governance(READ, **BARE)
+    gov.locks.replace([Lock("lock_1", "olga", "why", NOW, subject="alice")])
+    step = exchange(gov).request_headers(head(), NOW)
+    assert (step.status, problem_of(step)["code"]) == (403, "locked")
+    assert step.records[0].fields["principal"]["subject"] == "alice"
+    gov.locks.replace([])
+    assert isinstance(exchange(gov).request_headers(head(), NOW), Forward)
 
 
 def test_a_route_without_a_target_is_denied():

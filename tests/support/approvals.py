@@ -97,7 +97,7 @@ class Desk:
 def template_of(path: str) -> str:
     """The documented path behind an actual one."""
     parts = path.split("/")
-    if len(parts) >= 4 and parts[2] in ("holds", "grants"):
+    if len(parts) >= 4 and parts[2] in ("holds", "grants", "locks"):
         parts[3] = f"{{{parts[2][:-1]}_id}}"
     return "/".join(parts)
 
