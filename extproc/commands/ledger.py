@@ -23,6 +23,7 @@ from extproc.adapters.ledger_reader import (
 )
 from extproc.domain.display import escape_for_display
 from extproc.ledger import Line, NoteError, NoteKey, RecordError, Report, parse_key, parse_line
+from extproc.ledger.alone import VERIFIER
 from extproc.ledger.payloads import HEADER_SIZE, check_entry
 
 DEFAULT_CONFIG = Path("extproc.yaml")
@@ -96,6 +97,12 @@ def verify(
     else:
         _print_report(report, trusted)
     sys.exit(0 if report.ok else 1)
+
+
+@ledger.command()
+def verifier() -> None:
+    """Write `verify.py` to standard output: it checks a ledger with nothing but Python."""
+    click.echo(VERIFIER.read_text("utf-8"), nl=False)
 
 
 @ledger.command()

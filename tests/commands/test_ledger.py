@@ -155,3 +155,10 @@ def test_a_damaged_ledger_can_still_be_read(ledger):
     shutil.rmtree(ledger / "worker0-a-1")
     (ledger / "worker0-a-1").mkdir()
     assert run("tail", "--dir", ledger).exit_code == 0
+
+
+def test_the_verifier_can_be_had_as_a_file():
+    result = run("verifier")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("#!/usr/bin/env python3\n")
+    compile(result.stdout, "verify.py", "exec")

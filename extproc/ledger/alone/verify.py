@@ -1,0 +1,1001 @@
+#!/usr/bin/env python3
+"""Checks an extproc ledger with nothing but Python 3.9 or newer: no installation, no network, no credentials.
+
+    python3 verify.py LEDGER --key 'extproc-ledger+…'     a ledger's directory
+
+Get the key from somewhere else than the ledger: a key that lies beside it proves only that it agrees with
+itself. Exit status: 0 nothing is wrong in what could be checked, 1 something is, 2 wrong usage, 3 nothing there.
+
+Written from docs/ledger.md (the format), RFC 8032 (Ed25519), RFC 6962 (Merkle trees) and c2sp.org/signed-note,
+apart from the verifier in `extproc ledger verify`, so that each can be held against the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import hmac
+import json
+import re
+import struct
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+# --------------------------------------------------------------------------- Ed25519, RFC 8032 section 5.1
+
+P = 2**255 - 19
+L = 2**252 + 27742317777372353535851937790883648493
+D = -121665 * pow(121666, P - 2, P) % P
+SQRT_M1 = pow(2, (P - 1) // 4, P)
+# A point is (X, Y, Z, T): extended homogeneous coordinates X, Y, Z, T with x = X/Z, y = Y/Z, xy = T/Z
+
+
+def point_add(a: Any, b: Any) -> Any:
+    """Section 5.1.4."""
+    e, f = (a[1] - a[0]) * (b[1] - b[0]) % P, (a[1] + a[0]) * (b[1] + b[0]) % P
+    c, d = 2 * a[3] * b[3] * D % P, 2 * a[2] * b[2] % P
+    e, f, g, h = f - e, d - c, d + c, f + e
+    return e * f % P, g * h % P, f * g % P, e * h % P
+
+
+def point_multiply(scalar: int, point: Any) -> Any:
+    total = (0, 1, 1, 0)
+    while scalar:
+        if scalar & 1:
+            total = point_add(total, point)
+        point = point_add(point, point)
+        scalar >>= 1
+    return total
+
+
+def point_decode(data: bytes) -> Any:
+    """Section 5.1.3; None if these 32 bytes are no point."""
+    y = int.from_bytes(data, "little")
+    sign, y = y >> 255, y & ((1 << 255) - 1)
+    if y >= P:
+        return None
+    square = (y * y - 1) * pow(D * y * y + 1, P - 2, P) % P
+    x = pow(square, (P + 3) // 8, P)
+    if (x * x - square) % P:
+        x = x * SQRT_M1 % P
+    if (x * x - square) % P or (x == 0 and sign):
+        return None
+    if x & 1 != sign:
+        x = P - x
+    return x, y, 1, x * y % P
+
+
+def point_equal(a: Any, b: Any) -> bool:
+    return not ((a[0] * b[2] - b[0] * a[2]) % P or (a[1] * b[2] - b[1] * a[2]) % P)
+
+
+_base_y = 4 * pow(5, P - 2, P) % P
+BASE = point_decode(_base_y.to_bytes(32, "little"))
+
+
+def ed25519_verifies(public: bytes, message: bytes, signature: bytes) -> bool:
+    """Section 5.1.7: is this 64-byte signature of `message` by this 32-byte key?"""
+    if len(public) != 32 or len(signature) != 64:
+        return False
+    key, first = point_decode(public), point_decode(signature[:32])
+    s = int.from_bytes(signature[32:], "little")
+    if key is None or first is None or s >= L:
+        return False
+    if point_equal(point_multiply(8, key), (0, 1, 1, 0)):
+        return False  # a key of small order would verify many messages
+    h = int.from_bytes(hashlib.sha512(signature[:32] + public + message).digest(), "little") % L
+    return point_equal(point_multiply(s, BASE), point_add(first, point_multiply(h, key)))
+
+
+# --------------------------------------------------------------------------- Merkle trees, RFC 6962 section 2.1
+
+EMPTY_ROOT = hashlib.sha256(b"").digest()
+
+
+def leaf_hash(entry: bytes) -> bytes:
+    return hashlib.sha256(b"\0" + entry).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    return hashlib.sha256(b"\1" + left + right).digest()
+
+
+class Tree:
+    """Grows at the right. Keeps (height, root) of its complete subtrees, the largest first."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.peaks: list[tuple[int, bytes]] = []
+
+    def append(self, entry: bytes) -> None:
+        self.push(0, leaf_hash(entry))
+
+    def push(self, height: int, node: bytes) -> None:
+        """Add a complete subtree of 2**height entries."""
+        self.size += 1 << height
+        while self.peaks and self.peaks[-1][0] == height:
+            node = node_hash(self.peaks.pop()[1], node)
+            height += 1
+        self.peaks.append((height, node))
+
+    def root(self) -> bytes:
+        if not self.peaks:
+            return EMPTY_ROOT
+        node = self.peaks[-1][1]
+        for _, left in reversed(self.peaks[:-1]):
+            node = node_hash(left, node)
+        return node
+
+
+# --------------------------------------------------------------------------- what was found
+
+
+class Problem(NamedTuple):
+    """`seq` is the first record it concerns, -1 if none can be named; `last` the last, if they differ."""
+
+    code: str
+    writer: str
+    seq: int
+    message: str
+    last: int = -1
+    place: str = ""
+
+    def __str__(self) -> str:
+        where = self.writer or "checkpoints"
+        if self.seq >= 0:
+            where += ":%d" % self.seq + ("-%d" % self.last if self.last > self.seq else "")
+        return "{}: {}: {}{}".format(where, self.code, self.message, f" ({self.place})" if self.place else "")
+
+
+class Report:
+    """Everything that is wrong, what was seen, and what could not be checked."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.more = 0
+        self.counts: dict[str, int] = {}
+        self.notes: list[str] = []
+        self.unchecked: list[str] = []
+
+    def add(self, code: str, writer: str, seq: int, message: str, last: int = -1, place: str = "") -> None:
+        if len(self.problems) < 1000:
+            self.problems.append(Problem(code, writer, seq, message, last, place))
+        else:
+            self.more += 1
+
+    def count(self, what: str, number: int = 1) -> None:
+        self.counts[what] = self.counts.get(what, 0) + number
+
+
+# --------------------------------------------------------------------------- lines, docs/ledger.md section 2
+
+MAX_LINE = 1 << 20
+ZERO = "0" * 64
+ENVELOPE = ["v", "writer", "seq", "prev", "at", "kind"]
+HASH = re.compile(r"[0-9a-f]{64}\Z")
+WRITER = re.compile(r"(?=.{1,96}\Z)[a-z0-9][a-z0-9_]*(?:-[a-z0-9]+)*\Z")
+KIND = re.compile(r"[a-z][a-z0-9_.]{0,63}\Z")
+TIME = re.compile(
+    r"[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])T(?:[01][0-9]|2[0-3])(?::[0-5][0-9]){2}\.[0-9]{6}Z\Z"
+)
+
+
+class Bad(Exception):
+    """Bytes that are not what they should be."""
+
+
+class Line(NamedTuple):
+    """One record. `values` has everything, the envelope included."""
+
+    raw: bytes
+    writer: str
+    seq: int
+    prev: str
+    at: str
+    kind: str
+    hash: str
+    values: dict[str, Any]
+
+
+def parse_line(raw: bytes) -> Line:
+    """Read a line without its newline; it must be canonical. Raises Bad."""
+    if len(raw) >= MAX_LINE:
+        raise Bad("longer than a line may be")
+    try:
+        values = json.loads(
+            raw.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_int=_integer,
+            parse_float=_refuse,
+            parse_constant=_refuse,
+        )
+    except (ValueError, RecursionError):
+        raise Bad("not JSON") from None
+    if not isinstance(values, dict) or list(values)[:6] != ENVELOPE:
+        raise Bad("the envelope is not v, writer, seq, prev, at, kind")
+    v, writer, seq, prev, at, kind = (values[name] for name in ENVELOPE)
+    if v != 1 or type(v) is not int:
+        raise Bad("unknown format version")
+    if type(seq) is not int or seq < 0 or not all(isinstance(text, str) for text in (writer, prev, at, kind)):
+        raise Bad("a member of the envelope has the wrong type")
+    if not HASH.match(prev) or not KIND.match(kind) or not TIME.match(at):
+        raise Bad("prev, at or kind is malformed")
+    line = Line(raw, writer, seq, prev, at, kind, hashlib.sha256(raw).hexdigest(), values)
+    for place in payloads_of(line).values():
+        if not isinstance(place, dict) or sorted(place) != ["commitment", "ref", "size"]:
+            raise Bad("a payload is not commitment, ref, size")
+        if not HASH.match(str(place["commitment"])) or type(place["size"]) is not int or place["size"] < 0:
+            raise Bad("a payload's commitment or size is malformed")
+        if not isinstance(place["ref"], str):
+            raise Bad("a payload's ref is malformed")
+    return line
+
+
+def is_canonical(line: Line) -> bool:
+    """Is there only this one way to write the record?"""
+    values = dict(line.values)
+    payloads = values.pop("payloads", None)
+    ordered = {name: values.pop(name) for name in ENVELOPE}
+    for name in sorted(values):
+        ordered[name] = _sorted(values[name])
+    if payloads is not None:
+        ordered["payloads"] = _sorted(payloads)
+    try:
+        made = json.dumps(ordered, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    except (ValueError, RecursionError):
+        return False
+    return made == line.raw
+
+
+def payloads_of(line: Line) -> dict[str, Any]:
+    found = line.values.get("payloads", {})
+    if not isinstance(found, dict):
+        raise Bad("payloads is no object")
+    return found
+
+
+def _unique(pairs: Any) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a name twice")
+    return values
+
+
+def _integer(text: str) -> int:
+    if len(text) > 17 or not -(2**53) < int(text) < 2**53:
+        raise ValueError("an integer beyond 53 bits")
+    return int(text)
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError("not an integer: " + text[:20])
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _sorted(value[name]) for name in sorted(value)}
+    return [_sorted(item) for item in value] if isinstance(value, list) else value
+
+
+# --------------------------------------------------------------------------- checkpoints, section 5
+
+NUMBER = re.compile(r"(?:0|[1-9][0-9]{0,17})\Z")
+WORD = re.compile(r"[a-z][a-z0-9_-]{0,63}\Z")
+MAX_NOTE = 64 << 20
+
+
+class Key(NamedTuple):
+    """A named Ed25519 public key."""
+
+    name: str
+    public: bytes
+
+    @property
+    def id(self) -> bytes:
+        return hashlib.sha256(self.name.encode() + b"\n\x01" + self.public).digest()[:4]
+
+    def __str__(self) -> str:
+        return "{}+{}+{}".format(self.name, self.id.hex(), base64.b64encode(b"\x01" + self.public).decode())
+
+
+def parse_key(text: str) -> Key:
+    """Read `name+id+base64`. Raises Bad."""
+    name, _, rest = text.strip().partition("+")
+    key_id, _, encoded = rest.partition("+")
+    try:
+        data = base64.b64decode(encoded, validate=True)
+    except ValueError:
+        raise Bad("the key is not base64") from None
+    if not name or any(c.isspace() or not c.isprintable() for c in name) or len(data) != 33 or data[0] != 1:
+        raise Bad("not an Ed25519 note key")
+    key = Key(name, data[1:])
+    if key.id.hex() != key_id:
+        raise Bad("the key's id does not match the key")
+    return key
+
+
+class Note(NamedTuple):
+    """A signed text; `signatures` are (key name, key id, signature)."""
+
+    text: bytes
+    signatures: list[tuple[str, bytes, bytes]]
+    raw: bytes
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.raw).hexdigest()
+
+    def is_signed_by(self, key: Key) -> bool:
+        return any(
+            name == key.name and key_id == key.id and ed25519_verifies(key.public, self.text, signature)
+            for name, key_id, signature in self.signatures
+        )
+
+
+def parse_note(raw: bytes) -> Note:
+    """Read a signed note up to its last signature line. Raises Bad."""
+    text, gap, tail = raw.partition(b"\n\n")
+    if not gap or not tail.endswith(b"\n"):
+        raise Bad("not a signed note")
+    signatures = []
+    for line in tail[:-1].split(b"\n")[:17]:
+        try:
+            dash, name, encoded = line.decode("utf-8").split(" ")
+            blob = base64.b64decode(encoded, validate=True)
+        except ValueError:
+            raise Bad("a signature line is malformed") from None
+        if dash != "\N{EM DASH}" or not name or len(blob) != 68:
+            raise Bad("a signature line is malformed")
+        signatures.append((name, blob[:4], blob[4:]))
+    if len(signatures) > 16:
+        raise Bad("too many signatures")
+    return Note(text + b"\n", signatures, raw)
+
+
+class Head(NamedTuple):
+    """One writer's tree in a checkpoint."""
+
+    writer: str
+    size: int
+    root: str
+    head: str
+
+    def __str__(self) -> str:
+        return f"writer {self.writer} {self.size} {self.root} {self.head}"
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint says."""
+
+    origin: str
+    number: int
+    previous: str
+    time: str
+    full: bool
+    records: int
+    writers: int
+    writers_root: str
+    heads: list[Head]
+    alarms: list[tuple[str, int, str]]
+    key: Key | None
+
+
+def parse_checkpoint(text: bytes) -> Checkpoint:
+    """Read a checkpoint's text, strictly in its order. Raises Bad."""
+    try:
+        lines = text.decode("ascii").split("\n")
+    except UnicodeDecodeError:
+        raise Bad("a checkpoint is ASCII") from None
+    if lines.pop() != "" or not lines or lines.pop(0) != "extproc-ledger-checkpoint/v1":
+        raise Bad("not a checkpoint of version 1")
+    lines.reverse()
+
+    def take(name: str, words: int) -> Iterator[list[str]]:
+        while lines and lines[-1].split(" ")[0] == name and len(lines[-1].split(" ")) == words + 1:
+            yield lines.pop().split(" ")[1:]
+
+    def one(name: str, words: int) -> list[str]:
+        for found in take(name, words):
+            return found
+        raise Bad(f"no {name} line where one was due")
+
+    def number(text: str) -> int:
+        if not NUMBER.match(text):
+            raise Bad("malformed number")
+        return int(text)
+
+    def hash_(text: str) -> str:
+        if not HASH.match(text):
+            raise Bad("malformed hash")
+        return text
+
+    origin, index, previous, time = (one(name, 1)[0] for name in ("origin", "number", "previous", "time"))
+    source, offset = one("clock", 2)
+    scope, records = one("scope", 1)[0], one("records", 1)[0]
+    counts = [(name, number(value)) for name, value in take("count", 2)]
+    writers, writers_root = one("writers", 2)
+    heads = [Head(w, number(size), hash_(root), hash_(head)) for w, size, root, head in take("writer", 4)]
+    alarms = [(w, number(seq), code) for w, seq, code in take("alarm", 3)]
+    keys = [found[0] for found in take("key", 1)]
+    if lines or len(keys) > 1:
+        raise Bad("unknown or misplaced line")
+    if not TIME.match(time) or scope not in ("full", "moved"):
+        raise Bad("time or scope is malformed")
+    if offset != "unknown" and not NUMBER.match(offset[1:] if offset[0] == "-" else offset):
+        raise Bad("the clock's offset is malformed")
+    names, words = [head.writer for head in heads], [name for name, _ in counts]
+    if names != sorted(set(names)) or words != sorted(set(words)):
+        raise Bad("lines are not sorted")
+    if not all(WRITER.match(name) for name in names + [alarm[0] for alarm in alarms]):
+        raise Bad("malformed writer id")
+    if not all(WORD.match(word) for word in [source, *words, *(alarm[2] for alarm in alarms)]):
+        raise Bad("malformed word")
+    return Checkpoint(
+        origin, number(index), hash_(previous), time, scope == "full", number(records), number(writers),
+        hash_(writers_root), heads, alarms, parse_key(keys[0]) if keys else None,
+    )  # fmt: skip
+
+
+def split_notes(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:
+    """The notes of a file; a last one that is not whole comes with False."""
+    note: list[bytes] = []
+    size, gaps = 0, 0
+    while line := file.readline(MAX_LINE):
+        if line == b"\n":
+            gaps += 1
+            if gaps == 2:
+                yield b"".join(note), True
+                note, size, gaps = [], 0, 0
+                continue
+        note.append(line)
+        size += len(line)
+        if size > MAX_NOTE:
+            break
+    if note:
+        yield b"".join(note), False
+
+
+class Signed(NamedTuple):
+    """What somebody said about a writer's tree; `root` is empty if they named only the last record."""
+
+    size: int
+    head: str
+    root: str
+    source: str
+
+
+class Checkpoints:
+    """Follows the checkpoint log as far as it can be trusted."""
+
+    def __init__(self) -> None:
+        self.signed: dict[str, list[Signed]] = {}
+        self.last: Checkpoint | None = None
+        self.followed = 0
+
+    def read(self, file: BinaryIO, key: Key | None, report: Report, every: bool) -> None:
+        """Check form and links of all, and as many signatures as are needed: each note names the one before
+        it by its hash, so the latest good signature vouches for all notes before it. `every` checks each."""
+        chain: list[tuple[Note, Checkpoint, Key | None]] = []  # with the key that was in force
+        heads: dict[str, Head] = {}
+        due = key
+        trouble = ""
+        for raw, whole in split_notes(file):
+            if not whole:
+                report.notes.append("%d bytes of a partial checkpoint at the end" % len(raw))
+                break
+            try:
+                note = parse_note(raw)
+                checkpoint = parse_checkpoint(note.text)
+                if due is not None and checkpoint.key is not None:
+                    if not note.is_signed_by(due) or not note.is_signed_by(checkpoint.key):
+                        raise Bad("a key hands over without both signatures")
+                self._follow(checkpoint, chain[-1] if chain else None, heads)
+            except Bad as bad:
+                trouble = str(bad)
+                break
+            chain.append((note, checkpoint, due))
+            if due is not None and checkpoint.key is not None:
+                due = checkpoint.key
+        good = len(chain)
+        if key is not None:
+            good = _signed_part(chain, every)
+        if good < len(chain):
+            named = chain[good][2]
+            wanted = f"{named.name}+{named.id.hex()}" if named is not None else "the key that was due"
+            message = "checkpoint %d: not signed by %s; what follows it is not trusted" % (good, wanted)
+            report.add("signature", "", -1, message)
+        elif trouble:
+            message = "checkpoint %d: %s; what follows it is not trusted" % (good, trouble)
+            report.add("checkpoint", "", -1, message)
+        for _, checkpoint, _ in chain[:good]:
+            for head in checkpoint.heads:
+                named_before = self.signed.setdefault(head.writer, [])
+                if not named_before or named_before[-1].size < head.size:
+                    source = "checkpoint %d" % checkpoint.number
+                    named_before.append(Signed(head.size, head.head, head.root, source))
+        self.followed = good
+        if good:
+            self.last = chain[good - 1][1]
+            for writer, seq, code in self.last.alarms:
+                report.add("alarm", writer, seq, "the checkpointer refused this writer: " + code)
+        else:
+            report.unchecked.append("truncation and rewriting: there is no checkpoint that can be trusted")
+        if key is None:
+            report.unchecked.append("signatures of checkpoints: no key was given")
+
+    @staticmethod
+    def _follow(
+        checkpoint: Checkpoint, before: tuple[Note, Checkpoint, Any] | None, heads: dict[str, Head]
+    ) -> None:
+        """Raises Bad unless it continues the note before it. Keeps every writer's latest tree in `heads`."""
+        number, digest = (before[1].number + 1, before[0].digest) if before is not None else (0, ZERO)
+        if checkpoint.number != number:
+            raise Bad("number %d where %d was due" % (checkpoint.number, number))
+        if checkpoint.previous != digest:
+            raise Bad("it does not name the checkpoint before it")
+        updated = dict(heads)
+        for head in checkpoint.heads:
+            known = heads.get(head.writer)
+            if known is not None and (head.size < known.size or (head.size == known.size and head != known)):
+                raise Bad(f"writer {head.writer} shrinks or changes")
+            updated[head.writer] = head
+        if checkpoint.full and len(updated) != len(checkpoint.heads):
+            raise Bad("a full checkpoint leaves out a writer")
+        if checkpoint.writers != len(updated) or checkpoint.writers_root != writers_root(updated):
+            raise Bad("the writers' root is wrong")
+        if checkpoint.records != sum(head.size for head in updated.values()):
+            raise Bad("the number of records is wrong")
+        heads.update(updated)
+
+
+def _signed_part(chain: Sequence[tuple[Note, Checkpoint, Key | None]], every: bool) -> int:
+    """How many notes, from the first on, are vouched for by signatures."""
+
+    def holds(at: int) -> bool:
+        note, checkpoint, key = chain[at]
+        return key is not None and checkpoint.origin == key.name and note.is_signed_by(key)
+
+    if every:
+        return next((at for at in range(len(chain)) if not holds(at)), len(chain))
+    return next((at + 1 for at in reversed(range(len(chain))) if holds(at)), 0)
+
+
+def writers_root(heads: dict[str, Head]) -> str:
+    tree = Tree()
+    for writer in sorted(heads):
+        tree.append(str(heads[writer]).encode())
+    return tree.root().hex()
+
+
+# --------------------------------------------------------------------------- payloads, section 3
+
+ENTRY = struct.Struct(">4sB3sQ32s")
+REF = re.compile(r"([0-9]{12}\.payloads):(0|[1-9][0-9]{0,14})\Z")
+
+
+def check_payload(folder: Path, place: dict[str, Any]) -> str:
+    """`good`, or what is wrong with the entry that a line names."""
+    found = REF.match(place["ref"])
+    if found is None:
+        return "missing"
+    try:
+        with (folder / found[1]).open("rb") as file:
+            file.seek(int(found[2]))
+            header = file.read(ENTRY.size)
+            if not header:
+                return "missing"
+            if len(header) < ENTRY.size:
+                return "mismatch"
+            magic, scheme, zeros, size, salt = ENTRY.unpack(header)
+            if magic != b"XPE1" or zeros != b"\0\0\0":
+                return "mismatch"
+            if scheme == 255:
+                return "erased"
+            if scheme != 0:
+                return "sealed" if scheme == 1 else "mismatch"
+            body = file.read(place["size"]) if size == place["size"] else b""
+    except OSError:
+        return "missing"
+    if size != place["size"] or len(body) != size:
+        return "mismatch"
+    good = hmac.compare_digest(hmac.new(salt, body, "sha256").hexdigest(), place["commitment"])
+    return "good" if good else "mismatch"
+
+
+PAYLOAD_PROBLEMS = {
+    "missing": ("payload-missing", "is not there"),
+    "erased": ("payload-erased", "was erased"),
+    "mismatch": ("payload-mismatch", "is not what the line commits to"),
+}
+
+# --------------------------------------------------------------------------- one writer's lines, section 6
+
+
+class Row(NamedTuple):
+    """A line as it was found: a record, or why it is none."""
+
+    line: Line | None
+    trouble: str
+    place: str
+
+
+class Writer:
+    """Walks one writer's segments and names what is not as it was.
+
+    Every line is looked at together with the one after it: that one's `prev` says what this one was.
+    """
+
+    def __init__(self, folder: Path, report: Report, signed: list[Signed]) -> None:
+        self.name = folder.name
+        self.folder = folder
+        self.report = report
+        self.dues = sorted(signed, key=lambda due: due.size)
+        self.tree = Tree()
+        self.seq = 0
+        self.prev: str | None = ZERO  # None: unknown, whatever comes is taken
+        self.prev_before: str | None = None
+        self.whole = True
+        self.agreed = 0  # records that a checkpoint agreed with
+        self.signed = 0
+        self.named: set[int] = set()  # records whose neighbours' links are explained already
+        self.malformed = 0
+        self.stray: tuple[int, str] | None = None
+        self.torn = (0, hashlib.sha256(b"").hexdigest())
+
+    def walk(self) -> None:
+        """Read everything."""
+        waiting: Row | None = None
+        for segment in segments_of(self.folder):
+            first = int(segment.stem)
+            at_border = True
+            for row in self._rows(segment):
+                if waiting is not None:
+                    self._take(waiting, row.line)
+                if at_border:
+                    self._open(segment.name, first)
+                    at_border = False
+                waiting = row
+            if at_border:  # an empty segment
+                if waiting is not None:
+                    self._take(waiting, None)
+                    waiting = None
+                self._open(segment.name, first)
+        if waiting is not None:
+            self._take(waiting, None)
+        for at, due in enumerate(self.dues):
+            if due.root:
+                self.signed = max(self.signed, due.size)
+            if due.size > self.seq and at == len(self.dues) - 1:
+                self._problem(
+                    "truncated", self.seq, "%s names %d records" % (due.source, due.size), due.size - 1
+                )
+
+    def _rows(self, segment: Path) -> Iterator[Row]:
+        number = 0
+        with segment.open("rb") as file:
+            while raw := file.readline(MAX_LINE):
+                if raw.endswith(b"\n"):
+                    number += 1
+                    yield self._row(raw[:-1], "%s line %d" % (segment.name, number))
+                    continue
+                digest, size = hashlib.sha256(raw), len(raw)
+                while raw and not raw.endswith(b"\n"):
+                    raw = file.readline(MAX_LINE)
+                    if not raw.endswith(b"\n"):
+                        digest.update(raw)
+                        size += len(raw)
+                if raw:
+                    number += 1
+                    yield Row(None, "longer than a line may be", "%s line %d" % (segment.name, number))
+                else:
+                    self.torn = (size, digest.hexdigest())
+
+    def _row(self, raw: bytes, place: str) -> Row:
+        try:
+            return Row(parse_line(raw), "", place)
+        except Bad as bad:
+            return Row(None, str(bad), place)
+
+    def _open(self, name: str, first: int) -> None:
+        if self.torn[0]:
+            self._problem("torn", self.seq, "%d bytes of a partial line in the middle" % self.torn[0])
+            self.torn = (0, hashlib.sha256(b"").hexdigest())
+        if first == self.seq:
+            return
+        if first > self.seq:
+            message = "records are missing before this segment"
+            self._problem("missing-segment", self.seq, message, first - 1, name)
+        else:
+            self._problem(
+                "repeated", first, "this segment begins before the one ahead of it ends", place=name
+            )
+        self.seq, self.prev = first, None
+
+    def _take(self, row: Row, following: Line | None) -> None:
+        """One line; `following` is the record after it, if that can be read."""
+        line, due = row.line, self.seq
+        if line is None:
+            self._problem("malformed", due, row.trouble, place=row.place)
+            self.malformed += 1
+            return
+        if line.writer != self.name:
+            self._problem("foreign", due, "a line of another writer", place=row.place)
+            return
+        after_malformed, self.malformed = self.malformed, 0
+        if after_malformed and due <= line.seq <= due + after_malformed:
+            self.seq, self.prev = line.seq, None
+        elif line.seq == due:
+            self._check_link(line, following, row.place)
+        elif line.seq > due and line.prev == self.prev:
+            self._problem("altered", due, "its sequence number says %d" % line.seq, place=row.place)
+            self._accept(line, following, row.place)
+            self.prev = None
+            return
+        elif line.seq > due:
+            self._problem("missing", due, "records are missing here", line.seq - 1, row.place)
+            self.seq, self.prev = line.seq, None
+        elif not self._is_taken_up(line, row.place):
+            return
+        self._accept(line, following, row.place)
+
+    def _is_taken_up(self, line: Line, place: str) -> bool:
+        """A sequence number that was there already: go on from it, or leave it aside?"""
+        if self.stray == (line.seq - 1, line.prev):
+            self.stray = None  # these continue one another: the writer goes on from there
+        elif line.seq == self.seq - 1 and line.prev == self.prev_before:
+            message = "two lines claim to be this record; the first continues nothing"
+            self._problem("repeated", line.seq, message, place=place)
+        else:
+            self._problem("repeated", line.seq, "stands where record %d was due" % self.seq, place=place)
+            self.stray = (line.seq, line.hash)
+            return False
+        self.seq, self.prev = line.seq, line.prev
+        return True
+
+    def _check_link(self, line: Line, following: Line | None, place: str) -> None:
+        if self.prev is None or line.prev == self.prev:
+            return
+        before = line.seq - 1
+        if before in self.named:
+            return
+        known = self._known_hash(line, following)
+        start = line.raw.find(b'"prev":"') + 8
+        as_due = line.raw[:start] + self.prev.encode() + line.raw[start + 64 :]
+        if known == line.hash:
+            self._problem("altered", before, "record %d does not continue it" % line.seq, place=place)
+        elif known is not None and known == hashlib.sha256(as_due).hexdigest():
+            self._problem("altered", line.seq, "its link to the record before was changed", place=place)
+        else:
+            message = "record %d does not continue it: one of the two was changed, or both" % line.seq
+            self._problem("altered", before, message, line.seq, place)
+            self.named.add(line.seq)
+        self.whole = False
+
+    def _known_hash(self, line: Line, following: Line | None) -> str | None:
+        """What others call this record: a checkpoint, or else the record after it."""
+        for due in self.dues:
+            if due.size == line.seq + 1:
+                return due.head
+        if following is not None and following.seq == line.seq + 1:
+            return following.prev
+        return None
+
+    def _accept(self, line: Line, following: Line | None, place: str) -> None:
+        if line.seq == 0 and line.kind != "start":
+            self._problem("malformed", 0, "a writer's first record is `start`", place=place)
+        if not is_canonical(line):
+            self._problem("malformed", line.seq, "not in canonical form", place=place)
+        self.prev_before, self.prev = self.prev, line.hash
+        self.seq += 1
+        self.tree.append(bytes.fromhex(line.hash))
+        self.report.count("records")
+        for name, entry in payloads_of(line).items():
+            self._check_payload(line, name, entry)
+        while self.dues and self.dues[0].size <= self.seq:
+            self._meet(self.dues.pop(0), following)
+
+    def _meet(self, due: Signed, following: Line | None) -> None:
+        """The tree has a size that somebody named."""
+        if due.root:
+            self.signed = max(self.signed, due.size)
+        if due.size < self.seq or not self.whole:
+            return  # named elsewhere already
+        last = due.size - 1
+        if due.head != self.prev:
+            if following is not None and following.seq == due.size and following.prev == due.head:
+                self._problem("altered", last, f"{due.source} and the next record know another one")
+                self.named.add(last)
+            elif due.root:
+                message = f"the chain is whole but not the one that {due.source} names"
+                self._problem("rewritten", min(self.agreed, last), message, last)
+            else:
+                self._problem("predecessor", last, f"{due.source} names another record")
+        elif due.root and due.root != self.tree.root().hex():
+            self._problem("rewritten", self.agreed, f"{due.source} names another root", last)
+        else:
+            self.agreed = due.size
+
+    def _check_payload(self, line: Line, name: str, entry: dict[str, Any]) -> None:
+        self.report.count("payloads")
+        state = check_payload(self.folder, entry)
+        if state == "sealed":
+            self.report.unchecked.append("%s:%d: payload %s is sealed" % (self.name, line.seq, name))
+        elif state != "good":
+            code, what = PAYLOAD_PROBLEMS[state]
+            self._problem(code, line.seq, f"payload {name} {what}", place=entry["ref"])
+
+    def _problem(self, code: str, seq: int, message: str, last: int = -1, place: str = "") -> None:
+        if not code.startswith("payload-"):
+            self.whole = False
+        self.report.add(code, self.name, seq, message, last, place)
+
+
+# --------------------------------------------------------------------------- a ledger's directory, section 1
+
+CHECKPOINTS = "checkpoints.log"
+PUBLIC_KEY = "checkpoint.pub"
+
+
+def writers_of(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.iterdir() if WRITER.match(path.name) and path.is_dir())
+
+
+def segments_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if re.match(r"[0-9]{12}\.jsonl\Z", path.name))
+
+
+def verify_ledger(directory: Path, key: Key | None, report: Report, every: bool = False) -> None:
+    """Check a whole ledger. Raises OSError if it cannot be read."""
+    checkpoints = Checkpoints()
+    log = directory / CHECKPOINTS
+    if log.exists():
+        with log.open("rb") as file:
+            checkpoints.read(file, key, report, every)
+    else:
+        report.unchecked.append("truncation and rewriting: there is no checkpoint that can be trusted")
+        if key is None:
+            report.unchecked.append("signatures of checkpoints: no key was given")
+    folders = writers_of(directory)
+    starts = {folder.name: _start_of(folder) for folder in folders}
+    claims, torn = _claims(starts)
+    unsigned = 0
+    for folder in folders:
+        name = folder.name
+        writer = Writer(folder, report, checkpoints.signed.get(name, []) + claims.get(name, []))
+        writer.walk()
+        unsigned += max(0, writer.seq - writer.signed)
+        _check_torn(name, writer.torn, torn.get(name), report)
+    for name in sorted(set(checkpoints.signed) | set(claims)):
+        size = max([due.size for due in checkpoints.signed.get(name, []) + claims.get(name, [])] + [0])
+        if name not in starts and size:
+            report.add("missing-writer", name, 0, "this writer's files are gone", size - 1)
+    report.counts["writers"] = len(folders)
+    report.counts["checkpoints"] = checkpoints.followed
+    report.counts["records after the last checkpoint"] = unsigned
+
+
+def _start_of(folder: Path) -> dict[str, Any]:
+    """The first record, if it is a `start` of this writer."""
+    segments = segments_of(folder)
+    if not segments or int(segments[0].stem) != 0:
+        return {}
+    with segments[0].open("rb") as file:
+        raw = file.readline(MAX_LINE)
+    try:
+        line = parse_line(raw[:-1])
+    except Bad:
+        return {}
+    return line.values if line.kind == "start" and line.writer == folder.name and raw.endswith(b"\n") else {}
+
+
+def _claims(
+    starts: dict[str, dict[str, Any]],
+) -> tuple[dict[str, list[Signed]], dict[str, tuple[int, str, str]]]:
+    """What `start` records say about the writers before them: last records, and torn tails."""
+    heads: dict[str, list[Signed]] = {}
+    torn: dict[str, tuple[int, str, str]] = {}
+    for by, start in starts.items():
+        named = start.get("predecessor")
+        if isinstance(named, dict) and not named.get("unreadable"):
+            writer, seq, head = named.get("writer"), named.get("seq"), str(named.get("head"))
+            if WRITER.match(str(writer)) and type(seq) is int and seq >= 0 and HASH.match(head):
+                heads.setdefault(str(writer), []).append(Signed(seq + 1, head, "", "the start of " + by))
+        tail = start.get("torn")
+        if isinstance(tail, dict) and type(tail.get("bytes")) is int:
+            torn[str(tail.get("writer"))] = (tail["bytes"], str(tail.get("digest")), by)
+    return heads, torn
+
+
+def _check_torn(name: str, torn: tuple[int, str], named: tuple[int, str, str] | None, report: Report) -> None:
+    if named is not None and named[:2] != torn:
+        report.add("torn", name, -1, f"the torn tail is not the one that the start of {named[2]} names")
+    elif torn[0]:
+        known = "named by the start of " + named[2] if named is not None else "not named by any successor yet"
+        report.notes.append("%s: torn tail of %d bytes, %s" % (name, torn[0], known))
+
+
+# --------------------------------------------------------------------------- the command
+
+
+def printable(text: str) -> str:
+    """Nothing that was recorded may steer the terminal."""
+    return "".join(c if c.isprintable() else f"\\u{{{ord(c):X}}}" for c in text)
+
+
+def find_key(given: str | None, beside: Path, report: Report) -> Key | None:
+    """The key to trust. Raises Bad if one was given that is none."""
+    if given is not None:
+        path = Path(given)
+        try:
+            text = path.read_text("ascii") if path.is_file() else given
+        except (OSError, ValueError):
+            text = given
+        return parse_key(text)
+    try:
+        key = parse_key(beside.read_text("ascii"))
+    except (OSError, ValueError, Bad):
+        return None
+    report.unchecked.append(f"the key: it lay beside what it signs, so compare {key} with one kept elsewhere")
+    return key
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Check an extproc ledger without extproc.")
+    parser.add_argument("path", type=Path, help="a ledger's directory")
+    parser.add_argument("--key", help="the checkpoint public key, or a file that holds it; from elsewhere")
+    parser.add_argument(
+        "--every-signature", action="store_true", help="check each checkpoint's signature (slow)"
+    )
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    options = parser.parse_args(arguments)
+    report = Report()
+    if not options.path.is_dir():
+        print(f"{options.path}: nothing there to verify", file=sys.stderr)
+        return 3
+    try:
+        key = find_key(options.key, options.path / PUBLIC_KEY, report)
+        verify_ledger(options.path, key, report, options.every_signature)
+    except Bad as mistake:
+        parser.error(str(mistake))
+    except OSError as failure:
+        print(f"{options.path}: {failure.strerror}", file=sys.stderr)
+        return 3
+    if options.json:
+        print(json.dumps(as_json(report)))
+    else:
+        show(report)
+    return 1 if report.problems else 0
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    return {
+        "ok": not report.problems,
+        "counts": report.counts,
+        "problems": [problem._asdict() for problem in report.problems],
+        "more_problems": report.more,
+        "notes": report.notes,
+        "unchecked": report.unchecked,
+    }
+
+
+def show(report: Report) -> None:
+    for name, number in report.counts.items():
+        print("%s: %d" % (name, number))
+    for note in report.notes:
+        print(printable("note: " + note))
+    for gap in report.unchecked:
+        print(printable("not checked: " + gap))
+    sys.stdout.flush()
+    for problem in report.problems:
+        print(printable(f"PROBLEM {problem}"), file=sys.stderr)
+    if report.more:
+        print("PROBLEM and %d more" % report.more, file=sys.stderr)
+    sys.stderr.flush()
+    print("nothing is wrong in what was checked" if not report.problems else "NOT SOUND: see the problems")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
