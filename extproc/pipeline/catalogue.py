@@ -107,6 +107,10 @@ class Relation:
         return self.kind in VIEWS
 
 
+MOST_REMEMBERED = 1024
+"""Conclusions about a statement's tables that are kept."""
+
+
 @dataclass(slots=True)
 class Catalogue:
     """What the server told at one moment."""
@@ -115,10 +119,15 @@ class Catalogue:
     relations: dict[int, Relation] = field(default_factory=dict)
     builtin: set[tuple[str, str]] = field(default_factory=set)
     """Schema and name of the server's own tables and views, and the name alone."""
+    version: int = 0
+    """How often it was added to: what was concluded from it holds as long as this stays."""
     _by_name: dict[str, list[Relation]] = field(default_factory=dict)
+    _whole: set[tuple[str, ...]] = field(default_factory=set)
+    """Names of which nothing is missing, as they were asked for together."""
 
     def add(self, row: Sequence[bytes | None], codec: str = "utf-8") -> None:
         """One row of `CONTENT` or of `definitions_of`. Raises ValueError for what they never return."""
+        self._changed()
         kind, *values = ["" if value is None else value.decode(codec) for value in row]
         if kind == "s":
             self.signature = values[0]
@@ -148,6 +157,17 @@ class Catalogue:
         else:
             raise ValueError("the catalogue has a row of a kind that nobody asked for")
 
+    def give_up(self, oid: int) -> None:
+        """The server says nothing of this view any more: it is gone by now."""
+        view = self.relations.get(oid)
+        if view is not None and view.definition is None:
+            self._changed()
+            view.definition = {}
+
+    def _changed(self) -> None:
+        self.version += 1
+        self._whole.clear()
+
     def _add_column(self, relation: Relation | None, values: Sequence[str]) -> None:
         if relation is None:
             return
@@ -176,6 +196,17 @@ class Catalogue:
         """Whether a name in a statement is that of a known relation, or of one of the server's own."""
         parts = split_name(name)
         return bool(self.named(name)) or (parts[-2] if len(parts) > 1 else "", parts[-1]) in self.builtin
+
+    def is_whole(self, names: tuple[str, ...]) -> bool:
+        """Whether all these names are known, with everything below those of views."""
+        if names in self._whole:
+            return True
+        whole = all(self.knows(name) for name in names) and not self.undefined(
+            relation for name in names for relation in self.named(name)
+        )
+        if whole and len(self._whole) < MOST_REMEMBERED:
+            self._whole.add(names)
+        return whole
 
     def undefined(self, relations: Iterable[Relation]) -> set[int]:
         """Views among these, and below them, whose rules were not asked for yet."""

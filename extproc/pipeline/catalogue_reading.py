@@ -77,16 +77,18 @@ class CatalogueReader:
 
         `checked`: it was checked for this statement, so a name that is still unknown is no reason to check again.
         """
-        self._asked = self._next(list(names), now, checked)
+        self._asked = self._next(tuple(names), now, checked)
         return self._asked
 
-    def _next(self, names: Sequence[str], now: float, checked: bool) -> str:
+    def _next(self, names: tuple[str, ...], now: float, checked: bool) -> str:
         catalogue = self.current
         if catalogue is NOTHING_KNOWN:
             return CONTENT
         if not checked:
             at = self._own_checked_at if self._own is not None else self._shared.checked_at
             is_fresh = 0 <= now - at < CHECK_EVERY and now >= self._shared.doubted_until and not self.doubted
+            if is_fresh and catalogue.is_whole(names):
+                return ""
             if not is_fresh or not all(catalogue.knows(name) for name in names):
                 return SIGNATURE
         missing = catalogue.undefined(relation for name in names for relation in catalogue.named(name))
@@ -119,9 +121,7 @@ class CatalogueReader:
             for row in rows:
                 catalogue.add(row, codec)
             for oid in _oids(asked):
-                view = catalogue.relations.get(oid)
-                if view is not None and view.definition is None:
-                    view.definition = {}  # it is gone by now
+                catalogue.give_up(oid)
 
     def _believe(self, catalogue: Catalogue, now: float, transaction: str) -> None:
         self.doubted = False

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from extproc.domain.statement import StatementFacts
 from extproc.masking.operators import Operator, strictest
 from extproc.masking.rows import RowMasks, split_name
-from extproc.pipeline.catalogue import FIRST_USER_OID, Catalogue, Relation
+from extproc.pipeline.catalogue import FIRST_USER_OID, MOST_REMEMBERED, Catalogue, Relation
 from extproc.pipeline.view_trees import Attribute
 
 STATISTICS = frozenset(
@@ -35,12 +35,15 @@ class Cover:
 class Coverage:
     """The columns that one plan masks in one catalogue."""
 
-    __slots__ = ("_known", "catalogue", "masks")
+    __slots__ = ("_known", "_statements", "_version", "catalogue", "masks")
 
     def __init__(self, catalogue: Catalogue, masks: RowMasks) -> None:
         self.catalogue = catalogue
         self.masks = masks
         self._known: dict[Attribute, Cover | None] = {}
+        self._statements: dict[int, tuple[StatementFacts, str, bool]] = {}
+        """What was found out of a statement, by the identity of its facts: those of a text are made once."""
+        self._version = catalogue.version
 
     def of(self, oid: int, attribute: int) -> Cover | None:
         """What is owed on a column of a table or view; None where nothing is.
@@ -49,7 +52,14 @@ class Coverage:
         """
         if oid < FIRST_USER_OID or attribute < 0 or not self.masks.rules:
             return None
+        self._look_whether_changed()
         return self._resolve(oid, attribute, 0)
+
+    def _look_whether_changed(self) -> None:
+        if self._version != self.catalogue.version:
+            self._known.clear()
+            self._statements.clear()
+            self._version = self.catalogue.version
 
     def _resolve(self, oid: int, attribute: int, depth: int) -> Cover | None:
         mark = oid, attribute
@@ -113,6 +123,22 @@ class Coverage:
 
     def touches(self, sql: StatementFacts) -> str:
         """Why the rows of a statement cannot be masked column by column; empty when they can."""
+        return self._found(sql)[1]
+
+    def names(self, sql: StatementFacts) -> bool:
+        """Whether a statement names a masked column, shown or used."""
+        return self._found(sql)[2]
+
+    def _found(self, sql: StatementFacts) -> tuple[StatementFacts, str, bool]:
+        self._look_whether_changed()
+        if len(self._statements) >= MOST_REMEMBERED:
+            self._statements.clear()
+        found = self._statements.get(id(sql))
+        if found is None:
+            found = self._statements[id(sql)] = (sql, self._touches(sql), self._names(sql))
+        return found
+
+    def _touches(self, sql: StatementFacts) -> str:
         tables = (*sql.tables_read, *sql.tables_written)
         if any(split_name(table)[-1] in STATISTICS for table in tables):
             return "the planner's statistics hold values of masked columns"
@@ -120,8 +146,7 @@ class Coverage:
             return "a masked column may only stand as a plain result column"
         return ""
 
-    def names(self, sql: StatementFacts) -> bool:
-        """Whether a statement names a masked column, shown or used."""
+    def _names(self, sql: StatementFacts) -> bool:
         tables = (*sql.tables_read, *sql.tables_written)
         return any(self._may_be_masked(name, tables) for name in sql.columns if not name.endswith("*"))
 

@@ -23,6 +23,7 @@ from extproc.domain.request import Source, Trace
 from extproc.domain.statement import Statement, StatementFacts
 from extproc.masking import Masker
 from extproc.pipeline.scribe import MAX_TEXT, hold_summary, keyed_digest
+from extproc.pipeline.verdicts import same_facts
 
 MAX_PARAMETERS = 64
 """Parameters that a line tells of; their number is always there."""
@@ -167,7 +168,11 @@ class SessionScribe:
     def _text(self, statement: Statement) -> dict[str, Any]:
         """What a record says whatever the parameters are; not to be changed."""
         known = self._texts_shown.get(statement.text)
-        if known is not None and known[0].kind == statement.kind and _same(known[0].facts, statement.facts):
+        if (
+            known is not None
+            and known[0].kind == statement.kind
+            and same_facts(known[0].facts, statement.facts)
+        ):
             return known[1]
         kept = self._build_text(statement)
         if len(statement.text) <= MAX_TEXT:
@@ -306,8 +311,3 @@ def statement_binding(
         add(parameter.type_oid.to_bytes(4, "big") + bytes((parameter.format & 0xFF,)))
         add(b"\x00" if parameter.value is None else b"\x01" + parameter.value)
     return mac.hexdigest()
-
-
-def _same(some: tuple[StatementFacts, ...], others: tuple[StatementFacts, ...]) -> bool:
-    """The same facts, not only equal ones: those of a text are made once and remembered."""
-    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))

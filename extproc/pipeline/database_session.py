@@ -30,6 +30,7 @@ from extproc.pipeline.database_words import OVER
 from extproc.pipeline.governance import DatabasePlan, DatabaseRole, Governance, TargetPlan
 from extproc.pipeline.statement_names import StatementNames
 from extproc.pipeline.statements import GovernedStatement
+from extproc.pipeline.verdicts import Verdicts
 
 
 class Stage(Enum):
@@ -65,6 +66,7 @@ class DatabaseSession:
         """What the server said of its tables, where policy masks columns."""
         self._coverage: Coverage | None = None
         self.names = StatementNames()
+        self.verdicts = Verdicts()
         self.reads_messages = True
         """Whether errors and notices of the server are read on this connection."""
         self._counts = {"statements": 0, "denied": 0, "held": 0, "rows": 0, "bytes": 0, "errors": 0}

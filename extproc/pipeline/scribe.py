@@ -30,7 +30,7 @@ MAX_TEXT = 2048
 
 def keyed_digest(key: bytes, data: bytes) -> str:
     """A digest of unmasked bytes that nobody without the key can test guesses against."""
-    return "hmac-sha256:" + hmac.new(key, data, "sha256").hexdigest()
+    return "hmac-sha256:" + hmac.digest(key, data, "sha256").hex()
 
 
 class Scribe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,6 +40,7 @@ from extproc.pipeline.row_masking import ResultColumn, ResultMask, result_mask
 from extproc.pipeline.row_sample import RowSample
 from extproc.pipeline.settled import HoldSettled
 from extproc.pipeline.shapes import statement_shape
+from extproc.pipeline.verdicts import Verdict
 from extproc.policy.statements import combine_rulings
 from extproc.protocols.postgres.encodings import codec_for
 from extproc.sql.comments import traceparent
@@ -140,13 +141,21 @@ class GovernedStatement:
             return self._hold(decision, gov, plan, database, now)
         return self._run(now)
 
-    def _judge(self, plan: TargetPlan, now: float) -> tuple[tuple[Ruling, ...], Allow | Deny | Hold]:
+    def _judge(self, plan: TargetPlan, now: float) -> Verdict:
+        asked, known = self._asked, self._session.verdicts
+        verdict = known.find(plan, self._statement, asked.transaction, asked.is_bound)
+        if verdict is None:
+            rulings = tuple(self._rulings_of(plan, now))
+            verdict = rulings, combine_rulings(rulings).decision or UNDECIDED
+            known.keep(plan, self._statement, asked.transaction, asked.is_bound, verdict)
+        return verdict
+
+    def _rulings_of(self, plan: TargetPlan, now: float) -> Iterator[Ruling]:
+        asked, scribe, login = self._asked, self._session.scribe, self._login
         session = SessionFacts(
-            self._session.scribe.session_id, self._principal, plan, self._session.scribe.source,
-            self._login.user, self._login.database, self._role.user, self._login.application,
+            scribe.session_id, self._principal, plan, scribe.source, login.user, login.database, self._role.user,
+            login.application,
         )  # fmt: skip
-        asked = self._asked
-        rulings: list[Ruling] = []
         for sql in self._statement.facts:
             facts = DatabaseFacts(
                 StatementView(session, self._statement, sql, asked.transaction, now, asked.is_bound)
@@ -155,8 +164,7 @@ class GovernedStatement:
             for phase in (Phase.BODY, Phase.RESPONSE, Phase.ROW):
                 if ruling.decision is None and plan.rules.has_phase(phase):
                     ruling = plan.rules.judge(phase, facts, ruling)
-            rulings.append(ruling)
-        return tuple(rulings), combine_rulings(rulings).decision or UNDECIDED
+            yield ruling
 
     def _is_certain(self) -> bool:
         """Whether a denial stands without the parameters: a rule that could be evaluated made it, or all could."""
@@ -319,7 +327,7 @@ class GovernedStatement:
             return self._unmaskable(now, why)
         copy = copied(facts)
         if masks.rules or copy is not None:
-            tables = sorted({name for sql in facts for name in (*sql.tables_read, *sql.tables_written)})
+            tables = [name for sql in facts for name in (*sql.tables_read, *sql.tables_written)]
             question = catalogue.question(tables, now, checked=self._checked) if tables or copy else ""
             if question:
                 self._checked = True

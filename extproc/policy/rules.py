@@ -28,6 +28,7 @@ from extproc.policy.model import Mode, RuleSpec, digest_of, qualified
 from extproc.policy.projection import Paths
 from extproc.policy.stage import Stage, build_stages
 
+_ORDER = (Phase.HEADERS, Phase.BODY, Phase.RESPONSE)
 _MERGED = 256
 """Merged holds and obligations that are remembered."""
 
@@ -132,7 +133,7 @@ class RuleSet:
         self._by_digest = {rule.digest: rule for rule in self.rules}
         self._stages: dict[Phase, tuple[Stage, ...]] = {
             phase: build_stages(engine, [rule for rule in self.rules if rule.phase is phase])
-            for phase in (Phase.HEADERS, Phase.BODY, Phase.RESPONSE)
+            for phase in _ORDER
         }
         body = [rule for rule in self.rules if rule.phase is Phase.BODY]
         self._body_adds = any(rule.gives_more_than_allow for rule in body)
@@ -147,6 +148,8 @@ class RuleSet:
         self.needs_request_body: bool = any(_reads_body(rule, "request.") for rule in self.rules) or any(
             rule.effect == "hold" or rule.obligations.record_request != "none" for rule in enforced
         )
+        self.reads: frozenset[str] = frozenset(name for rule in self.rules for name in rule.reads)
+        """Every fact that some rule reads, by name."""
         self.reads_response_body: bool = any(_reads_body(rule, "response.") for rule in self.rules)
         """Whether a rule over the response can only be judged once its body is here."""
         self.needs_response_body: bool = self.reads_response_body or any(
@@ -183,6 +186,13 @@ class RuleSet:
         if phase is Phase.RESPONSE:
             return self._judge_response(facts, before)
         return before
+
+    def repeat(self, ruling: Ruling) -> Ruling:
+        """A ruling made before on facts that are all the same: counted as one more, not judged again."""
+        for phase in _ORDER[: _ORDER.index(ruling.phase) + 1]:
+            for stage in self._stages[phase]:
+                stage.count_again(ruling.matched)
+        return ruling
 
     def counts(self) -> Mapping[str, RuleCount]:
         """By rule id."""

@@ -5,7 +5,7 @@ A phase has one stage, and a second one for rules that read `risk`, which is sum
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from extproc.domain.decision import Matched
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 class Stage:
     """Rules with their batch and their counters."""
 
-    __slots__ = ("_batch", "_errored", "_matched", "_reads", "_reads_risk", "judged", "rules")
+    __slots__ = ("_batch", "_errored", "_index", "_matched", "_reads", "_reads_risk", "judged", "rules")
 
     def __init__(self, engine: Engine, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
         self._batch = engine.batch([rule.condition for rule in rules])
+        self._index = {rule.digest: index for index, rule in enumerate(rules)}
         self._reads = _facts_of(rules)
         self._reads_risk = any(RISK in rule.reads for rule in rules)
         self._matched = [0] * len(rules)
@@ -61,6 +62,14 @@ class Stage:
         if failed:
             errors = (*errors, *failed)
         return matched, risk, errors
+
+    def count_again(self, matched: Iterable[Matched]) -> None:
+        """Count what was judged before and holds again; `matched` may name rules of other stages."""
+        self.judged += 1
+        for found in matched:
+            index = self._index.get(found.digest)
+            if index is not None:
+                (self._errored if found.errored else self._matched)[index] += 1
 
     def data(self, facts: Mapping[str, object], risk: int) -> dict[str, object]:
         """The facts these rules read, ready for the engine. One that cannot be had is left out.
