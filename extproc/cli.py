@@ -22,6 +22,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "List, show and revoke approvals that let more than one request go.",
     ),
     "lock": ("extproc.commands.lock:lock", "Lock callers and sessions out, list and remove locks."),
+    "sessions": (
+        "extproc.commands.sessions:sessions",
+        "List, show, follow and export what was done, from the ledger.",
+    ),
+    "why": ("extproc.commands.why:why", "Say why a request was decided as it was, from the ledger."),
     "ledger": ("extproc.commands.ledger:ledger", "Verify, tail and show the ledger."),
     "render": ("extproc.commands.render:render", "Write Envoy configuration from extproc.yaml."),
 }

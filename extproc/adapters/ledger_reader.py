@@ -131,6 +131,12 @@ def read_end(writer_directory: Path) -> WriterEnd:
     return WriterEnd(-1, ZERO_HASH, True, *torn)
 
 
+def read_first_line(segment: Path) -> bytes:
+    """A segment's first line without its newline; empty if there is no whole one. Raises OSError."""
+    line, newline, _ = _read_at(segment, 0, MAX_LINE).partition(b"\n")
+    return line if newline else b""
+
+
 def read_line_at(directory: Path, writer: str, place: Position) -> bytes:
     """The whole line at a place, without its newline. Raises TailError or OSError."""
     data = _read_at(directory / writer / segment_name(place.segment), place.offset, MAX_LINE)

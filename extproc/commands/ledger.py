@@ -13,7 +13,6 @@ import click
 
 from extproc.adapters.ledger_reader import (
     PUBLIC_KEY,
-    SegmentFile,
     TailError,
     WriterTail,
     list_segments,
@@ -21,46 +20,15 @@ from extproc.adapters.ledger_reader import (
     read_payload_entry,
     verify_directory,
 )
+from extproc.adapters.ledger_scan import raw_lines
+from extproc.commands.ledger_place import Place, config_option, dir_option, json_option
 from extproc.domain.display import escape_for_display
 from extproc.ledger import Line, NoteError, NoteKey, RecordError, Report, parse_key, parse_line
 from extproc.ledger.alone import VERIFIER
 from extproc.ledger.payloads import HEADER_SIZE, check_entry
 
-DEFAULT_CONFIG = Path("extproc.yaml")
 FOLLOW_EVERY = 0.3
 """Seconds between two looks of `tail --follow`."""
-
-
-class Place:
-    """Where the ledger is: `--dir`, or what the configuration says."""
-
-    def __init__(self, directory: Path | None, config: Path | None) -> None:
-        self._directory = directory
-        self._config = config
-
-    def find(self) -> Path:
-        """The directory. Exits with 2 on a bad configuration and with 3 if there is no ledger."""
-        directory = self._directory or self._from_config()
-        if not directory.is_dir():
-            click.echo(f"{directory}: no ledger there", err=True)
-            sys.exit(3)
-        return directory
-
-    def _from_config(self) -> Path:
-        from extproc.config import load_config
-        from extproc.domain.errors import ConfigError
-
-        try:
-            return load_config(self._config or DEFAULT_CONFIG).ledger.directory
-        except ConfigError as mistake:
-            raise click.UsageError(f"{mistake}\nSay where the ledger is with --dir or --config.") from None
-
-
-_dir = click.option("--dir", "directory", type=click.Path(path_type=Path), help="The ledger's directory.")
-_config = click.option(
-    "--config", type=click.Path(path_type=Path), help="extproc.yaml that names it (default: ./extproc.yaml)."
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 
 
 @click.group()
@@ -69,11 +37,11 @@ def ledger() -> None:
 
 
 @ledger.command()
-@_dir
-@_config
+@dir_option
+@config_option
 @click.option("--key", help="The checkpoint public key, or a file that holds it. Get it from elsewhere.")
 @click.option("--thorough", is_flag=True, help="Also check that every line is in canonical form.")
-@_json
+@json_option
 def verify(
     directory: Path | None, config: Path | None, key: str | None, thorough: bool, as_json: bool
 ) -> None:
@@ -106,12 +74,12 @@ def verifier() -> None:
 
 
 @ledger.command()
-@_dir
-@_config
+@dir_option
+@config_option
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is added.")
 @click.option("-n", "--lines", "count", default=20, show_default=True, help="How many of the latest records.")
 @click.option("--kind", "kinds", multiple=True, help="Only records of this kind (or `hold.*`); repeatable.")
-@_json
+@json_option
 def tail(
     directory: Path | None,
     config: Path | None,
@@ -121,7 +89,9 @@ def tail(
     as_json: bool,
 ) -> None:
     """The latest records of all writers, in the order of their times."""
-    place = Place(directory, config).find()
+    where = Place(directory, config)
+    place = where.find()
+    where.note("evidence.searched", {"command": "ledger tail", "filters": {"kinds": list(kinds)}})
     show = _as_json if as_json else _in_one_line
     tails: dict[str, WriterTail] = {}
     latest: list[Line] = []
@@ -141,15 +111,17 @@ def tail(
 
 @ledger.command()
 @click.argument("what")
-@_dir
-@_config
-@_json
+@dir_option
+@config_option
+@json_option
 def show(what: str, directory: Path | None, config: Path | None, as_json: bool) -> None:
     """Everything about WHAT: a decision or session id, a hold id, a record's hash (or its beginning), writer:seq.
 
     Exit codes: 0 found, 1 nothing is known of it, 3 there is no ledger.
     """
-    place = Place(directory, config).find()
+    where = Place(directory, config)
+    place = where.find()
+    where.note("evidence.record_read", {"asked": what[:200]})
     found = list(_find(place, what))
     if as_json:
         click.echo(json.dumps([_whole_record(place, line) for line in found]))
@@ -259,7 +231,7 @@ def _find(place: Path, what: str) -> Iterator[Line]:
     needle = json.dumps(what, ensure_ascii=False).encode()
     for name in list_writers(place):
         for segment in list_segments(place / name):
-            for data in _lines(segment):
+            for data in raw_lines(segment):
                 if needle in data or by_hash:
                     line = _parse(data)
                     if line is not None and _is_about(line, what, by_hash):
@@ -270,17 +242,10 @@ def _find_place(place: Path, writer: str, seq: int) -> Iterator[Line]:
     if writer not in list_writers(place):
         return
     segments = [segment for segment in list_segments(place / writer) if segment.first <= seq]
-    for data in _lines(segments[-1]) if segments else ():
+    for data in raw_lines(segments[-1]) if segments else ():
         line = _parse(data)
         if line is not None and line.seq == seq:
             yield line
-
-
-def _lines(segment: SegmentFile) -> Iterator[bytes]:
-    rest = b""
-    for chunk in segment.chunks():
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
 
 
 def _parse(data: bytes) -> Line | None:

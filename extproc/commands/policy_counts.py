@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 
 from extproc.adapters.ledger_reader import list_segments, list_writers
-from extproc.commands.ledger import Place
+from extproc.adapters.ledger_scan import raw_lines
+from extproc.commands.ledger_place import Place
 from extproc.domain.display import escape_for_display
 from extproc.ledger.rule_counts import RuleTally, count_rules
 
@@ -55,5 +56,4 @@ def _sentence(tally: RuleTally, decisions: int) -> str:
 def _lines(place: Path) -> Iterator[bytes]:
     for writer in list_writers(place):
         for segment in list_segments(place / writer):
-            with segment.path.open("rb") as file:
-                yield from (line for line in file if line.strip())
+            yield from (line for line in raw_lines(segment) if line.strip())

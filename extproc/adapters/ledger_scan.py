@@ -1,0 +1,76 @@
+"""Reading a ledger's lines from end to end, for whoever looks for something in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from extproc.adapters.ledger_reader import (
+    CHECKPOINTS,
+    CHUNK,
+    SegmentFile,
+    list_segments,
+    list_writers,
+    read_first_line,
+)
+from extproc.ledger import Line, NoteError, RecordError, parse_line
+from extproc.ledger.checkpoint import CheckpointError, parse_checkpoint
+from extproc.ledger.note import iter_notes, parse_note
+
+SLACK_US = 3_600_000_000
+"""Microseconds that a writer's clock may have been set back: segments this close to a range are read as well."""
+
+
+def raw_lines(segment: SegmentFile) -> Iterator[bytes]:
+    """A segment's whole lines without their newlines. Raises OSError."""
+    rest = b""
+    for chunk in segment.chunks():
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+
+
+def parsed(lines: Iterable[bytes]) -> Iterator[Line]:
+    """Those that are records; `verify` names the others."""
+    for data in lines:
+        try:
+            yield parse_line(data)
+        except RecordError:
+            continue
+
+
+def writer_lines(directory: Path, writer: str, *, since_us: int = 0) -> Iterator[Line]:
+    """One writer's records. Segments that end well before `since_us` are not read. Raises OSError."""
+    segments = list_segments(directory / writer)
+    for segment, following in zip(segments, [*segments[1:], None], strict=True):
+        if following is not None and since_us:
+            first = next(parsed([read_first_line(following.path)]), None)
+            if first is not None and first.at_us < since_us - SLACK_US:
+                continue
+        yield from parsed(raw_lines(segment))
+
+
+def all_lines(directory: Path, *, since_us: int = 0) -> Iterator[Line]:
+    """All writers' records, writer by writer. Raises OSError."""
+    for writer in list_writers(directory):
+        yield from writer_lines(directory, writer, since_us=since_us)
+
+
+def covering_checkpoint(directory: Path, writer: str, seq: int) -> int | None:
+    """The number of the first checkpoint whose tree has this record; None if there is none yet.
+
+    Signatures are not checked here: `verify` does that. Raises OSError.
+    """
+    log = directory / CHECKPOINTS
+    if not log.exists():
+        return None
+    with log.open("rb") as file:
+        for raw, whole in iter_notes(iter(lambda: file.read(CHUNK), b"")):
+            if not whole:
+                return None
+            try:
+                checkpoint = parse_checkpoint(parse_note(raw).text)
+            except (NoteError, CheckpointError):
+                return None
+            if any(head.writer == writer and head.size > seq for head in checkpoint.heads):
+                return checkpoint.number
+    return None
