@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The programs that tests drive and that no wheel brings: psql, h2load and a PostgreSQL server that speaks TLS.
+# The programs that tests drive and that no wheel brings: psql, h2load, a PostgreSQL server that speaks TLS, and
+# MariaDB with its clients.
 # Installed where root or sudo allows.
 set -euo pipefail
 
@@ -7,6 +8,8 @@ wanted=()
 command -v psql >/dev/null || wanted+=(postgresql-client)
 command -v h2load >/dev/null || wanted+=(nghttp2-client)
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || wanted+=(postgresql)
+PATH="$PATH:/usr/sbin" command -v mariadbd >/dev/null || wanted+=(mariadb-server)
+command -v mariadb >/dev/null || wanted+=(mariadb-client)
 [ "${#wanted[@]}" -eq 0 ] && exit 0
 
 say() { printf '%s\n' "$*" >&2; }

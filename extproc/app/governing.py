@@ -34,7 +34,7 @@ from extproc.pipeline.governance import CALLERS_PROOF
 from extproc.pipeline.listeners import Caller, ListenerPlan
 from extproc.pipeline.locks import LockBoard
 from extproc.policy import PolicySet
-from extproc.protocols.postgres import ServerTlsPlan
+from extproc.protocols.tls import ServerTlsPlan
 
 REALM = "extproc"
 MAX_COMBINATIONS = 64

@@ -18,7 +18,7 @@ from extproc.masking.rows import RowMasks
 from extproc.pipeline.listeners import ListenerPlan
 from extproc.pipeline.locks import LockBoard
 from extproc.policy import RuleSet
-from extproc.protocols.postgres import ServerTlsPlan
+from extproc.protocols.tls import ServerTlsPlan
 
 RecordDetail = Literal["none", "masked"]
 CALLERS_PROOF = frozenset({"authorization", "proxy-authorization"})

@@ -19,7 +19,7 @@ from extproc.protocols.postgres.events import (
     StatementReceived,
 )
 from extproc.protocols.postgres.limits import CLIENT_CHOSEN, Limits, Refusal, UpstreamLogin
-from extproc.protocols.postgres.tls import ServerTlsPlan
+from extproc.protocols.tls import ServerTlsPlan
 
 __all__ = [
     "CLIENT_CHOSEN",

@@ -33,7 +33,8 @@ from extproc.protocols.postgres.messages import (
 from extproc.protocols.postgres.server_side import LoginFailedError, ServerSide, login_failure
 from extproc.protocols.postgres.session import Session
 from extproc.protocols.postgres.startup import NEWEST_MINOR, EncryptionRequest, Startup, parse_opening
-from extproc.protocols.postgres.tls import ClientTls, ServerTls, ServerTlsPlan
+from extproc.protocols.postgres.tls import ClientTls, ServerTls
+from extproc.protocols.tls import ServerTlsPlan
 
 
 class Stage(Enum):

@@ -1,9 +1,8 @@
-"""A relay of a few lines between real clients and a real server, with the state machine between them."""
+"""What stands between real clients and a real Postgres in the tests of the wire."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +23,7 @@ from extproc.protocols.postgres import (
     StatementReceived,
     UpstreamLogin,
 )
+from tests.support.wire_relay import Talk, Writers, relaying
 
 Rows = Callable[[RowsReceived], Sequence[Sequence[bytes | None] | None]]
 
@@ -47,15 +47,15 @@ class Gate:
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Conversation:
+class Conversation(Talk):
     """One client, one server, one connection."""
 
-    def __init__(self, gate: Gate, writers: dict[str, asyncio.StreamWriter]) -> None:
+    def __init__(self, gate: Gate, writers: Writers) -> None:
         self.gate = gate
-        self.writers = writers
         self.wire = PostgresConnection(
             read_messages=gate.message is not None, tls=gate.tls, require_tls=gate.tls is not None
         )
+        super().__init__(gate, self.wire, writers)
         self.waiting: int | None = None
 
     def answer(self, event: Any) -> None:
@@ -106,59 +106,12 @@ class Conversation:
             self.wire.deny(number, refusal.sqlstate, refusal.message)
         self.flush()
 
-    def flush(self) -> None:
-        while (event := self.wire.next_event()) is not None:
-            self.gate.seen.append(event)
-            self.answer(event)
-        for name, data in (("client", self.wire.bytes_to_client()), ("server", self.wire.bytes_to_server())):
-            if data and not self.writers[name].is_closing():
-                self.writers[name].write(data)
-        for name, ended in (("client", self.wire.end_to_client), ("server", self.wire.end_to_server)):
-            if ended and not self.writers[name].is_closing():
-                self.writers[name].close()
-
-    async def pump(self, reader: asyncio.StreamReader, receive: Callable[[bytes, bool], None]) -> None:
-        while True:
-            try:
-                data = await reader.read(self.gate.chunk)
-            except OSError:
-                data = b""
-            receive(data, not data)
-            self.flush()
-            for writer in self.writers.values():
-                with contextlib.suppress(OSError):
-                    await writer.drain()
-            if not data:
-                return
-
 
 @asynccontextmanager
 async def relay(gate: Gate, server_socket: Path, folder: Path) -> AsyncIterator[Path]:
     """Listens on a unix socket in `folder` the way libpq expects it; yields the folder."""
-    running: set[asyncio.Task[None]] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream_reader, upstream_writer = await asyncio.open_unix_connection(str(server_socket))
-        talk = Conversation(gate, {"client": writer, "server": upstream_writer})
-        async with asyncio.TaskGroup() as both:
-            both.create_task(talk.pump(reader, talk.wire.receive_from_client))
-            both.create_task(talk.pump(upstream_reader, talk.wire.receive_from_server))
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(serve(reader, writer))
-        running.add(task)
-        task.add_done_callback(running.discard)
-
-    server = await asyncio.start_unix_server(accept, str(folder / ".s.PGSQL.5432"))
-    local = await asyncio.start_server(accept, "127.0.0.1", 0)
-    gate.port = local.sockets[0].getsockname()[1]
-    try:
+    async with relaying(
+        lambda writers: Conversation(gate, writers), server_socket, folder / ".s.PGSQL.5432"
+    ) as port:
+        gate.port = port
         yield folder
-    finally:
-        server.close()
-        local.close()
-        if running:
-            _, stuck = await asyncio.wait(running, timeout=5)
-            for task in stuck:
-                task.cancel()
-            assert not stuck, "a connection did not end with its client"

@@ -1,0 +1,127 @@
+"""What a MySQL connection tells us. Events marked *asks* wait for an answer; bytes behind them wait in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Literal
+
+from extproc.domain.nouns import noun
+from extproc.protocols.endings import ClientLeft, Ended, Refused, StatementEnded
+
+StatementKind = Literal["simple", "parse", "bound", "command"]
+
+
+@noun(frozen=True, slots=True)
+class LoginReceived:
+    """*Asks* for `accept_login` or `refuse_login`. `token` is what the client sent as its password; it is empty where
+    the connection was told not to ask for one."""
+
+    user: str
+    database: str
+    attributes: Mapping[str, str]
+    token: str = field(repr=False)
+    encrypted: bool = False
+    """Under TLS that ended here."""
+
+
+@noun(frozen=True, slots=True)
+class LoggedIn:
+    """The server let us in and the client was told. `thread` names the session in KILL."""
+
+    thread: int
+
+
+@noun(frozen=True, slots=True)
+class BoundParameter:
+    """One parameter of COM_STMT_EXECUTE. `type` is the protocol's; NULL is None. `text` is None where the value is
+    not text: a binary string."""
+
+    type: int
+    value: bytes | None = field(repr=False)
+    text: str | None = field(repr=False)
+
+
+@noun(frozen=True, slots=True)
+class StatementReceived:
+    """*Asks* for `forward(id, …)`, `deny(id, …)` or `inquire(id, …)`; not answering yet is a hold.
+
+    `kind` is "simple" (COM_QUERY, or a command that is judged as the text it stands for), "parse"
+    (COM_STMT_PREPARE: nothing runs yet), "bound" (COM_STMT_EXECUTE, with its parameters) or "command" (one that is
+    never let through; `text` is its name). Every "simple" and "bound" ends with exactly one `StatementEnded`; a
+    "parse" only when it was denied or failed.
+    """
+
+    id: int
+    kind: StatementKind
+    text: str = field(repr=False)
+    parameters: tuple[BoundParameter, ...] = ()
+    in_transaction: bool = False
+
+
+@noun(frozen=True, slots=True)
+class Column:
+    """One column of a result. `table` and `origin` are the real table's and column's names where the server knows
+    them, else empty. `is_binary` says how values come: as text, or in the binary protocol's forms."""
+
+    name: str
+    schema: str
+    table: str
+    origin: str
+    type: int
+    charset: int
+    flags: int
+    is_binary: bool = False
+
+
+@noun(frozen=True, slots=True)
+class RowsDescribed:
+    """*Asks* for `read_rows(id)` or `pass_rows(id)`; only for statements forwarded with `rows=True`."""
+
+    id: int
+    index: int
+    columns: tuple[Column, ...]
+
+
+@noun(frozen=True, slots=True)
+class RowsReceived:
+    """*Asks* for `replace_rows(id, rows)`. Whole rows at hand, oldest first; NULL is None."""
+
+    id: int
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[bytes | None, ...], ...] = field(repr=False)
+
+
+@noun(frozen=True, slots=True)
+class InquiryAnswered:
+    """The server answered `inquire(id, …)`; the statement still waits. Values are text.
+
+    A question that the server refuses raises no such event: its error is the statement's own (`StatementEnded`).
+    """
+
+    id: int
+    rows: tuple[tuple[bytes | None, ...], ...] = field(repr=False)
+
+
+@noun(frozen=True, slots=True)
+class MessageReceived:
+    """*Asks* for `replace_message(text)`: an error of the server, when the connection was told to `read_messages`."""
+
+    sqlstate: str
+    text: str = field(repr=False)
+    id: int | None = None
+
+
+Event = (
+    LoginReceived
+    | LoggedIn
+    | StatementReceived
+    | RowsDescribed
+    | RowsReceived
+    | InquiryAnswered
+    | MessageReceived
+    | StatementEnded
+    | Refused
+    | ClientLeft
+    | Ended
+)
