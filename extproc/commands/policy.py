@@ -12,6 +12,7 @@ import click
 
 from extproc.adapters.policy_files import FoundPolicies, author_of, cases_beside, find_policies
 from extproc.app.bundle import check_masks
+from extproc.commands.policy_backtest import backtest
 from extproc.commands.policy_counts import counts
 from extproc.config import load_config
 from extproc.config.units import format_duration
@@ -38,6 +39,7 @@ def policy() -> None:
     """Check, test and explain policies."""
 
 
+policy.add_command(backtest)
 policy.add_command(counts)
 
 

@@ -198,6 +198,8 @@ class SessionScribe:
         }
         if len(shown) > MAX_TEXT:
             kept["cut_at"] = MAX_TEXT
+        if shown != statement.text:
+            kept["altered"] = True
         underlying = sorted({fact.underlying for fact in facts if fact.underlying})
         if underlying:
             kept["underlying"] = [self.shown_text(text, ())[:MAX_TEXT] for text in underlying[:MAX_NAMES]]
@@ -222,6 +224,8 @@ class SessionScribe:
         kept["digest"] = keyed_digest(self.key, value)
         if text is not None:
             kept["text"] = self._masked(text)[:MAX_PARAMETER]
+            if kept["text"] != text:
+                kept["altered"] = True
         return kept
 
     def _payload(self, statement: Statement, limit: int) -> bytes:
@@ -243,10 +247,15 @@ class SessionScribe:
         return [self._masked(name)[:MAX_PARAMETER] for name in sorted(set(names))[:MAX_NAMES]]
 
     def _connection(self) -> dict[str, Any]:
-        kept = {
+        kept: dict[str, Any] = {
             "user": self._masked(self.user)[:MAX_PARAMETER],
             "database": self._masked(self.database)[:MAX_PARAMETER],
         }
+        altered = [
+            name for name, sent in (("user", self.user), ("database", self.database)) if kept[name] != sent
+        ]
+        if altered:
+            kept["altered"] = altered
         if self.role:
             kept["role"] = self.role
         if self.source.address:

@@ -162,12 +162,18 @@ class Scribe:
 
     def _request(self, head: RequestHead, body: bytes | None) -> dict[str, Any]:
         headers = head.headers
+        host, path = headers.get(":authority"), headers.get(":path")
         request: dict[str, Any] = {
             "method": headers.get(":method")[:64],
             "scheme": headers.get(":scheme")[:16],
-            "host": self._masked_text(headers.get(":authority")),
-            "path": self._masked_url(headers.get(":path")),
+            "host": self._masked_text(host),
+            "path": self._masked_url(path),
         }
+        if request["host"] != host or request["path"] != path:
+            # whoever judges the record anew must know which parts are not what was sent
+            request["altered"] = [
+                name for name, sent in (("host", host), ("path", path)) if request[name] != sent
+            ]
         if head.route:
             request["route"] = head.route[:MAX_TEXT]
         if head.source.address:

@@ -156,6 +156,11 @@ class RuleSet:
             rule.obligations.masks or rule.obligations.record_response != "none" for rule in enforced
         )
 
+    @property
+    def default_allows(self) -> bool:
+        """Whether a request that no rule matches may pass."""
+        return self._default_allow
+
     def has_phase(self, phase: Phase) -> bool:
         """Whether any rule, shadow rules included, is judged in this phase."""
         return bool(self._stages.get(phase))

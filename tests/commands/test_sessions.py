@@ -369,3 +369,43 @@ def test_times_before_now_are_understood():
     now = time.time()
     assert parse_moment("2h", now) == now - 7200
     assert parse_moment("2026-11-23", now) == 1795392000.0
+
+
+# ------------------------------------------------------------------ backtest
+
+POLICY = """\
+apiVersion: extproc/v1
+kind: Policy
+metadata: {name: p}
+target: customers-api
+default: deny
+rules:
+- {name: reads, when: 'request.method == "GET"', then: {allow: {}}}
+- {name: big, when: 'request.json.amount > 5', then: {hold: {approvers: {all_of: [{group: g, count: 1}]}}}}
+- {name: nobody, when: 'principal.subject == "=cmd()"', then: {deny: {}}}
+"""
+
+
+def test_a_backtest_shows_what_changes_and_what_nobody_can_tell(ledger, tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(POLICY)
+    command = ("policy", "backtest", "--dir", ledger, "--since", "2026-11-01", "--policy", path)
+    found = json.loads(run(*command, "--json").stdout)
+    assert found["changed"] == [{"before": "allow", "after": "deny", "count": 1}]
+    assert found["uncertain"] == [{"before": "allow", "after": "allow or hold", "count": 1}]
+    assert found["not_compared"] == {
+        "a login, which rules do not judge": 1,
+        "a target that the other policies do not know": 2,
+    }
+    assert {one["decision_id"]: one["missing"] for one in found["exchanges"]} == {
+        "d0": ["request.json"],
+        "d4": [],
+    }
+    text = run(*command)
+    assert (
+        "allow -> deny by p/nobody, p/reads" in text.stdout
+        or "allow -> deny by p/reads, p/nobody" in text.stdout
+    )
+    assert run(*command, "--fail-on-change").exit_code == 1
+    path.write_text(POLICY.replace("allow: {}", "allw: {}"))
+    assert run(*command).exit_code == 1
