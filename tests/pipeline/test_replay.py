@@ -1,5 +1,7 @@
 """What other policies would have said of a record, and what cannot be told."""
 
+from typing import Any
+
 import pytest
 
 from extproc.pipeline.replay import replay, unplayed_rules
@@ -7,7 +9,7 @@ from extproc.policy import PolicySource, TargetInfo, load_policies
 from extproc.sql import analyze
 
 PRINCIPAL = {"issuer": "https://i", "subject": "bot", "kind": "agent", "person": "p", "groups": ["support"]}
-HTTP = {
+HTTP: dict[str, Any] = {
     "principal": PRINCIPAL,
     "target": "api",
     "verdict": "allow",
@@ -21,7 +23,7 @@ HTTP = {
         "source": "::1",
     },
 }
-SQL = {
+SQL: dict[str, Any] = {
     **{name: HTTP[name] for name in ("principal", "verdict", "code", "session_id")},
     "target": "db",
     "operation": "statement",
@@ -89,8 +91,8 @@ CASES = {
         [("deny", 'principal.claims["x"] == "1"'), ("allow", "true")],
         {"allow", "deny"},
     ),
-    "risk that hangs on a body": (
-        [("risk", "request.json.amount > 5"), ("deny", "risk >= 50"), ("allow", "true")],
+    "risk that hangs on a header": (
+        [("risk", 'request.headers["x"] == "1"'), ("deny", "risk >= 50"), ("allow", "true")],
         {"allow", "deny"},
     ),
 }
