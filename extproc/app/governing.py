@@ -151,6 +151,7 @@ def _listener(listener: Listener) -> ListenerPlan:
         tls=server_context(tls) if tls is not None and ended_here else None,
         takes_cleartext=not ended_here
         and (tls is not None or listener.cleartext_tokens or address.is_unix or address.is_loopback),
+        filtered=tls is not None and tls.terminate == "contrib",
         callers=tuple(
             Caller(caller.uri, caller.kind, caller.groups, caller.person) for caller in listener.callers
         ),
@@ -229,6 +230,7 @@ def _database(settings: Settings, target: Target) -> DatabasePlan | None:
         on_expiry=database.session.on_expiry,
         max_age=database.session.max_age or 0.0,
         upstream_tls=_upstream_tls(settings, target),
+        filter_asks=upstream.transport is not None and upstream.transport.originate == "contrib",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urlsplit
 
-from extproc.config.database_checks import check_database, check_database_listener
+from extproc.config.database_checks import check_database, check_database_listener, check_filtered
 from extproc.config.document import Place
 from extproc.config.findings import Finding, is_reserved, twice
 from extproc.config.identity_checks import check_identity
@@ -122,6 +122,11 @@ def _listeners(settings: Settings) -> Iterator[Finding]:
     yield from twice(("listeners",), [listener.name for listener in settings.listeners])
     yield from twice(("listeners",), [str(listener.address) for listener in settings.listeners], "address")
     targets = {target.name: target.kind for target in settings.targets}
+    asked = {
+        target.name
+        for target in settings.targets
+        if target.upstream.transport is not None and target.upstream.transport.originate == "contrib"
+    }
     for number, listener in enumerate(settings.listeners):
         where: Place = ("listeners", number)
         yield from _socket_path((*where, "address"), listener.address)
@@ -134,6 +139,8 @@ def _listeners(settings: Settings) -> Iterator[Finding]:
             yield (*where, "tls", "require_client_certificate"), "needs client_ca"
         if listener.protocol == "postgres":
             yield from check_database_listener(where, listener, targets)
+            if listener.target in asked:
+                yield from check_filtered(where, listener)
             continue
         for name, unfit in (
             ("target", listener.target),

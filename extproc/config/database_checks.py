@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from extproc.config.document import Place
 from extproc.config.findings import Finding
-from extproc.config.settings import Listener, RecordPlan, Target, TargetLimits
+from extproc.config.settings import Listener, Target, TargetLimits
 from extproc.config.shape import did_you_mean
 
 SHORTEST_NOTICE = 1.0
@@ -49,6 +49,17 @@ def check_database_listener(
         )
     if listener.cleartext_tokens and (is_local or listener.tls is not None):
         yield (*where, "cleartext_tokens"), "means nothing here; remove it"
+
+
+def check_filtered(where: Place, listener: Listener) -> Iterator[Finding]:
+    """The contrib filter asks the database for TLS, so it has to be in front and to read what callers say."""
+    if listener.front == "relay":
+        yield (
+            (*where, "front"),
+            "the relay dials the database itself; originate: contrib needs front: ext_proc",
+        )
+    elif listener.tls is None or listener.tls.terminate != "contrib":
+        yield (*where, "tls"), "must be terminate: contrib where the target's upstream is originate: contrib"
 
 
 def check_callers(where: Place, listener: Listener) -> Iterator[Finding]:
@@ -103,5 +114,3 @@ def check_database(where: Place, target: Target) -> Iterator[Finding]:
     for name, is_default in (("host", upstream.host is None), ("protocol", upstream.protocol == "http1")):
         if not is_default:
             yield (*where, "upstream", name), "is for HTTP targets"
-    if target.record.response != RecordPlan().response:
-        yield (*where, "record", "response"), "result rows are not kept; their counts and sizes are"

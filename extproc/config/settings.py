@@ -169,10 +169,10 @@ class ListenerTls(Branch, frozen=True, kw_only=True):
     client_ca: Annotated[Path | None, about("Verify client certificates against these authorities.")] = None
     require_client_certificate: Annotated[bool, about("Refuse callers without a certificate.")] = False
     terminate: Annotated[
-        Literal["envoy", "extproc"],
+        Literal["envoy", "extproc", "contrib"],
         about(
             "Who ends TLS. `extproc` is for databases: it answers Postgres' SSLRequest (`sslmode=require`), "
-            "which stock Envoy cannot, and direct TLS too."
+            "which stock Envoy cannot, and direct TLS too. `contrib` has Envoy's contrib build answer it."
         ),
     ] = "envoy"
 
@@ -235,11 +235,12 @@ class UpstreamTls(Branch, frozen=True, kw_only=True):
     certificate: Annotated[Path | None, about("Client certificate chain.")] = None
     key: Annotated[Path | None, about("Client private key.")] = None
     originate: Annotated[
-        Literal["envoy", "extproc"],
+        Literal["envoy", "extproc", "contrib"],
         about(
             "Who speaks TLS with it (behind the relay, extproc does in any case). `extproc` is for databases: it "
             "asks by Postgres' SSLRequest, which stock Envoy "
-            "cannot and servers before PostgreSQL 17 need; paths are as the processor sees them."
+            "cannot and servers before PostgreSQL 17 need; paths are as the processor sees them. "
+            "`contrib` has Envoy's contrib build ask."
         ),
     ] = "envoy"
 

@@ -64,6 +64,8 @@ class DatabasePlan:
     """Seconds that a session may live; 0 is no bound."""
     upstream_tls: ServerTlsPlan | None = None
     """Where set, we speak TLS with the server ourselves."""
+    filter_asks: bool = False
+    """Envoy's contrib filter asks the server for TLS, through us."""
     row_masks: Callable[[tuple[str, ...]], RowMasks] | None = None
     """What a combination of named masks means for rows."""
 

@@ -42,6 +42,8 @@ class ListenerPlan:
     takes_cleartext: bool = False
     """Tokens may come as they are: Envoy ends TLS, the address is local, or a tunnel protects it."""
     callers: tuple[Caller, ...] = ()
+    filtered: bool = False
+    """Envoy's contrib filter answers requests for TLS before us; one that still comes here is refused."""
 
     def needs_tls(self, source: Source) -> bool:
         """Whether a caller from there must speak TLS with us."""

@@ -32,6 +32,7 @@ from envoy_data_plane.google.protobuf import Struct
 from extproc.config import Address, Settings
 from extproc.config.settings import Target
 from extproc.render.clusters import collector_cluster, processor_cluster, target_cluster
+from extproc.render.contrib import contrib_filter
 from extproc.render.databases import CONNECTION_ATTRIBUTES, NETWORK_EXT_PROC
 from extproc.render.filters import EXT_AUTHZ, EXT_PROC
 from extproc.render.listeners import listeners
@@ -84,7 +85,15 @@ def envoy_config(settings: Settings, *, sockets: Sequence[str] | None = None) ->
         static_resources=BootstrapStaticResources(listeners=list(listeners(settings)), clusters=clusters),
     )
     found = bootstrap.to_dict(casing=betterproto2.Casing.SNAKE)
+    for listener in settings.listeners:
+        _put_in_front(found, listener.name, contrib_filter(settings, listener))
     return _complete(found)
+
+
+def _put_in_front(config: dict[str, Any], listener: str, filter_config: dict[str, Any] | None) -> None:
+    if filter_config is not None:
+        found = next(one for one in config["static_resources"]["listeners"] if one["name"] == listener)
+        found["filter_chains"][0]["filters"].insert(0, filter_config)
 
 
 def _is_dialled(settings: Settings, target: Target) -> bool:

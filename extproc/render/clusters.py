@@ -31,7 +31,8 @@ from extproc.config import Settings
 from extproc.config.settings import Otlp, Target, Upstream
 from extproc.config.units import Address
 from extproc.domain.errors import ConfigError
-from extproc.render.pieces import certificate, cluster, seconds, upstream_tls
+from extproc.render.contrib import starttls_to_server
+from extproc.render.pieces import certificate, cluster, seconds, upstream_context, upstream_tls
 
 PROCESSOR = "extproc"
 COLLECTOR = "otlp"
@@ -141,18 +142,16 @@ def _database_cluster(settings: Settings, target: Target) -> Cluster:
 
 def _transport(settings: Settings, upstream: Upstream, alpn: str) -> dict[str, Any]:
     tls = upstream.transport
-    if tls is None or tls.originate != "envoy":
+    if tls is None or tls.originate == "extproc":
         return {}
     own = (
         [certificate(tls.certificate, tls.key)] if tls.certificate is not None and tls.key is not None else []
     )
-    socket = upstream_tls(
-        tls.server_name or upstream.address.host,
-        ca=tls.ca or settings.envoy.ca_bundle,
-        certificates=own,
-        alpn=alpn,
-    )
-    return {"transport_socket": socket}
+    name, ca = tls.server_name or upstream.address.host, tls.ca or settings.envoy.ca_bundle
+    if tls.originate == "contrib":
+        context = upstream_context(name, ca=ca, certificates=own, alpn=[])
+        return {"transport_socket": starttls_to_server(context)}
+    return {"transport_socket": upstream_tls(name, ca=ca, certificates=own, alpn=alpn)}
 
 
 def collector_cluster(settings: Settings, otlp: Otlp) -> Cluster:

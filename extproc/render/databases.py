@@ -9,6 +9,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     HeaderValue,
     RetryPolicy,
     SubstitutionFormatString,
+    TransportSocket,
 )
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain
 from envoy_data_plane.envoy.config.listener.v3 import Listener as EnvoyListener
@@ -25,6 +26,7 @@ from extproc.config import Settings
 from extproc.config.settings import Listener
 from extproc.domain.errors import ConfigError
 from extproc.render.clusters import POSTGRES_ALPN, PROCESSOR, target_cluster_name
+from extproc.render.contrib import starttls_for_callers
 from extproc.render.filters import LISTENER_KEY, NAMESPACE, TARGET_KEY
 from extproc.render.pieces import address, downstream_tls, pack, seconds
 from extproc.render.relay import RELAY_BUFFER, to_relay
@@ -82,14 +84,20 @@ def database_listener(settings: Settings, listener: Listener) -> EnvoyListener:
             FilterChain(
                 name=listener.name,
                 filters=filters,
-                transport_socket=(
-                    downstream_tls(listener.tls, [POSTGRES_ALPN])
-                    if listener.tls is not None and listener.tls.terminate == "envoy"
-                    else None
-                ),
+                transport_socket=_transport(listener),
             )
         ],
     )
+
+
+def _transport(listener: Listener) -> TransportSocket | None:
+    """TLS for callers, unless it is bytes to Envoy."""
+    tls = listener.tls
+    if tls is None or tls.terminate == "extproc":
+        return None
+    if tls.terminate == "contrib":
+        return starttls_for_callers(tls)
+    return downstream_tls(tls, [POSTGRES_ALPN])
 
 
 def _ext_proc(settings: Settings, listener: Listener, target: str) -> NetworkExternalProcessor:

@@ -69,13 +69,18 @@ def certificate(chain: Path, key: Path) -> TlsCertificate:
 
 
 def downstream_tls(tls: ListenerTls, alpn: list[str]) -> TransportSocket:
-    """TLS for callers, and what they must prove."""
+    """TLS for callers from the first byte on, and what they must prove."""
+    return TransportSocket(name=TLS_SOCKET, typed_config=pack(downstream_context(tls, alpn)))
+
+
+def downstream_context(tls: ListenerTls, alpn: list[str]) -> DownstreamTlsContext:
+    """Our certificate for callers, and what they must prove."""
     validation = (
         CertificateValidationContext(trusted_ca=DataSource(filename=str(tls.client_ca)))
         if tls.client_ca is not None
         else None
     )
-    context = DownstreamTlsContext(
+    return DownstreamTlsContext(
         require_client_certificate=tls.require_client_certificate,
         common_tls_context=CommonTlsContext(
             alpn_protocols=alpn,
@@ -83,13 +88,20 @@ def downstream_tls(tls: ListenerTls, alpn: list[str]) -> TransportSocket:
             validation_context=validation,
         ),
     )
-    return TransportSocket(name=TLS_SOCKET, typed_config=pack(context))
 
 
 def upstream_tls(
     server_name: str, *, ca: Path, certificates: list[TlsCertificate], alpn: str
 ) -> TransportSocket:
-    """TLS to a server that must carry `server_name`: both SNI and the name checked come from settings, never from
+    """TLS to a server from the first byte on."""
+    context = upstream_context(server_name, ca=ca, certificates=certificates, alpn=[alpn])
+    return TransportSocket(name=TLS_SOCKET, typed_config=pack(context))
+
+
+def upstream_context(
+    server_name: str, *, ca: Path, certificates: list[TlsCertificate], alpn: list[str]
+) -> UpstreamTlsContext:
+    """How we know a server that must carry `server_name`: both SNI and the name checked come from settings, never from
     the request, or a caller could choose which certificate is good enough."""
     validation = CertificateValidationContext(
         trusted_ca=DataSource(filename=str(ca)),
@@ -99,13 +111,12 @@ def upstream_tls(
             )
         ],
     )
-    context = UpstreamTlsContext(
+    return UpstreamTlsContext(
         sni=server_name,
         common_tls_context=CommonTlsContext(
-            tls_certificates=certificates, validation_context=validation, alpn_protocols=[alpn]
+            tls_certificates=certificates, validation_context=validation, alpn_protocols=alpn
         ),
     )
-    return TransportSocket(name=TLS_SOCKET, typed_config=pack(context))
 
 
 def cluster(

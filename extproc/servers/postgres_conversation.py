@@ -36,6 +36,7 @@ from extproc.protocols.postgres import (
     CopyStarted,
     Ended,
     Event,
+    FrontFilter,
     InquiryAnswered,
     Limits,
     LoggedIn,
@@ -104,6 +105,7 @@ class PostgresConversation(DatabaseConversation):
             tls=listener.tls,
             require_tls=listener.needs_tls(source),
             upstream_tls=plan.upstream_tls,
+            front_filter=FrontFilter(asks_server=plan.filter_asks) if listener.filtered else None,
         )
         super().__init__(service, plan, session, self._wire, later)
         self._login: LoginReceived | None = None

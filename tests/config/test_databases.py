@@ -57,7 +57,6 @@ MISTAKES = {
         "    kind: postgres\n", "    kind: postgres\n    credential: {header: x, value: {env: E}}\n",
         "is for HTTP targets",
     ),
-    "kept rows": ("    kind: postgres\n", "    kind: postgres\n    record: {response: masked}\n", "rows are not kept"),
     "http route to it": (
         "  - {name: pg,", '  - {name: h, address: "127.0.0.1:1", routes: [{prefix: /, target: db}]}\n  - {name: pg,',
         '"db" is no HTTP target',
@@ -88,6 +87,17 @@ MISTAKES = {
         "routes: [{prefix: /, target: api}]}\n  - {name: pg,",
         "Envoy ends the TLS of HTTP listeners",
     ),
+    "HTTP under the contrib filter's TLS": (
+        "  - {name: pg,",
+        '  - {name: h, address: "127.0.0.1:1", tls: {certificate: c, key: k, terminate: contrib}, '
+        "routes: [{prefix: /, target: api}]}\n  - {name: pg,",
+        "Envoy ends the TLS of HTTP listeners",
+    ),
+    "the contrib filter asks, and is not there": (
+        'upstream: {address: "unix:pg.sock"}',
+        'upstream: {address: "db.internal:5432", tls: {originate: contrib, ca: c}}',
+        "must be terminate: contrib",
+    ),
     "our TLS to an API": (
         "tls: off}}\n", "tls: {originate: extproc, server_name: a}}}\n", "Envoy speaks TLS with HTTP targets"
     ),
@@ -104,6 +114,23 @@ def test_a_database_target_loads_with_its_defaults(tmp_path: Path) -> None:
     assert database.roles["reader"].groups == ("readers",)
     assert [place for place, _ in settings.secrets()] == ["targets[0].database.roles.reader.password"]
     assert "DB_PASSWORD" in repr(database.roles["reader"].password)
+
+
+def test_where_the_relay_dials_no_filter_can_ask_for_tls(tmp_path: Path) -> None:
+    text = GOOD.replace(
+        "target: db}", "target: db, front: relay, tls: {certificate: c, key: k, terminate: contrib}}"
+    ).replace(
+        'upstream: {address: "unix:pg.sock"}',
+        'upstream: {address: "db.internal:5432", tls: {originate: contrib, ca: c}}',
+    )
+    with pytest.raises(InvalidConfigError, match="needs front: ext_proc"):
+        parse_config(text, base=tmp_path)
+    parse_config(text.replace("front: relay, ", ""), base=tmp_path)
+
+
+def test_rows_may_be_kept(tmp_path: Path) -> None:
+    kept = GOOD.replace("    kind: postgres\n", "    kind: postgres\n    record: {response: masked}\n")
+    assert parse_config(kept, base=tmp_path).target("db").record.response == "masked"
 
 
 def test_the_pages_example_is_a_configuration_and_a_policy(tmp_path: Path) -> None:

@@ -123,6 +123,72 @@ def test_tls_to_a_database_checks_its_name_and_starts_at_once(tmp_path: Path) ->
     assert down["alpn_protocols"] == ["postgresql"]
 
 
+# ---------------------------------------------------------------------- the contrib build
+
+CONTRIB = (
+    'address: "0.0.0.0:5432", tls: {certificate: CERT, key: KEY, terminate: contrib}',
+    'address: "db.internal:5432", tls: {ca: CERT, originate: contrib}',
+)
+
+
+def contrib(folder: Path, listen: str = CONTRIB[0], upstream: str = CONTRIB[1]) -> dict[str, Any]:
+    text = CONFIG.replace("LISTEN", listen).replace("UPSTREAM", upstream)
+    return envoy_config(parse_config(text.replace("CERT", "cert.pem").replace("KEY", "key.pem"), base=folder))
+
+
+def test_the_contrib_filter_stands_before_us_and_only_ends_tls(tmp_path: Path) -> None:
+    config = contrib(tmp_path)
+    names = [part["name"] for part in chain(config)["filters"]]
+    assert names == [
+        "envoy.filters.network.postgres_proxy",
+        "envoy.filters.network.ext_proc",
+        "envoy.filters.network.tcp_proxy",
+    ]
+    assert chain(config)["filters"][0]["typed_config"] == {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.postgres_proxy.v3alpha.PostgresProxy",
+        "stat_prefix": "pg",
+        "enable_sql_parsing": False,
+        "downstream_ssl": "REQUIRE",
+        "upstream_ssl": "REQUIRE",
+    }
+    ours = chain(config)["filters"][1]["typed_config"]
+    assert ours["failure_mode_allow"] is False
+    assert ours["connection_attributes"]
+    down = chain(config)["transport_socket"]
+    assert down["name"] == "envoy.transport_sockets.starttls"
+    assert "alpn_protocols" not in down["typed_config"]["tls_socket_config"]["common_tls_context"]
+    up = cluster_of(config, "target_db")["transport_socket"]
+    assert up["name"] == "envoy.transport_sockets.starttls"
+    assert up["typed_config"]["tls_socket_config"]["sni"] == "db.internal"
+
+
+@pytest.mark.skipif(not envoy_is_here(), reason="no Envoy binary")
+def test_envoy_accepts_all_but_the_filter_that_its_stock_build_lacks(tmp_path: Path) -> None:
+    write_certificate(tmp_path)
+    config = contrib(tmp_path)
+    del chain(config)["filters"][0]
+    path = tmp_path / "envoy.json"
+    path.write_text(json.dumps(config))
+    validate_envoy(path)
+
+
+def test_the_contrib_filter_may_end_tls_alone(tmp_path: Path) -> None:
+    for upstream, socket in (
+        ('address: "unix:u.sock"', None),
+        ('address: "db.internal:5432", tls: {ca: CERT, originate: extproc}', None),
+        ('address: "db.internal:5432", tls: {ca: CERT}', "envoy.transport_sockets.tls"),
+    ):
+        config = contrib(tmp_path, upstream=upstream)
+        assert chain(config)["filters"][0]["typed_config"]["upstream_ssl"] == "DISABLE"
+        assert cluster_of(config, "target_db").get("transport_socket", {}).get("name") == socket
+
+
+def test_the_relay_may_stand_behind_the_contrib_filter(tmp_path: Path) -> None:
+    config = contrib(tmp_path, f"{CONTRIB[0]}, front: relay", 'address: "unix:u.sock"')
+    names = [part["name"] for part in chain(config)["filters"]]
+    assert names == ["envoy.filters.network.postgres_proxy", "envoy.filters.network.tcp_proxy"]
+
+
 # ---------------------------------------------------------------------- the relay
 
 

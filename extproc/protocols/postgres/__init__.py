@@ -18,6 +18,7 @@ from extproc.protocols.postgres.events import (
     RowsReceived,
     StatementReceived,
 )
+from extproc.protocols.postgres.front_filter import FrontFilter
 from extproc.protocols.postgres.limits import CLIENT_CHOSEN, Limits, Refusal, UpstreamLogin
 from extproc.protocols.tls import ServerTlsPlan
 
@@ -32,6 +33,7 @@ __all__ = [
     "CopyStarted",
     "Ended",
     "Event",
+    "FrontFilter",
     "InquiryAnswered",
     "Limits",
     "LoggedIn",

@@ -18,6 +18,7 @@ from extproc.protocols.endings import ClientLeft, Ended
 from extproc.protocols.postgres.buffer import Buffer
 from extproc.protocols.postgres.client_side import ClientSide
 from extproc.protocols.postgres.events import BackendKey, CancelReceived, Event, LoginReceived
+from extproc.protocols.postgres.front_filter import FrontFilter
 from extproc.protocols.postgres.limits import Limits, Refusal, UpstreamLogin
 from extproc.protocols.postgres.login import ServerLogin
 from extproc.protocols.postgres.messages import (
@@ -41,6 +42,7 @@ class Stage(Enum):
     """How far the conversation has come."""
 
     OPENING = "opening"
+    FILTER = "filter"
     PASSWORD = "password"  # noqa: S105 - the stage's name
     ASKED = "asked"
     UPSTREAM = "upstream"
@@ -83,6 +85,7 @@ class PostgresConnection:
         tls: ssl.SSLContext | None = None,
         require_tls: bool = False,
         upstream_tls: ServerTlsPlan | None = None,
+        front_filter: FrontFilter | None = None,
     ) -> None:
         """`ask_password` is called when the startup message is there; False raises LoginReceived at once (identity by
         certificate). Without it every client is asked.
@@ -90,7 +93,9 @@ class PostgresConnection:
         `read_messages` raises MessageReceived for every error, notice and notification of the server.
         With `tls`, SSLRequest and direct TLS are answered and ended here; `require_tls` refuses everything else.
         With `upstream_tls` nothing is said to the server before TLS, asked for by SSLRequest, has proven it.
+        With `front_filter` a filter in front of us ends TLS, and what it says for itself passes as it is.
         """
+        self._filter = front_filter
         self._server_tls = ServerTls(upstream_tls) if upstream_tls is not None else None
         self._tls_context = tls
         self._require_tls = require_tls
@@ -148,6 +153,8 @@ class PostgresConnection:
             if self._stage is Stage.SESSION:
                 self._server.receive(data)
                 self._pump()
+            elif data and self._stage is Stage.FILTER:
+                self._filter_answered(data)
             elif data and self._stage is not Stage.UPSTREAM:
                 raise ProtocolError("unexpected-message", "the server spoke before it was spoken to")
             elif data:
@@ -371,7 +378,7 @@ class PostgresConnection:
         if self._stage is Stage.PASSWORD:
             self._read_password()
         if (
-            self._stage in (Stage.ASKED, Stage.UPSTREAM, Stage.CANCEL)
+            self._stage in (Stage.FILTER, Stage.ASKED, Stage.UPSTREAM, Stage.CANCEL)
             and len(self._opening) > self._limits.token
         ):
             raise ProtocolError("too-much-waiting", "the client sent more than may wait for its login")
@@ -388,6 +395,10 @@ class PostgresConnection:
         if len(self._opening) < size:
             return False
         opening = parse_opening(self._opening.take(size))
+        if isinstance(opening, EncryptionRequest) and self._filter is not None:
+            self._session.to_server.append(self._filter.request(opening))
+            self._stage = Stage.FILTER
+            return False
         if isinstance(opening, EncryptionRequest):
             self._encryption_requests += 1
             if self._encryption_requests > 2:  # SSLRequest and GSSENCRequest, each once
@@ -412,7 +423,19 @@ class PostgresConnection:
         self._tls = ClientTls(context, direct=direct)
         self._opening.append(self._tls.receive(self._opening.take(len(self._opening))))
 
+    def _filter_answered(self, data: bytes) -> None:
+        assert self._filter is not None  # noqa: S101 - its request began this stage
+        answer = self._filter.answer(data)
+        self._session.to_client.append(answer)
+        if answer == b"S":
+            self._stage = Stage.OPENING
+            self._open()
+        else:  # the filter hears it and ends the connection
+            self._finish(Ended("server", "upstream-tls-refused", "the database does not speak TLS"))
+
     def _start(self, startup: Startup) -> None:
+        if self._filter is not None:
+            self._filter.check_started()
         if self._require_tls and self._tls is None:
             raise ProtocolError("tls-required", "this connection needs TLS (sslmode=require)")
         self._startup = startup

@@ -10,10 +10,9 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from extproc.domain.errors import ProtocolError
 from extproc.protocols import tls
-from extproc.protocols.postgres.messages import SSL_REQUEST, UINT32
+from extproc.protocols.postgres.messages import SSL_REQUEST_PACKET
 
 ALPN = "postgresql"
-_ASK = UINT32.pack(8) + UINT32.pack(SSL_REQUEST)
 
 
 class ClientTls(tls.ClientTls):
@@ -41,7 +40,7 @@ class ServerTls(tls.ServerTls):
 
     def begin(self) -> None:
         """Ask the server for TLS (SSLRequest)."""
-        self._asks, self._asked = _ASK, True
+        self._asks, self._asked = SSL_REQUEST_PACKET, True
 
     def receive(self, ciphertext: bytes) -> bytes:
         """As of every TLS connection; before it begins the server answers one byte in the clear."""
