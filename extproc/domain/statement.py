@@ -13,16 +13,85 @@ StatementKind = Literal["simple", "bound", "copy", "function"]
 EFFECTS = ("admin", "ddl", "file", "network", "read", "unknown_function", "write")
 """What a statement can do, in the order in which `StatementFacts.effects` lists it."""
 
-VERBS = (
+POSTGRES_VERBS = (
     *("", "ALTER", "ANALYZE", "BEGIN", "CALL", "CHECKPOINT", "CLOSE", "CLUSTER", "COMMENT", "COMMIT", "COPY"),
     *("CREATE", "DEALLOCATE", "DECLARE", "DELETE", "DISCARD", "DO", "DROP", "EXECUTE", "EXPLAIN", "FETCH"),
     *("GRANT", "IMPORT", "INSERT", "LISTEN", "LOAD", "LOCK", "MERGE", "MOVE", "NOTIFY", "PREPARE"),
     *("REASSIGN", "REFRESH", "REINDEX", "RELEASE", "RESET", "REVOKE", "ROLLBACK", "SAVEPOINT", "SECURITY"),
     *("SELECT", "SET", "SHOW", "TRUNCATE", "UNLISTEN", "UPDATE", "VACUUM"),
 )
+MYSQL_VERBS = (
+    *(
+        "",
+        "ALTER",
+        "ANALYZE",
+        "BACKUP",
+        "BEGIN",
+        "CACHE",
+        "CALL",
+        "CHANGE",
+        "CHECK",
+        "CHECKSUM",
+        "CLONE",
+        "COMMIT",
+    ),
+    *(
+        "CREATE",
+        "DEALLOCATE",
+        "DELETE",
+        "DO",
+        "DROP",
+        "EXECUTE",
+        "EXPLAIN",
+        "FLUSH",
+        "GET",
+        "GRANT",
+        "HANDLER",
+    ),
+    *(
+        "HELP",
+        "IMPORT",
+        "INSERT",
+        "INSTALL",
+        "KILL",
+        "LOAD",
+        "LOCK",
+        "OPTIMIZE",
+        "PREPARE",
+        "PURGE",
+        "RELEASE",
+    ),
+    *(
+        "RENAME",
+        "REPAIR",
+        "REPLACE",
+        "RESET",
+        "RESIGNAL",
+        "RESTART",
+        "REVOKE",
+        "ROLLBACK",
+        "SAVEPOINT",
+        "SELECT",
+    ),
+    *(
+        "SET",
+        "SHOW",
+        "SHUTDOWN",
+        "SIGNAL",
+        "START",
+        "STOP",
+        "TRUNCATE",
+        "UNINSTALL",
+        "UNLOCK",
+        "UPDATE",
+        "USE",
+        "XA",
+    ),
+)
+VERBS = tuple(sorted({*POSTGRES_VERBS, *MYSQL_VERBS}))
 """Every verb; the empty one stands for an empty text and for one that could not be read."""
 
-SHAPED_VERBS = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE"})
+SHAPED_VERBS = frozenset({"SELECT", "INSERT", "REPLACE", "UPDATE", "DELETE", "MERGE"})
 """Where a literal is only a value. Elsewhere it may be a role, a file, a setting or a body of code."""
 _SHAPED_EFFECTS = frozenset({"read", "write"})
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import postgast
 
-from extproc.domain.statement import EFFECTS, CopyFacts, StatementFacts, TransactionControl
+from extproc.domain.statement import CopyFacts, StatementFacts
 from extproc.sql.commands import HANDLERS as COMMANDS
 from extproc.sql.copying import copy_facts
+from extproc.sql.found import unread
 from extproc.sql.limits import refusal
 from extproc.sql.nodes import HANDLERS, PLAIN_CLASSES
 from extproc.sql.queries import OUTERMOST
@@ -91,27 +92,10 @@ def _facts(raw: bytes, statement: Any, count: int, walk: Walk) -> StatementFacts
     end = start + statement.stmt_len if statement.stmt_len else len(raw)
     text = raw[start:end].decode()
     _walk(walk, statement.stmt)
-    complete = not walk.reason
-    return StatementFacts(
-        verb=walk.verbs[0] if walk.verbs else "",
-        verbs=tuple(sorted(set(walk.verbs))),
-        effects=tuple(sorted(walk.effects)) if complete else EFFECTS,
-        effects_seen=tuple(sorted(walk.effects)),
-        tables_read=tuple(sorted(walk.tables_read)),
-        tables_written=tuple(sorted(walk.tables_written)),
-        columns=tuple(sorted(walk.columns)),
-        columns_used=tuple(sorted(walk.columns_used)),
-        functions=tuple(sorted(walk.functions)),
-        has_where=complete and (all(walk.wheres) if walk.wheres else walk.select_restricts),
-        has_limit=walk.has_limit,
-        limit=walk.limit,
+    return walk.facts(
         statements=count,
-        complete=complete,
-        incomplete_reason=walk.reason,
         fingerprint=postgast.fingerprint(text).hex,
         normalised=normalise(text).strip(),
-        transaction=cast(TransactionControl, walk.transaction),
-        refers_to=walk.refers_to,
         copy=_copy(statement.stmt, text),
         start=start,
         end=end,
@@ -135,8 +119,7 @@ def _copy(node: Any, text: str) -> CopyFacts | None:
 
 
 def _unread(reason: str, size: int) -> tuple[StatementFacts, ...]:
-    """Anything may happen, so every effect is listed."""
-    return (StatementFacts(effects=EFFECTS, complete=False, incomplete_reason=reason, end=size),)
+    return (unread(reason, size),)
 
 
 def cache_clear() -> None:

@@ -10,6 +10,7 @@ import postgast
 
 from extproc.domain.statement import CHANGES_READING
 from extproc.sql.conditions import literal_text
+from extproc.sql.found import Found
 from extproc.sql.functions import (
     FUNCTION_EFFECTS,
     OF_ROWS,
@@ -60,54 +61,20 @@ class Vouched:
 NOTHING_VOUCHED = Vouched()
 
 
-class Walk:
+class Walk(Found):
     """What has been found so far in one statement."""
 
-    __slots__ = (
-        "budget",
-        "columns",
-        "columns_used",
-        "defining",
-        "effects",
-        "functions",
-        "handlers",
-        "has_limit",
-        "limit",
-        "plain",
-        "reason",
-        "refers_to",
-        "role",
-        "select_restricts",
-        "tables_read",
-        "tables_written",
-        "transaction",
-        "verbs",
-        "vouched",
-        "wheres",
-    )
+    __slots__ = ("budget", "defining", "handlers", "plain", "role", "vouched")
 
     def __init__(
         self, handlers: dict[type, Handler], plain: frozenset[type], vouched: Vouched, budget: int
     ) -> None:
+        super().__init__()
         self.handlers = handlers
         self.plain = plain
         self.budget = budget
         """How many nodes may still be visited; constants do not count."""
         self.vouched = vouched
-        self.verbs: list[str] = []
-        self.effects: set[str] = set()
-        self.tables_read: set[str] = set()
-        self.tables_written: set[str] = set()
-        self.columns: set[str] = set()
-        self.columns_used: set[str] = set()
-        self.functions: set[str] = set()
-        self.wheres: list[bool] = []
-        self.select_restricts = False
-        self.has_limit = False
-        self.limit = -1
-        self.reason = ""
-        self.transaction = ""
-        self.refers_to = ""
         self.role = self.tables_read
         """Where a relation goes that stands outside a FROM: a definition changes what it names."""
         self.defining = False
@@ -152,10 +119,6 @@ class Walk:
         for node in nodes:
             self.visit(node, scope)
 
-    def incomplete(self, reason: str) -> None:
-        """The first reason stays."""
-        self.reason = self.reason or reason
-
     def call(self, parts: list[str]) -> str:
         """Note a call; the bare name if it may be a built-in. Built-ins are listed without `pg_catalog`."""
         builtin = builtin_name(parts)
@@ -193,17 +156,6 @@ class Walk:
             self.incomplete(CHANGES_READING)
         if name is None or not (is_harmless(name) or is_reading(name)):
             self.effects.add("admin")
-
-    def column(self, name: str, table: str = "", *, used: bool = True) -> None:
-        full = f"{table}.{written([name])}" if table else written([name])
-        self.columns.add(full)
-        if used:
-            self.columns_used.add(full)
-
-    def whole_row(self, table: str, *, used: bool = True) -> None:
-        self.columns.add(f"{table}.*")
-        if used:
-            self.columns_used.add(f"{table}.*")
 
 
 def column_ref(walk: Walk, node: Any, scope: Scope, *, used: bool = True) -> None:

@@ -7,14 +7,14 @@ What the server would read in another way on another version, and what it may no
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Literal, NoReturn
 
+from extproc.domain.nouns import noun
 from extproc.sql.mysql.session import Session
 
 Kind = Literal["word", "name", "string", "number", "bits", "param", "variable", "sign"]
 
-MAX_TOKENS = 20_000
+MAX_TOKENS = 100_000
 """How many words, signs and literals a text may hold."""
 
 
@@ -22,7 +22,7 @@ class UnreadableError(Exception):
     """The text cannot be read with certainty; the message holds nothing of the text."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Token:
     """One piece of the text. `start` and `end` count characters."""
 
@@ -35,6 +35,8 @@ class Token:
     """A space or a comment stands before it."""
     word: str = ""
     """A word in capitals; empty for everything else."""
+    is_introduced: bool = False
+    """A charset stands before the literal."""
 
     def is_word(self, *words: str) -> bool:
         return self.word in words
@@ -43,6 +45,14 @@ class Token:
         return self.kind == "sign" and self.value in signs
 
 
+_PLAIN = re.compile(
+    r"[ \t\n\v\f\r]+"
+    r"|(?P<w>[A-Za-z][0-9A-Za-z_]*)(?![0-9A-Za-z_$.'\u0080-\U0010ffff])"
+    r"|(?P<n>[0-9]+)(?![0-9A-Za-z_$.\u0080-\U0010ffff])"
+    r"|(?P<s>[,()=])"
+    r"|'(?P<q>[^'\\]*)'(?!')"
+)
+_KINDS: dict[str, Kind] = {"w": "word", "n": "number", "s": "sign", "q": "string"}
 _SPACE = re.compile(r"[ \t\n\v\f\r]+")
 _IDENT = re.compile(r"[0-9A-Za-z_$\u0080-\U0010ffff]+")
 _LINE = re.compile(r"#[^\n]*|--(?=[\x00-\x20\x7f]|\Z)[^\n]*")
@@ -81,13 +91,14 @@ def as_text(raw: bytes, session: Session) -> str:
 class _Lexer:
     """One pass over a text."""
 
-    __slots__ = ("_apart", "_at", "_found", "_opened", "_session", "_text")
+    __slots__ = ("_apart", "_at", "_found", "_introduced", "_opened", "_session", "_text")
 
     def __init__(self, text: str, session: Session) -> None:
         self._text = text
         self._session = session
         self._at = 0
         self._apart = False
+        self._introduced = False
         self._opened = False
         """Inside an executable comment."""
         self._found: list[Token] = []
@@ -97,11 +108,23 @@ class _Lexer:
         while self._at < size:
             if len(self._found) >= MAX_TOKENS:
                 raise UnreadableError(f"the text has more than {MAX_TOKENS} words and signs")
-            if not self._skip():
+            if not self._plain() and not self._skip():
                 self._token()
         if self._opened:
             raise UnreadableError("an executable comment has no end")
         return self._found
+
+    def _plain(self) -> bool:
+        """Whether something stood here that is the same under every rule below: most of most texts."""
+        found = _PLAIN.match(self._text, self._at)
+        if found is None or self._touches("."):
+            return False
+        kind = found.lastgroup
+        if kind is None:
+            self._at, self._apart = found.end(), True
+        else:
+            self._add(_KINDS[kind], found[kind], found.end())
+        return True
 
     # ------------------------------------------------------------------ spaces and comments
 
@@ -192,8 +215,8 @@ class _Lexer:
 
     def _add(self, kind: Kind, value: str, end: int) -> None:
         word = value.upper() if kind == "word" else ""
-        self._found.append(Token(kind, value, self._at, end, self._apart, word))
-        self._at, self._apart = end, False
+        self._found.append(Token(kind, value, self._at, end, self._apart, word, self._introduced))
+        self._at, self._apart, self._introduced = end, False, False
 
     def _check_quoted(self, name: str) -> None:
         if not name or name != name.rstrip(" "):
@@ -214,6 +237,7 @@ class _Lexer:
         self._check_name(word)
         if word.startswith("_") and self._introduces(word, end):
             self._at = end  # _utf8mb4'x': the literal is of that charset, and ends where it would without
+            self._introduced = True
             return
         dotted = self._text.startswith(".", end) and _IDENT.match(self._text, end + 1) is not None
         self._add("name" if dotted or self._touches(".") else "word", word, end)
