@@ -8,9 +8,7 @@ of holds themselves reach the ledger through the outbox (`hold_outbox.py`).
 from __future__ import annotations
 
 import secrets
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -23,15 +21,12 @@ from starlette.routing import Route
 
 from extproc.domain.errors import ExtprocError
 from extproc.domain.grant import ApprovalStore
-from extproc.domain.granting import terms_record
-from extproc.domain.hold import HeldRequest, HoldError, HoldState, Verdict, Vote
+from extproc.domain.hold import HeldRequest, HoldState
 from extproc.domain.principal import Principal
-from extproc.domain.quorum import may_see, objection, owns
 from extproc.domain.record import Record
 from extproc.servers import approvals_input as read
 from extproc.servers.approvals_locks import ChangeLocks, LocksApi
 from extproc.servers.approvals_problems import (
-    NOT_FOUND,
     FixedHeaders,
     ProblemError,
     answer_exception,
@@ -40,17 +35,18 @@ from extproc.servers.approvals_problems import (
     unauthorized,
 )
 from extproc.servers.approvals_shape import full, summary
+from extproc.servers.deciding import Deciding
 from extproc.servers.grants_api import GrantsApi
 
 Authenticate = Callable[[str], Awaitable[Principal]]
 Reload = Callable[[Principal], Awaitable[Mapping[str, Any]]]
 Status = Callable[[], Mapping[str, bool]]
+Close = Callable[[Principal, str, str], Awaitable[HeldRequest]]
 
 OPEN_WAITS = 1000
 """Calls that may be kept open at once; one more is answered at once, as if it had not asked to wait."""
 LATE_OUTBOX = 60.0
 """Seconds after which a move that is not in the ledger is a fault."""
-REMEMBERED_READS = 10_000
 
 
 def create_app(
@@ -78,10 +74,10 @@ def create_app(
     `locks` changes the locks in force, which only operators may.
     `mask` takes out of what people type what may not be kept, before anything keeps it.
     """
+    deciding = Deciding(store, record, now, readers={*operators, *auditors}, mask=mask)
     api = ApprovalsApi(
-        store, authenticate, audience, frozenset(clients), record, now, reload, status,
-        frozenset(operators), frozenset(auditors), mask,
-    )  # fmt: skip
+        deciding, authenticate, audience, frozenset(clients), reload, status, frozenset(operators)
+    )
     grants = api.grants()
     held_back = api.locks(locks, new_lock_id)
     routes = [
@@ -113,49 +109,40 @@ def create_app(
 
 
 class ApprovalsApi:
-    """The handlers. Each reads from top to bottom: who, what, may they, record, do, show."""
+    """The handlers. Each reads from top to bottom: who, what, do it, show."""
 
     def __init__(
         self,
-        store: ApprovalStore,
+        deciding: Deciding,
         authenticate: Authenticate,
         audience: str,
         clients: frozenset[str],
-        record: Callable[[Record], None],
-        now: Callable[[], float],
         reload: Reload | None,
         status: Status | None,
         operators: frozenset[str],
-        auditors: frozenset[str],
-        mask: Callable[[str], str],
     ) -> None:
-        self._store = store
+        self._deciding = deciding
+        self._store = deciding.store
         self._authenticate = authenticate
         self._audience = audience
         self._clients = clients
-        self._record = record
-        self._now = now
+        self._now = deciding.now
         self._reload = reload
         self._status = status
         self._operators = operators
-        self._readers = operators | auditors
-        self._mask = mask
         self._waits = 0
-        self._read_before: OrderedDict[tuple[object, ...], None] = OrderedDict()
         self._document = resources.files("extproc.servers").joinpath("openapi.json").read_bytes()
 
     def grants(self) -> GrantsApi:
-        """The handlers of grants, over the same store, callers and ledger."""
-        return GrantsApi(
-            self._store, self._now, self._caller, self._reason, self._reads_all, self._is_news, self._write,
-            self._telling,
-        )  # fmt: skip
+        """The handlers of grants, for the same callers."""
+        return GrantsApi(self._deciding, self._caller)
 
     def locks(self, change: ChangeLocks | None, new_id: Callable[[], str]) -> LocksApi:
         """The handlers of locks; nothing changes them where `change` is None."""
         return LocksApi(
-            change, self._caller, self._write, self._reason, self._operators, self._mask, self._now, new_id
-        )
+            change, self._caller, self._deciding.write, self._reason, self._operators, self._deciding.mask,
+            self._now, new_id,
+        )  # fmt: skip
 
     async def list_holds(self, request: Request) -> Response:
         caller = await self._caller(request)
@@ -164,41 +151,25 @@ class ApprovalsApi:
         wait = read.whole_number(asked, "wait", 0, 0, read.MAX_WAIT)
         since = read.whole_number(asked, "since", 0, 0, 10**15)
         states = read.states(asked, HoldState)
-        if asked.get("requester", ["me"]) != ["me"]:
-            raise ProblemError(400, "bad_query", "The query is not understood", "requester is `me`.")
+        mine = read.mine(asked)
         # asked for before the holds are read: a move in between is told twice rather than missed
         news = await self._waiting(caller, wait, lambda seconds: self._store.news(since, seconds))
         if news is None:
             news = await self._store.news(since, 0.0)
-        found = await self._store.find(
-            states=states,
-            requester=(caller.issuer, caller.subject) if "requester" in asked else None,
-            seen_by=None if self._reads_all(caller) else caller,
-            limit=limit + 1,
-            now=self._now(),
-        )
-        holds = found[:limit]
-        seen = tuple((held.id, held.version) for held in holds)
-        if holds and self._is_news((caller.issuer, caller.subject, seen)):
-            self._write("evidence.holds_listed", caller, {"holds": [held.id for held in holds]})
-        return JSONResponse(
-            {"holds": [summary(held, caller) for held in holds], "more": len(found) > limit, "news": news}
-        )
+        holds, more = await self._deciding.holds(caller, states=states, mine=mine, limit=limit)
+        return JSONResponse({"holds": [summary(held, caller) for held in holds], "more": more, "news": news})
 
     async def show_hold(self, request: Request) -> Response:
         caller = await self._caller(request)
         asked = read.query(request, ("wait", "version"))
         wait = read.whole_number(asked, "wait", 0, 0, read.MAX_WAIT)
-        held = await self._visible(request, caller)
+        held = await self._deciding.visible(caller, request.path_params["hold_id"])
         version = read.whole_number(asked, "version", held.version, 0, 10**15)
         if wait and held.is_open and held.version == version:
             hold_id = held.id
             await self._waiting(caller, wait, lambda seconds: self._store.changed(hold_id, version, seconds))
-            held = await self._visible(request, caller)
-        own = owns(held.ask, caller)
-        # a requester who polls for an answer is no auditor: the same thing seen again needs no new record
-        if not own or self._is_news((caller.issuer, caller.subject, held.id, held.version)):
-            self._write("evidence.hold_read", caller, {"hold": held.id, "version": held.version, "own": own})
+            held = await self._deciding.visible(caller, hold_id)
+        self._deciding.shown(caller, held)
         return JSONResponse(full(held, caller))
 
     async def approve(self, request: Request) -> Response:
@@ -208,22 +179,10 @@ class ApprovalsApi:
         return await self._vote(request, approve=False)
 
     async def withdraw(self, request: Request) -> Response:
-        """The requester does not want it any more."""
-
-        def check(held: HeldRequest, caller: Principal) -> None:
-            if not owns(held.ask, caller):
-                raise ProblemError(403, "not_requester", "Only who asked for it can withdraw it")
-
-        return await self._close(request, Verdict.WITHDRAW, HoldState.WITHDRAWN, check)
+        return await self._close(request, self._deciding.withdraw)
 
     async def revoke(self, request: Request) -> Response:
-        """An approval that was not used yet is taken back, by who could have given it or by who got it."""
-
-        def check(held: HeldRequest, caller: Principal) -> None:
-            if code := "" if owns(held.ask, caller) else objection(held.ask, caller):
-                raise HoldError(code, "whoever cannot approve it cannot revoke its approval")
-
-        return await self._close(request, Verdict.REVOKE, HoldState.REVOKED, check)
+        return await self._close(request, self._deciding.revoke)
 
     async def reload_policy(self, request: Request) -> Response:
         caller = await self._caller(request)
@@ -233,24 +192,18 @@ class ApprovalsApi:
         reason = await self._reason(request)
         if self._reload is None:
             raise ProblemError(404, "no_such_path", "Policies cannot be reloaded here")
-        self._write("admin.policy_reload", caller, {"reason": reason})
+        write = self._deciding.write
+        write("admin.policy_reload", caller, {"reason": reason})
         try:
             outcome = await self._reload(caller)
         except ExtprocError as error:
-            self._write("admin.refused", caller, {"action": "policy_reload", "code": as_problem(error).code})
+            write("admin.refused", caller, {"action": "policy_reload", "code": as_problem(error).code})
             raise
         return JSONResponse({"status": "ok", **outcome})
 
     async def health(self, request: Request) -> Response:
         """Public: says that it works or which check fails, and nothing else."""
-        try:
-            untold = await self._store.unrecorded(1)
-            late = bool(untold) and untold[0].at < self._now() - LATE_OUTBOX
-            checks = {"store": True, "outbox": not late}
-        except ExtprocError:
-            checks = {"store": False}
-        if self._status is not None:
-            checks |= self._status()
+        checks = await health_checks(self._store, self._now, self._status)
         well = all(checks.values())
         return JSONResponse({"status": "ok" if well else "failing", "checks": checks}, 200 if well else 503)
 
@@ -261,42 +214,18 @@ class ApprovalsApi:
         caller = await self._caller(request)
         read.query(request, ())
         reason, terms = await read.approval(request) if approve else (await read.reason(request), None)
-        reason = self._mask(reason)
-        held = await self._visible(request, caller)
-        action = "approve" if approve else "deny"
-        fields: dict[str, Any] = {"hold": held.id, "reason": reason}
-        if terms is not None:
-            known = held.ask.shape.values if held.ask.shape is not None else {}
-            pins = tuple(pin for pin in terms.pins if pin in known)  # others may be anything
-            fields["terms"] = terms_record(replace(terms, pins=pins))
-        self._write(f"admin.hold_{action}", caller, fields)
-        at = self._now()
-        vote = Vote(caller.person, caller, approve, reason, at, terms)
-        with self._telling(caller, action, held.id):
-            held = await self._store.vote(held.id, vote, at)
+        hold_id = request.path_params["hold_id"]
+        held = await self._deciding.vote(caller, hold_id, approve=approve, reason=reason, terms=terms)
         return JSONResponse(full(held, caller))
 
-    async def _close(
-        self,
-        request: Request,
-        verdict: Verdict,
-        becomes: HoldState,
-        check: Callable[[HeldRequest, Principal], None],
-    ) -> Response:
+    async def _close(self, request: Request, close: Close) -> Response:
         caller = await self._caller(request)
         read.query(request, ())
-        reason = await self._reason(request)
-        held = await self._visible(request, caller)
-        action = verdict.value
-        self._write(f"admin.hold_{action}", caller, {"hold": held.id, "reason": reason})
-        with self._telling(caller, action, held.id):
-            check(held, caller)
-            if held.state is not becomes:  # a repeated call has done its work already
-                held = await self._store.close(held.id, verdict, self._now(), by=caller.person, reason=reason)
-        return JSONResponse(full(held, caller))
+        reason = await read.reason(request)
+        return JSONResponse(full(await close(caller, request.path_params["hold_id"], reason), caller))
 
     async def _reason(self, request: Request) -> str:
-        return self._mask(await read.reason(request))
+        return self._deciding.mask(await read.reason(request))
 
     async def _caller(self, request: Request) -> Principal:
         principal = await self._authenticate(read.bearer(request))
@@ -310,17 +239,6 @@ class ApprovalsApi:
             )
         return principal
 
-    async def _visible(self, request: Request, caller: Principal) -> HeldRequest:
-        """The hold of the path; the same 404 whether it is not there or not the caller's to see."""
-        hold_id = request.path_params["hold_id"]
-        held = await self._store.get(hold_id, self._now()) if read.HOLD_ID.fullmatch(hold_id) else None
-        if held is None or not (may_see(held.ask, caller) or self._reads_all(caller)):
-            raise ProblemError(*NOT_FOUND)
-        return held
-
-    def _reads_all(self, caller: Principal) -> bool:
-        return caller.kind == "human" and not self._readers.isdisjoint(caller.groups)
-
     async def _waiting(self, caller: Principal, wait: int, call: Callable[[float], Awaitable[Any]]) -> Any:
         """`call` with the seconds it may take: no longer than the token, nor when too many wait already."""
         seconds = min(float(wait), caller.expires_at - self._now()) if caller.expires_at else float(wait)
@@ -332,34 +250,15 @@ class ApprovalsApi:
         finally:
             self._waits -= 1
 
-    def _is_news(self, key: tuple[object, ...]) -> bool:
-        if key in self._read_before:
-            self._read_before.move_to_end(key)
-            return False
-        self._read_before[key] = None
-        if len(self._read_before) > REMEMBERED_READS:
-            self._read_before.popitem(last=False)
-        return True
 
-    def _telling(self, caller: Principal, action: str, hold_id: str) -> Refusals:
-        def write(code: str) -> None:
-            self._write("admin.refused", caller, {"action": action, "hold": hold_id, "code": code})
-
-        return Refusals(write)
-
-    def _write(self, kind: str, caller: Principal, fields: Mapping[str, Any]) -> None:
-        self._record(Record(kind, self._now(), {"by": caller.to_record(), **fields}))
-
-
-class Refusals:
-    """A block whose refusals are recorded on their way out."""
-
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self._write = write
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, HoldError | ProblemError):
-            self._write(error.code)
+async def health_checks(
+    store: ApprovalStore, now: Callable[[], float], status: Status | None
+) -> dict[str, bool]:
+    """Names of checks and whether they hold; `outbox` is whether moves of holds reach the ledger in time."""
+    try:
+        untold = await store.unrecorded(1)
+        late = bool(untold) and untold[0].at < now() - LATE_OUTBOX
+        checks = {"store": True, "outbox": not late}
+    except ExtprocError:
+        checks = {"store": False}
+    return checks | dict(status() if status is not None else {})

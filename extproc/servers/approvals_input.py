@@ -87,6 +87,13 @@ def states(values: dict[str, list[str]], kind: type[State]) -> list[State]:
         ) from None
 
 
+def mine(values: dict[str, list[str]]) -> bool:
+    """`requester=me`: only what the caller asked for itself."""
+    if values.get("requester", ["me"]) != ["me"]:
+        raise ProblemError(400, "bad_query", "The query is not understood", "requester is `me`.")
+    return "requester" in values
+
+
 async def reason(request: Request) -> str:
     """The `reason` of a body `{"reason": …}`, stripped: never empty, at most 2000 characters, no control ones."""
     return _reason(await _members(request, "reason"))
