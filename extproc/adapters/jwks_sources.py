@@ -28,7 +28,7 @@ _HEADERS = {
     "accept-encoding": "identity",  # a compressed megabyte could be a gigabyte
     "user-agent": f"extproc/{__version__}",
 }
-_LOOPBACK_MOUNTS = ("all://localhost", "all://127.0.0.1", "all://[::1]")
+LOOPBACK_MOUNTS = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 
 
 class KeySourceError(ExtprocError):
@@ -110,7 +110,7 @@ async def load_keys(
     try:
         if source.is_file:
             return _read_file(Path(source.jwks_file), stamp)
-        async with asyncio.timeout(seconds), _client(tls, transport) as client:
+        async with asyncio.timeout(seconds), issuer_client(tls, transport) as client:
             url = await _discover(client, source) if source.discovery else source.jwks_url
             return Loaded(parse_key_set(await _get(client, url, "key set")))
     except KeySetError as error:
@@ -122,12 +122,14 @@ async def load_keys(
         raise KeySourceError(f"fetching failed ({type(error).__name__})") from None
 
 
-def _client(tls: ssl.SSLContext | None, transport: httpx2.AsyncBaseTransport | None) -> httpx2.AsyncClient:
+def issuer_client(
+    tls: ssl.SSLContext | None, transport: httpx2.AsyncBaseTransport | None
+) -> httpx2.AsyncClient:
     """One client per refresh: no cookie, connection or event loop survives from one issuer to the next.
 
     A proxy named in the environment is used, but never for this machine.
     """
-    mounts: dict[str, httpx2.AsyncBaseTransport | None] = {} if transport else dict.fromkeys(_LOOPBACK_MOUNTS)
+    mounts: dict[str, httpx2.AsyncBaseTransport | None] = {} if transport else dict.fromkeys(LOOPBACK_MOUNTS)
     return httpx2.AsyncClient(
         headers=_HEADERS,
         follow_redirects=False,
@@ -139,19 +141,31 @@ def _client(tls: ssl.SSLContext | None, transport: httpx2.AsyncBaseTransport | N
 
 
 async def _discover(client: httpx2.AsyncClient, source: KeySource) -> str:
-    """The key set's URL according to the issuer itself (OpenID Connect Discovery 1.0, section 4)."""
-    url = source.issuer.rstrip("/") + "/.well-known/openid-configuration"
+    """The key set's URL according to the issuer itself."""
+    document = await discovery_document(client, source.issuer)
+    return endpoint(document, "jwks_uri", insecure_loopback=source.insecure_loopback)
+
+
+async def discovery_document(client: httpx2.AsyncClient, issuer: str) -> dict[str, Any]:
+    """What the issuer says about itself (OpenID Connect Discovery 1.0, section 4). Raises KeySourceError."""
+    url = issuer.rstrip("/") + "/.well-known/openid-configuration"
     document: dict[str, Any] | None = parse_json_object(await _get(client, url, "discovery document"))
     if document is None:
         raise KeySourceError("the discovery document is not a JSON object")
-    if document.get("issuer") != source.issuer:  # section 4.3: must be exactly the issuer that was asked
+    if document.get("issuer") != issuer:  # section 4.3: must be exactly the issuer that was asked
         raise KeySourceError("the discovery document names another issuer")
-    jwks_uri = document.get("jwks_uri")
-    if not isinstance(jwks_uri, str):
-        raise KeySourceError("the discovery document names no key set")
-    if problem := url_problem(jwks_uri, insecure_loopback=source.insecure_loopback):
-        raise KeySourceError(f"the discovery document's jwks_uri is refused: {problem}")
-    return jwks_uri
+    return document
+
+
+def endpoint(document: dict[str, Any], name: str, *, insecure_loopback: bool) -> str:
+    """One of the URLs in a discovery document. Raises KeySourceError when it is missing or not https."""
+    url = document.get(name)
+    if not isinstance(url, str):
+        what = "no key set" if name == "jwks_uri" else f"no {name}"
+        raise KeySourceError(f"the discovery document names {what}")
+    if problem := url_problem(url, insecure_loopback=insecure_loopback):
+        raise KeySourceError(f"the discovery document's {name} is refused: {problem}")
+    return url
 
 
 async def _get(client: httpx2.AsyncClient, url: str, what: str) -> bytes:

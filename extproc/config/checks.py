@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urlsplit
 
+from extproc.config.console_checks import check_console
 from extproc.config.database_checks import check_database, check_database_listener, check_filtered
 from extproc.config.document import Place
-from extproc.config.findings import Finding, is_reserved, twice
+from extproc.config.findings import Finding, exposure, is_reserved, socket_path, twice
 from extproc.config.identity_checks import check_identity
 from extproc.config.settings import (
     Listener,
@@ -16,7 +17,7 @@ from extproc.config.settings import (
     Target,
 )
 from extproc.config.shape import did_you_mean
-from extproc.config.units import LONGEST_SOCKET_PATH, Address, format_duration, format_size
+from extproc.config.units import Address, format_duration, format_size
 from extproc.domain.errors import ConfigError
 
 ENVOY_LONGEST_TIMEOUT = 3600.0
@@ -45,7 +46,7 @@ def check_waits(settings: Settings, longest_wait: float) -> None:
 def _processor(settings: Settings) -> Iterator[Finding]:
     processor = settings.processor
     where: Place = ("processor", "listen")
-    yield from _exposure(
+    yield from exposure(
         where, processor.listen, has_tls=processor.tls is not None, insecure=processor.insecure
     )
     if processor.tls is not None:
@@ -63,11 +64,11 @@ def _processor(settings: Settings) -> Iterator[Finding]:
     if not processor.listen.is_unix and processor.listen.port + processor.workers - 1 > 65535:
         yield ("processor", "workers"), "the last worker's port would be above 65535"
     for address in processor.addresses:
-        yield from _socket_path(where, address)
+        yield from socket_path(where, address)
     if not processor.relay.is_unix:
         yield ("processor", "relay"), "must be a unix socket, whose peers the kernel names"
     for address in processor.relay_addresses if settings.relayed else ():
-        yield from _socket_path(("processor", "relay"), address)
+        yield from socket_path(("processor", "relay"), address)
     if processor.listen == processor.relay:
         yield ("processor", "relay"), "is processor.listen as well"
 
@@ -75,10 +76,10 @@ def _processor(settings: Settings) -> Iterator[Finding]:
 def _approvals(settings: Settings) -> Iterator[Finding]:
     approvals = settings.approvals
     where: Place = ("approvals", "listen")
-    yield from _exposure(
+    yield from exposure(
         where, approvals.listen, has_tls=approvals.tls is not None, insecure=approvals.insecure
     )
-    yield from _socket_path(where, approvals.listen)
+    yield from socket_path(where, approvals.listen)
     for number, provider in enumerate(settings.identity.providers):
         if approvals.audience in provider.audiences:
             yield (
@@ -93,31 +94,6 @@ def _approvals(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _exposure(where: Place, address: Address, *, has_tls: bool, insecure: bool) -> Iterator[Finding]:
-    """Unix socket, or TLS, or loopback that says `insecure`; nothing else."""
-    switch: Place = (where[0], "insecure")
-    if address.is_unix:
-        if insecure:
-            yield switch, "means nothing on a unix socket; remove it"
-        return
-    if has_tls:
-        if insecure:
-            yield switch, "contradicts tls; remove one of them"
-        return
-    if not address.is_loopback:
-        yield where, f"{address} can be reached from elsewhere: set {where[0]}.tls or use a unix socket"
-    elif not insecure:
-        yield (
-            where,
-            f"{address} is plain TCP: use a unix socket, or set {where[0]}.insecure: true and accept the risk",
-        )
-
-
-def _socket_path(where: Place, address: Address) -> Iterator[Finding]:
-    if address.path is not None and len(str(address.path).encode()) > LONGEST_SOCKET_PATH:
-        yield where, f"{address.path} is longer than the {LONGEST_SOCKET_PATH} bytes a socket path may have"
-
-
 def _listeners(settings: Settings) -> Iterator[Finding]:
     yield from twice(("listeners",), [listener.name for listener in settings.listeners])
     yield from twice(("listeners",), [str(listener.address) for listener in settings.listeners], "address")
@@ -129,7 +105,7 @@ def _listeners(settings: Settings) -> Iterator[Finding]:
     }
     for number, listener in enumerate(settings.listeners):
         where: Place = ("listeners", number)
-        yield from _socket_path((*where, "address"), listener.address)
+        yield from socket_path((*where, "address"), listener.address)
         if not listener.address.is_unix and not listener.address.is_ip:
             yield (
                 (*where, "address"),
@@ -212,7 +188,7 @@ def _targets(settings: Settings) -> Iterator[Finding]:
 
 def _upstream(where: Place, target: Target) -> Iterator[Finding]:
     upstream = target.upstream
-    yield from _socket_path((*where, "address"), upstream.address)
+    yield from socket_path((*where, "address"), upstream.address)
     tls = upstream.transport
     if tls is None:
         return
@@ -258,7 +234,7 @@ def _limits(settings: Settings) -> Iterator[Finding]:
         yield ("envoy", "buffer_bytes"), "must be from 64KiB to 1GiB"
     if not settings.envoy.admin.is_unix:
         yield ("envoy", "admin"), "must be a unix socket; the admin interface can change and stop Envoy"
-    yield from _socket_path(("envoy", "admin"), settings.envoy.admin)
+    yield from socket_path(("envoy", "admin"), settings.envoy.admin)
 
 
 def _rest(settings: Settings) -> Iterator[Finding]:
@@ -315,6 +291,7 @@ _PARTS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _targets,
     check_identity,
     _approvals,
+    check_console,
     _limits,
     _rest,
 )

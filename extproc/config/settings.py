@@ -525,6 +525,45 @@ class Approvals(Branch, frozen=True, kw_only=True):
     insecure: Annotated[bool, about("Allow plain TCP on loopback.")] = False
 
 
+class ConsoleLogin(Branch, frozen=True, kw_only=True):
+    """Login at an issuer: OpenID Connect's code flow with PKCE."""
+
+    provider: Annotated[Name, about("One of `identity.providers`; its issuer is asked who somebody is.")]
+    client_id: Annotated[Text, about("The console at that issuer; must be in `approvals.clients`.")]
+    client_secret: Annotated[SecretRef | None, about("Its secret; none for a public client.")] = None
+    scopes: Annotated[tuple[Text, ...], about("Asked for; must bring the groups and the audience.")] = (
+        "openid",
+        "profile",
+        "email",
+        "groups",
+    )
+    token: Annotated[
+        Literal["access", "id"],
+        about("Which token carries `approvals.audience` and the groups: the access token or the ID token."),
+    ] = "access"  # noqa: S105  (a kind of token)
+
+
+class OneTimeCode(Branch, frozen=True, kw_only=True):
+    """A way in that works once, on this machine, for a demo."""
+
+    code: Annotated[SecretRef, about("What is typed; at least 16 characters.")]
+    person: Annotated[Text, about("Who comes in by it.")]
+    groups: Annotated[tuple[Text, ...], about("Groups that person is in.")] = ()
+
+
+class Console(Branch, frozen=True, kw_only=True):
+    """The web pages that people decide and look things up with."""
+
+    listen: Annotated[Address, about("`unix:path` or `host:port`.")]
+    url: Annotated[Text, about("As browsers see it: scheme, host and port; issuers send people back to it.")]
+    login: Annotated[ConsoleLogin | None, about("Login at an issuer.")] = None
+    one_time: Annotated[OneTimeCode | None, about("A way in that works once; on loopback only.")] = None
+    session: Annotated[Duration, about("How long a login lasts at most.")] = 8 * 3600.0
+    idle: Annotated[Duration, about("How long a login lasts that nobody uses.")] = 1800.0
+    tls: Annotated[ApprovalsTls | None, about("Required off loopback.")] = None
+    insecure: Annotated[bool, about("Allow plain TCP on loopback.")] = False
+
+
 class Ledger(Branch, frozen=True, kw_only=True):
     """What happened, kept."""
 
@@ -618,6 +657,7 @@ class Settings(Branch, frozen=True, kw_only=True):
     masking: Annotated[MaskingKeys, about("Keys of masking operators.")] = MaskingKeys()
     holds: Annotated[Holds, about("Where requests wait.")] = field(default_factory=Holds)
     approvals: Annotated[Approvals, about("The API that lets them go.")] = field(default_factory=Approvals)
+    console: Annotated[Console | None, about("Web pages for people; none without it.")] = None
     ledger: Annotated[Ledger, about("What happened, kept.")] = field(default_factory=Ledger)
     telemetry: Annotated[Telemetry, about("How it leaves.")] = Telemetry()
     limits: Annotated[Limits, about("Bounds.")] = Limits()
@@ -643,6 +683,11 @@ class Settings(Branch, frozen=True, kw_only=True):
             for name, role in (target.database.roles if target.database is not None else {}).items():
                 if role.password is not None:
                     yield f"targets[{number}].database.roles.{name}.password", role.password
+        login = self.console.login if self.console is not None else None
+        if login is not None and login.client_secret is not None:
+            yield "console.login.client_secret", login.client_secret
+        if self.console is not None and self.console.one_time is not None:
+            yield "console.one_time.code", self.console.one_time.code
         for place, reference in (
             ("masking.hash_salt", self.masking.hash_salt),
             ("masking.hmac_key", self.masking.hmac_key),

@@ -443,3 +443,55 @@ def test_a_missing_folder_or_odd_file_is_named(tmp_path: Path):
     large.write_bytes(b"#" * (1 << 20) + b"\n")
     with pytest.raises(InvalidConfigError, match="is larger than"):
         load_config(large)
+
+
+# ---------------------------------------------------------------------- the console
+
+CONSOLE = (
+    GOOD
+    + """\
+approvals: {clients: [web]}
+console:
+  listen: 127.0.0.1:8443
+  url: http://127.0.0.1:8443
+  insecure: true
+  login: {provider: corp, client_id: web}
+"""
+)
+
+
+def test_there_is_no_console_unless_it_is_asked_for():
+    assert read(GOOD).console is None
+    console = read(CONSOLE).console
+    assert console is not None and console.login is not None
+    assert (console.session, console.idle, console.login.token) == (8 * 3600.0, 1800.0, "access")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("listen: 127.0.0.1:8443", "listen: 10.0.0.1:8443", "can be reached from elsewhere"),
+        ("insecure: true", "insecure: false", "is plain TCP"),
+        ("url: http://127.0.0.1:8443", "url: http://console.example", "console.url: must be https"),
+        ("url: http://127.0.0.1:8443", "url: https://console.example/at/a/path", "scheme, host and port"),
+        ("url: http://127.0.0.1:8443", "url: https://me@console.example", "must not have a user"),
+        ("login: {provider: corp, client_id: web}", "idle: 1m", "has no way in"),
+        ("provider: corp", "provider: other", '"other" is none of identity.providers'),
+        ("client_id: web", "client_id: rich-client", "is not in approvals.clients"),
+        ("client_id: web}", "client_id: web, scopes: [email]}", "must have openid"),
+        ("insecure: true", "insecure: true\n  session: 25h", "must be from 1m to 1d"),
+        ("insecure: true", "insecure: true\n  idle: 9h", "must be from 1m to console.session"),
+        ("insecure: true", "insecure: true\n  tls: {certificate: a, key: b}", "contradicts tls"),
+    ],
+)
+def test_a_console_that_would_be_unsafe_or_unreachable_is_refused(old: str, new: str, told: str):
+    assert old in CONSOLE
+    assert any(told in line for line in mistakes(CONSOLE.replace(old, new)))
+
+
+def test_a_one_time_code_is_for_this_machine_alone():
+    text = CONSOLE.replace(
+        "insecure: true",
+        "tls: {certificate: a, key: b}\n  one_time: {code: {env: CODE}, person: fiona}",
+    ).replace("http://127.0.0.1:8443", "https://c.example")
+    assert any("is for a demo on this machine" in line for line in mistakes(text))
