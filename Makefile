@@ -36,7 +36,7 @@ format: $(READY)  ## rewrite what the formatter would
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-system:  ## psql, h2load, a PostgreSQL server and MariaDB, where root or sudo allows
+system:  ## psql, h2load, a PostgreSQL server, MariaDB and a browser, where root or sudo allows
 	tools/system.sh
 
 unit: $(READY) system  ## tests without a real Envoy

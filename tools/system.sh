@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The programs that tests drive and that no wheel brings: psql, h2load, a PostgreSQL server that speaks TLS, and
-# MariaDB with its clients.
+# The programs that tests drive and that no wheel brings: psql, h2load, a PostgreSQL server that speaks TLS,
+# MariaDB with its clients, a browser.
 # Installed where root or sudo allows.
 set -euo pipefail
 
@@ -10,6 +10,8 @@ command -v h2load >/dev/null || wanted+=(nghttp2-client)
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || wanted+=(postgresql)
 PATH="$PATH:/usr/sbin" command -v mariadbd >/dev/null || wanted+=(mariadb-server)
 command -v mariadb >/dev/null || wanted+=(mariadb-client)
+command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null ||
+  wanted+=(chromium)
 [ "${#wanted[@]}" -eq 0 ] && exit 0
 
 say() { printf '%s\n' "$*" >&2; }

@@ -1,4 +1,4 @@
-"""The approvals process: the API that people decide through, and the one that tends holds and their outbox."""
+"""The approvals process: the API and the console that people decide through; it tends holds and their outbox."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,8 @@ from extproc.adapters.hold_sqlite import SqliteHoldStore
 from extproc.adapters.jwks import JwksKeys
 from extproc.app.governing import provider_rules
 from extproc.app.worker import open_holds, open_keys, open_ledger, recorder
-from extproc.config import Settings
+from extproc.config import Address, Settings
+from extproc.config.settings import ApprovalsTls
 from extproc.domain.errors import PolicyError, StoreUnavailableError
 from extproc.domain.mask import MaskSpec
 from extproc.domain.principal import Principal
@@ -87,9 +88,10 @@ async def run_approvals(settings: Settings, control: Control, stopping: asyncio.
     try:
         await holds.check()
         await keys.refresh_due(time.time())
+        authenticate, mask = authenticator(settings, keys), reason_mask()
         app = create_app(
             holds,
-            authenticator(settings, keys),
+            authenticate,
             audience=settings.approvals.audience,
             clients=settings.approvals.clients,
             record=record,
@@ -99,26 +101,34 @@ async def run_approvals(settings: Settings, control: Control, stopping: asyncio.
             status=lambda: {"ledger": ledger.healthy},
             operators=settings.approvals.operators,
             auditors=settings.approvals.auditors,
-            mask=reason_mask(),
+            mask=mask,
         )
-        server = ApiServer(_config(settings, app))
+        servers = [HttpServer(_config(app, settings.approvals.tls))]
+        doors = [(servers[0], _bind(settings.approvals.listen), "api")]
+        if settings.console is not None:
+            from extproc.app.console import console_app  # templates and all: only where there is a console
+
+            pages = console_app(settings, settings.console, holds, authenticate, keys, record, mask)
+            servers.append(HttpServer(_config(pages, settings.console.tls)))
+            doors.append((servers[1], _bind(settings.console.listen), "console"))
         tasks = [
-            asyncio.create_task(server.serve([_bind(settings)]), name="api"),
+            *(asyncio.create_task(server.serve([door]), name=name) for server, door, name in doors),
             asyncio.create_task(keys.run(), name="keys"),
             asyncio.create_task(tend_holds(holds, record, time.time), name="holds"),
             asyncio.create_task(_forget(holds, settings.holds.keep), name="forget"),
             asyncio.create_task(supervisor.listen(), name="control"),
             asyncio.create_task(stopping.wait(), name="stop"),
         ]
-        listening = asyncio.create_task(server.listening.wait())
+        listening = asyncio.create_task(_all_listen(servers))
         await asyncio.wait((*tasks, listening), return_when=asyncio.FIRST_COMPLETED)
         listening.cancel()
         await control.send({"ready": True})
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         log.info("approvals.stopping", ended=[task.get_name() for task in done])
-        server.should_exit = True
-        await asyncio.gather(tasks[0], return_exceptions=True)
-        for task in tasks[1:]:
+        for server in servers:
+            server.should_exit = True
+        await asyncio.gather(*tasks[: len(servers)], return_exceptions=True)
+        for task in tasks[len(servers) :]:
             task.cancel()
         for task, ended in zip(tasks, await asyncio.gather(*tasks, return_exceptions=True), strict=True):
             if isinstance(ended, Exception):
@@ -164,7 +174,7 @@ async def _forget(holds: SqliteHoldStore, keep: float) -> None:
         await asyncio.sleep(3600)
 
 
-class ApiServer(uvicorn.Server):
+class HttpServer(uvicorn.Server):
     """uvicorn that leaves the signals to us and says when it listens."""
 
     def __init__(self, config: uvicorn.Config) -> None:
@@ -180,13 +190,18 @@ class ApiServer(uvicorn.Server):
         self.listening.set()
 
 
-def _config(settings: Settings, app: Any) -> uvicorn.Config:
-    tls = settings.approvals.tls
+async def _all_listen(servers: Sequence[HttpServer]) -> None:
+    for server in servers:
+        await server.listening.wait()
+
+
+def _config(app: Any, tls: ApprovalsTls | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=3,
         lifespan="off",
         ssl_certfile=str(tls.certificate) if tls is not None else None,
@@ -194,9 +209,8 @@ def _config(settings: Settings, app: Any) -> uvicorn.Config:
     )
 
 
-def _bind(settings: Settings) -> socket.socket:
+def _bind(address: Address) -> socket.socket:
     """The listening socket; a unix one is ours alone from the moment it exists."""
-    address = settings.approvals.listen
     if address.path is None:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM)

@@ -1,39 +1,33 @@
 """A small OpenID Connect issuer for the demo and the tests: discovery, key set, tokens, and mistakes on request.
 
-It listens on the loopback only, signs whatever it is told to, and authenticates nobody.
+It listens on the loopback only, signs whatever it is told to, and authenticates nobody;
+who logs in at it (`logins.py`) says who they are.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
+from extproc.demo.logins import AUTHORIZE_PATH, TOKEN_PATH, Logins
+from extproc.demo.pages import Page, b64
+
 DISCOVERY_PATH = "/.well-known/openid-configuration"
 KEYS_PATH = "/keys"
+MAX_FORM = 64 << 10
 
 SigningKey = RSAKey | ECKey | OKPKey
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """What a path is answered with. A `gate` keeps the answer back until it is set."""
-
-    status: int = 200
-    body: bytes = b""
-    headers: tuple[tuple[str, str], ...] = (("content-type", "application/json"),)
-    gate: threading.Event | None = field(default=None, compare=False)
 
 
 class Issuer:
@@ -59,6 +53,8 @@ class Issuer:
         """Requests by path, the unknown ones included."""
         self.pages: dict[str, Page] = {}
         """Answers that replace the usual ones, by path."""
+        self.logins: Logins | None = None
+        """Who can log in here, if anybody can."""
         self._server: _Server | None = None
         if port is not None:
             self._server = _Server((host, port), self)
@@ -210,7 +206,9 @@ class Issuer:
         return {
             "issuer": self.issuer,
             "jwks_uri": self.url + KEYS_PATH,
-            "authorization_endpoint": self.url + "/authorize",
+            "authorization_endpoint": self.url + AUTHORIZE_PATH,
+            "token_endpoint": self.url + TOKEN_PATH,
+            "code_challenge_methods_supported": ["S256"],
             "response_types_supported": ["code"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": sorted(self._current),
@@ -224,7 +222,25 @@ class Issuer:
             return Page(body=json.dumps(self.discovery()).encode())
         if path == KEYS_PATH:
             return Page(body=self.jwks_bytes())
+        parts = urlsplit(path)
+        if self.logins is not None and parts.path == AUTHORIZE_PATH:
+            return self.logins.authorize(parts.query)
         return Page(404, b'{"error": "not_found"}')
+
+    def posted(self, path: str, form: str) -> Page:
+        """What a form sent to `path` is answered with."""
+        if path in self.pages:
+            return self.pages[path]
+        if self.logins is not None and urlsplit(path).path == AUTHORIZE_PATH:
+            return self.logins.chosen(form)
+        if self.logins is not None and path == TOKEN_PATH:
+            return self.logins.token(form)
+        return Page(404, b'{"error": "not_found"}')
+
+    def log_people_in(self, people: Mapping[str, Mapping[str, Any]]) -> Logins:
+        """From now on these people, claims by subject, can log in at clients that are added to the answer."""
+        self.logins = Logins(people, lambda who, claims: self.token(who, lifetime=3600, **claims), self.now)
+        return self.logins
 
 
 class _Server(ThreadingHTTPServer):
@@ -240,9 +256,15 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        issuer = self.server.issuer
-        issuer.hits[self.path] += 1
-        page = issuer.page(self.path)
+        self.server.issuer.hits[self.path] += 1
+        self._answer(self.server.issuer.page(self.path))
+
+    def do_POST(self) -> None:
+        self.server.issuer.hits[self.path] += 1
+        form = self.rfile.read(min(int(self.headers.get("content-length", "0")), MAX_FORM))
+        self._answer(self.server.issuer.posted(self.path, form.decode("utf-8", "replace")))
+
+    def _answer(self, page: Page) -> None:
         if page.gate is not None:
             page.gate.wait(30)
         try:
@@ -266,11 +288,6 @@ def make_key(alg: str) -> SigningKey:
     if alg.startswith("ES"):
         return ECKey.generate_key({"ES256": "P-256", "ES384": "P-384", "ES512": "P-521"}[alg])
     return OKPKey.generate_key("Ed25519")
-
-
-def b64(data: bytes) -> str:
-    """Unpadded base64url."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def _as_bytes(part: Mapping[str, Any] | bytes) -> bytes:

@@ -16,6 +16,7 @@ import yaml
 from extproc.config import load_config
 from extproc.demo.api import ApiServer, CustomersApi
 from extproc.demo.issuer import Issuer
+from extproc.demo.logins import Client
 from extproc.demo.otlp import OtlpReceiver
 from extproc.demo.people import CUSTOMERS
 from extproc.demo.postgres import Postgres
@@ -35,6 +36,9 @@ DATABASE = "orders-db"
 ROLE = "app"
 """Whom every caller becomes at the database, whatever user name it gave."""
 CLIENT = "approvals-console"
+AUDIENCE = "extproc-approvals"
+PEOPLE = {"fiona": ("finance",), "olga": ("operations",), "oscar": ("operators",), "audrey": ("auditors",)}
+"""Who can log in at the demo's issuer, and their groups."""
 
 
 def shipped_policies() -> list[Path]:
@@ -58,7 +62,8 @@ class Scene:
         self.otlp = OtlpReceiver()
         self.database = Postgres()
         self.database_password = secrets.token_urlsafe(24)
-        self.port, self.database_port = free_ports(2)
+        self.port, self.database_port, self.console_port = free_ports(3)
+        self.one_time_code = "-".join(secrets.token_hex(3) for _ in range(3))
         self.config = folder / "extproc.yaml"
         self.api_socket = folder / "approvals.sock"
         self._processes: list[ManagedProcess] = []
@@ -67,6 +72,11 @@ class Scene:
     def url(self) -> str:
         """Where an agent calls the API: Envoy."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def console_url(self) -> str:
+        """Where people decide with a browser."""
+        return f"http://127.0.0.1:{self.console_port}"
 
     def __enter__(self) -> Scene:
         try:
@@ -99,7 +109,7 @@ class Scene:
         """What a person presents to the approvals API; it never works on the data path."""
         return self.issuer.token(
             who, groups=groups, kind=kind, lifetime=3600, email=f"{who}@bank.example",
-            aud="extproc-approvals", azp=CLIENT,
+            aud=AUDIENCE, azp=CLIENT,
         )  # fmt: skip
 
     def database_token(self, who: str, *groups: str) -> str:
@@ -114,6 +124,10 @@ class Scene:
         return httpx2.Client(base_url=self.url, headers=headers, timeout=60.0, trust_env=False)
 
     def _start(self) -> None:
+        logins = self.issuer.log_people_in(
+            {who: {"groups": groups, "email": f"{who}@bank.example"} for who, groups in PEOPLE.items()}
+        )
+        logins.add_client(Client(CLIENT, f"{self.console_url}/login/callback", AUDIENCE))
         self.issuer.start()
         self.api_server.start()
         self.otlp.start()
@@ -156,6 +170,7 @@ class Scene:
             (policies / source.name).chmod(0o644)
         self._write_secret("customers-api.key", self.api_key)
         self._write_secret("orders-db.key", self.database_password)
+        self._write_secret("console.code", self.one_time_code)
         settings = {
             "apiVersion": "extproc/v1",
             "kind": "Config",
@@ -206,6 +221,17 @@ class Scene:
             },
             "policies": {"folders": ["policies"]},
             "approvals": {"listen": "unix:approvals.sock", "clients": [CLIENT]},
+            "console": {
+                "listen": f"127.0.0.1:{self.console_port}",
+                "url": self.console_url,
+                "insecure": True,
+                "login": {"provider": "demo", "client_id": CLIENT},
+                "one_time": {
+                    "code": {"file": "console.code"},
+                    "person": "fiona@bank.example",
+                    "groups": ["finance", "operations", "operators"],
+                },
+            },
             "telemetry": {"otlp": {"endpoint": self.otlp.grpc_endpoint, "protocol": "grpc"}},
             "envoy": {"admin": "unix:admin.sock"},
         }

@@ -187,7 +187,12 @@ Everything stays up until you press Ctrl-C. Try it by hand:
        -d '{{"amount": 2500, "currency": "EUR", "to_iban": "DE89370400440532013000", "customer_id": 2}}'
 
 {story.database.by_hand()}
-Decide on what waits, in another terminal:
+Decide on what waits, in a browser: {scene.console_url}
+Log in as fiona or olga at the demo's issuer, which believes everybody, or as fiona with the one-time code
+
+  {scene.one_time_code}
+
+or in another terminal:
 
   export EXTPROC_API=unix:{scene.api_socket}
   export EXTPROC_TOKEN={story.approver}

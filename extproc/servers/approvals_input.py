@@ -105,7 +105,7 @@ async def approval(request: Request) -> tuple[str, GrantTerms | None]:
     `for` in seconds and `uses` must be there, `scope` is `exact` unless it says otherwise.
     """
     body = await _members(request, "reason", "grant")
-    return _reason(body), _terms(body["grant"]) if body.get("grant") is not None else None
+    return _reason(body), grant_terms(body["grant"]) if body.get("grant") is not None else None
 
 
 async def _members(request: Request, *known: str) -> dict[str, Any]:
@@ -117,7 +117,11 @@ async def _members(request: Request, *known: str) -> dict[str, Any]:
 
 
 def _reason(body: dict[str, Any]) -> str:
-    text = body.get("reason", "")
+    return reason_text(body.get("reason", ""))
+
+
+def reason_text(text: object) -> str:
+    """A reason, stripped. Raises ProblemError: bad_reason, reason_required, reason_too_long."""
     if not isinstance(text, str) or _CONTROL.search(text):
         raise ProblemError(
             400, "bad_reason", "The reason is not plain text", "It is text without control characters."
@@ -132,8 +136,8 @@ def _reason(body: dict[str, Any]) -> str:
     return text
 
 
-def _terms(given: object) -> GrantTerms:
-    """Whether the rule allows that much is for the store to say."""
+def grant_terms(given: object) -> GrantTerms:
+    """What an approver gives; whether the rule allows that much is for the store to say. Raises ProblemError."""
     if not isinstance(given, dict) or set(given) - {"for", "uses", "scope", "pins"}:
         raise _bad_grant("It takes `for`, `uses`, `scope` and `pins`.")
     duration, uses = given.get("for"), given.get("uses")

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from extproc.adapters.jwks import JwksKeys, KeyTimes
 from extproc.adapters.jwks_sources import MAX_DOCUMENT, KeySource, KeySourceError, load_keys, url_problem
-from extproc.demo.issuer import DISCOVERY_PATH, KEYS_PATH, Issuer, Page
+from extproc.demo.issuer import DISCOVERY_PATH, KEYS_PATH, Issuer
+from extproc.demo.pages import Page
 from extproc.domain.errors import ConfigError, TokenError
 from extproc.domain.principal import Principal
 from extproc.identity import HeldKey, KeyAbsence, NeedKeysFor, ProviderRules, Verifier

@@ -9,7 +9,8 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
-from extproc.demo.issuer import DISCOVERY_PATH, KEYS_PATH, Issuer, Page
+from extproc.demo.issuer import DISCOVERY_PATH, KEYS_PATH, Issuer
+from extproc.demo.pages import Page
 
 
 def get(url: str) -> Any:

@@ -17,7 +17,8 @@ from typing import Any
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from extproc.demo.issuer import Issuer, b64, make_key
+from extproc.demo.issuer import Issuer, make_key
+from extproc.demo.pages import b64
 
 ATTACKER = "https://attacker.test/keys.json"
 MAX_TOKEN = 16_384
