@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -38,7 +38,7 @@ class Live:
             headers={"cache-control": "no-store", "x-accel-buffering": "no"},
         )
 
-    async def _events(self, session: Session, since: int) -> AsyncIterator[str]:
+    async def _events(self, session: Session, since: int) -> AsyncGenerator[str, None]:
         store = self._deciding.store
         session.streams += 1
         self._open += 1
