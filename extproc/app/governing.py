@@ -199,8 +199,8 @@ def _plan(settings: Settings, target: Target, policies: PolicySet, secrets: Mask
 
 
 def _upstream_tls(settings: Settings, target: Target) -> ServerTlsPlan | None:
-    tls = target.upstream.transport
-    if tls is None or tls.originate != "extproc":
+    tls = target.wire_tls
+    if tls is None:
         return None
     context = client_context(tls, settings.envoy.ca_bundle)
     return ServerTlsPlan(context, tls.server_name or target.upstream.address.host)

@@ -37,7 +37,7 @@ def build_upstream(settings: Settings, target: Target) -> Upstream:
 
 def _tls(settings: Settings, target: Target) -> UpstreamTls | None:
     tls = target.upstream.transport
-    if tls is None or tls.originate == "extproc":  # the wire speaks it
+    if tls is None or target.wire_tls is not None:  # the wire speaks it
         return None
     authorities: Path = tls.ca or settings.envoy.ca_bundle
     try:

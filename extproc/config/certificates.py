@@ -65,8 +65,8 @@ def certificate_faults(settings: Settings) -> Iterator[tuple[str, str]]:
             except ConfigError as error:
                 yield f"listeners[{number}].tls", str(error)
     for number, target in enumerate(settings.targets):
-        tls = target.upstream.transport
-        if tls is not None and tls.originate == "extproc":
+        tls = target.wire_tls
+        if tls is not None:
             try:
                 client_context(tls, settings.envoy.ca_bundle)
             except ConfigError as error:

@@ -113,7 +113,7 @@ def _listeners(settings: Settings) -> Iterator[Finding]:
             )
         if listener.tls and listener.tls.require_client_certificate and listener.tls.client_ca is None:
             yield (*where, "tls", "require_client_certificate"), "needs client_ca"
-        if listener.protocol == "postgres":
+        if listener.protocol != "http":
             yield from check_database_listener(where, listener, targets)
             if listener.target in asked:
                 yield from check_filtered(where, listener)

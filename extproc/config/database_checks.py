@@ -33,6 +33,8 @@ def check_database_listener(
     if listener.mode != "ext_proc":
         yield (*where, "mode"), "is for HTTP; a database listener has a front"
     yield from check_callers(where, listener)
+    if listener.protocol == "mysql" and listener.tls is not None and listener.tls.terminate == "contrib":
+        yield (*where, "tls", "terminate"), "contrib is for Postgres; with MySQL extproc ends TLS itself"
     if listener.front == "relay" and listener.address.is_unix:
         yield (*where, "address"), "the relay is told where callers come from, which needs IP and port"
     for name, is_default in (
@@ -76,17 +78,23 @@ def check_callers(where: Place, listener: Listener) -> Iterator[Finding]:
 
 
 def check_database(where: Place, target: Target) -> Iterator[Finding]:
-    """A postgres target has `database`, and nothing that only HTTP knows; other kinds have none."""
+    """A database target has `database`, and nothing that only HTTP knows; other kinds have none."""
     database = target.database
-    if target.kind != "postgres":
+    if target.kind == "http":
         if target.upstream.transport is not None and target.upstream.transport.originate != "envoy":
             yield (*where, "upstream", "tls", "originate"), "Envoy speaks TLS with HTTP targets"
         if database is not None:
-            yield (*where, "database"), "is for kind postgres"
+            yield (*where, "database"), "is for kinds postgres and mysql"
         return
     if database is None:
         yield where, 'missing setting "database"'
         return
+    tls = target.upstream.transport
+    if target.kind == "mysql" and tls is not None and tls.originate == "contrib":
+        yield (
+            (*where, "upstream", "tls", "originate"),
+            "contrib is for Postgres; with MySQL extproc asks itself",
+        )
     if not database.roles:
         yield (*where, "database", "roles"), "is empty; nobody could log in"
     if not 1024 <= database.statement_bytes <= 64 << 20:

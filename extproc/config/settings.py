@@ -172,7 +172,8 @@ class ListenerTls(Branch, frozen=True, kw_only=True):
         Literal["envoy", "extproc", "contrib"],
         about(
             "Who ends TLS. `extproc` is for databases: it answers Postgres' SSLRequest (`sslmode=require`), "
-            "which stock Envoy cannot, and direct TLS too. `contrib` has Envoy's contrib build answer it."
+            "which stock Envoy cannot, and direct TLS too; and MySQL's TLS, which begins after the greeting. "
+            "`contrib` has Envoy's contrib build answer it, for Postgres."
         ),
     ] = "envoy"
 
@@ -196,7 +197,7 @@ class Listener(Branch, frozen=True, kw_only=True):
     address: Annotated[Address, about("IP address and port, or `unix:path`.")]
     routes: Annotated[tuple[Route, ...], about("Where HTTP requests go.")] = ()
     target: Annotated[Name | None, about("The one target of a database listener.")] = None
-    protocol: Annotated[Literal["http", "postgres"], about("What callers speak.")] = "http"
+    protocol: Annotated[Literal["http", "postgres", "mysql"], about("What callers speak.")] = "http"
     mode: Annotated[
         Literal["ext_proc", "ext_authz"],
         about("`ext_proc` sees requests and responses; `ext_authz` only allows, denies and holds."),
@@ -240,7 +241,7 @@ class UpstreamTls(Branch, frozen=True, kw_only=True):
             "Who speaks TLS with it (behind the relay, extproc does in any case). `extproc` is for databases: it "
             "asks by Postgres' SSLRequest, which stock Envoy "
             "cannot and servers before PostgreSQL 17 need; paths are as the processor sees them. "
-            "`contrib` has Envoy's contrib build ask."
+            "`contrib` has Envoy's contrib build ask. With MySQL it is always `extproc`, whatever stands here."
         ),
     ] = "envoy"
 
@@ -356,8 +357,10 @@ class Target(Branch, frozen=True, kw_only=True):
 
     name: Annotated[Name, about("Unique name; policies name it.")]
     upstream: Annotated[Upstream, about("Where it is.")]
-    kind: Annotated[Literal["http", "postgres"], about("What it is.")] = "http"
-    database: Annotated[Database | None, about("For kind `postgres`.")] = None
+    kind: Annotated[
+        Literal["http", "postgres", "mysql"], about("What it is; `mysql` is MariaDB as well.")
+    ] = "http"
+    database: Annotated[Database | None, about("For kinds `postgres` and `mysql`.")] = None
     labels: Annotated[Mapping[str, str], about("For label selectors in policies.")] = {}
     credential: Annotated[
         Credential | None, about("Put in after the intent is recorded; masked in everything that comes back.")
@@ -372,6 +375,12 @@ class Target(Branch, frozen=True, kw_only=True):
         about("A body called JSON that cannot be parsed, where a rule or mask needs it."),
     ] = "refuse"
     prefer: Annotated[Prefer, about("Which `Prefer` wishes are honoured.")] = Prefer()
+
+    @property
+    def wire_tls(self) -> UpstreamTls | None:
+        """TLS that we begin ourselves inside the protocol, in place of Envoy or of who dials."""
+        tls = self.upstream.transport
+        return tls if tls is not None and (self.kind == "mysql" or tls.originate == "extproc") else None
 
 
 class KeySource(Branch, frozen=True, kw_only=True):

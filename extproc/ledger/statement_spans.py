@@ -7,7 +7,7 @@ from typing import Any
 
 Value = str | int | bool | list[str]
 
-SYSTEMS = {"postgres": "postgresql"}
+SYSTEMS = {"postgres": "postgresql", "mysql": "mysql"}
 """Our protocol names to `db.system.name`."""
 
 

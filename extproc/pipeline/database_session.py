@@ -82,6 +82,7 @@ class DatabaseSession:
         )  # fmt: skip
         plan = gov.targets.get(target)
         if plan is not None:
+            self.scribe.protocol = plan.kind
             self.scribe.masker = plan.record_masker
             self.scribe.degraded.extend(plan.degraded)
 

@@ -98,6 +98,10 @@ class Asked:
     name: str = ""
     """The name a Parse gives it."""
     settings: Mapping[str, str] = field(default_factory=dict)
+    bound: tuple[str, ...] = ()
+    """Names of the settings that change what a text means or who runs it: part of what is approved."""
+    codec: str = "utf-8"
+    """How its results and parameters are read."""
 
 
 @noun(frozen=True, slots=True)

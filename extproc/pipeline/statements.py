@@ -42,21 +42,10 @@ from extproc.pipeline.settled import HoldSettled
 from extproc.pipeline.shapes import statement_shape
 from extproc.pipeline.verdicts import Verdict
 from extproc.policy.statements import combine_rulings
-from extproc.protocols.postgres.encodings import codec_for
 from extproc.sql.comments import traceparent
 
 if TYPE_CHECKING:
     from extproc.pipeline.database_session import DatabaseSession
-
-BOUND_SETTINGS = (
-    "search_path",
-    "session_authorization",
-    "is_superuser",
-    "client_encoding",
-    "DateStyle",
-    "TimeZone",
-)
-"""Settings the server reports that change what a text means or who runs it: part of what is approved."""
 
 
 class GovernedStatement:
@@ -141,6 +130,13 @@ class GovernedStatement:
             return self._hold(decision, gov, plan, database, now)
         return self._run(now)
 
+    def never(self, now: float, name: str) -> Stop:
+        """A command that no rule can let through."""
+        return self._stop(
+            now, "command-refused", f"{name} is not let through", sqlstate=FEATURE_NOT_SUPPORTED,
+            hint="Do not send it again.",
+        )  # fmt: skip
+
     def _judge(self, plan: TargetPlan, now: float) -> Verdict:
         asked, known = self._asked, self._session.verdicts
         verdict = known.find(plan, self._statement, asked.transaction, asked.is_bound)
@@ -203,7 +199,7 @@ class GovernedStatement:
             self._login.database,
             self._login.user,
             self._role.user,
-            *(asked.settings.get(name, "") for name in BOUND_SETTINGS),
+            *(asked.settings.get(name, "") for name in asked.bound),
             *(sql.underlying for sql in self._statement.facts),
         )
         self._verdict, self._code = "hold", "abandoned"
@@ -339,7 +335,7 @@ class GovernedStatement:
             return self._go(now, "rows")
         if self._described is None:
             return Inquire(copy.source, runs=False)
-        codec = codec_for(self._asked.settings.get("client_encoding", "UTF8")) or "utf-8"
+        codec = self._asked.codec
         columns = copied_columns(copy, self._described, catalogue.current)
         mask = self.rows(columns, codec)
         if mask is None:
@@ -390,8 +386,9 @@ class GovernedStatement:
         self._session.count("statements")
         plan = self._plan
         if plan is not None and "masked" in (plan.record_response, self._obligations.record_response):
-            codec = codec_for(self._asked.settings.get("client_encoding", "UTF8")) or "utf-8"
-            self.sample = RowSample(self._session.scribe.key, plan.record_masker, plan.record_max, codec)
+            self.sample = RowSample(
+                self._session.scribe.key, plan.record_masker, plan.record_max, self._asked.codec
+            )
         return Run(self.masks, (self._intent(now, "allow", self._run_code),), reads)
 
     @property

@@ -15,7 +15,7 @@ from functools import cache
 from extproc.domain.decision import Phase
 
 HTTP_KINDS = frozenset({"http"})
-SQL_KINDS = frozenset({"postgres"})
+SQL_KINDS = frozenset({"postgres", "mysql"})
 EVERY_KIND: frozenset[str] = frozenset()
 """An empty set of kinds means: every kind of target has this fact."""
 

@@ -136,13 +136,13 @@ def _database_cluster(settings: Settings, target: Target) -> Cluster:
         circuit_breakers=CircuitBreakers(
             thresholds=[CircuitBreakersThresholds(max_connections=settings.envoy.max_connections)]
         ),
-        **_transport(settings, upstream, POSTGRES_ALPN),
+        **({} if target.wire_tls is not None else _transport(settings, upstream, POSTGRES_ALPN)),
     )
 
 
 def _transport(settings: Settings, upstream: Upstream, alpn: str) -> dict[str, Any]:
     tls = upstream.transport
-    if tls is None or tls.originate == "extproc":
+    if tls is None:
         return {}
     own = (
         [certificate(tls.certificate, tls.key)] if tls.certificate is not None and tls.key is not None else []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
 from envoy_data_plane.envoy.config.core.v3 import (
     GrpcService,
@@ -19,7 +22,7 @@ from envoy_data_plane.envoy.extensions.filters.network.ext_proc.v3 import (
     MetadataOptionsMetadataNamespaces,
     NetworkExternalProcessor,
 )
-from envoy_data_plane.envoy.extensions.filters.network.tcp_proxy.v3 import TcpProxy
+from envoy_data_plane.envoy.extensions.filters.network.tcp_proxy.v3 import TcpProxy, UpstreamConnectMode
 from envoy_data_plane.google.protobuf import Struct
 
 from extproc.config import Settings
@@ -47,11 +50,12 @@ CHUNK = 64 << 10
 between Envoy and us, so a small buffer is what keeps a large result from piling up here."""
 SHORTEST_IDLE = 8 * 3600.0
 
+ALPN = {"postgres": [POSTGRES_ALPN], "mysql": []}
+"""What a caller may ask for by name under TLS that Envoy ends."""
 ACCESS_LOG = {
     # Statements are in the ledger, masked, under this session.
     "start_time": "%START_TIME%",
     "listener": "%FILTER_CHAIN_NAME%",
-    "protocol": "postgres",
     "response_flags": "%RESPONSE_FLAGS%",
     "bytes_received": "%BYTES_RECEIVED%",
     "bytes_sent": "%BYTES_SENT%",
@@ -71,6 +75,8 @@ def database_listener(settings: Settings, listener: Listener) -> EnvoyListener:
     proxy = _tcp_proxy(settings, listener, target)
     if is_relay:
         proxy = to_relay(proxy, listener.name)
+    if listener.protocol == "mysql":
+        proxy = replace(proxy, **_server_first(listener))
     filters = [Filter(name=TCP_PROXY, typed_config=pack(proxy))]
     if not is_relay:
         filters.insert(
@@ -97,7 +103,7 @@ def _transport(listener: Listener) -> TransportSocket | None:
         return None
     if tls.terminate == "contrib":
         return starttls_for_callers(tls)
-    return downstream_tls(tls, [POSTGRES_ALPN])
+    return downstream_tls(tls, ALPN[listener.protocol])
 
 
 def _ext_proc(settings: Settings, listener: Listener, target: str) -> NetworkExternalProcessor:
@@ -128,10 +134,22 @@ def _tcp_proxy(settings: Settings, listener: Listener, target: str) -> TcpProxy:
         cluster=target_cluster_name(target),
         # Longer than any wait for an approval; the default of an hour would cut idle sessions too.
         idle_timeout=seconds(max(SHORTEST_IDLE, 2 * settings.limits.max_message_timeout)),
-        access_log=[_access_log()],
+        access_log=[_access_log(listener)],
     )
 
 
-def _access_log() -> AccessLog:
-    log = StdoutAccessLog(log_format=SubstitutionFormatString(json_format=Struct.from_dict(ACCESS_LOG)))
+def _server_first(listener: Listener) -> dict[str, Any]:
+    """The server speaks first, so it is reached as soon as a caller is there; where Envoy ends TLS, only once the
+    caller has proven itself: what we are told of its certificate comes with the server's first bytes."""
+    if listener.tls is None or listener.tls.terminate != "envoy":
+        return {"upstream_connect_mode": UpstreamConnectMode.IMMEDIATE, "max_early_data_bytes": None}
+    return {
+        "upstream_connect_mode": UpstreamConnectMode.ON_DOWNSTREAM_TLS_HANDSHAKE,
+        "max_early_data_bytes": 0,
+    }
+
+
+def _access_log(listener: Listener) -> AccessLog:
+    fields = {**ACCESS_LOG, "protocol": listener.protocol}
+    log = StdoutAccessLog(log_format=SubstitutionFormatString(json_format=Struct.from_dict(fields)))
     return AccessLog(name="envoy.access_loggers.stdout", typed_config=pack(log))

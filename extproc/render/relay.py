@@ -56,7 +56,7 @@ def relay_cluster_name(listener: str) -> str:
 def to_relay(proxy: TcpProxy, listener: str) -> TcpProxy:
     """The same proxy, but to our relay, which is told who connected.
 
-    Callers speak first in this protocol, so the connection to us waits for their first bytes: under TLS these come
+    Where callers speak first, the connection to us waits for their first bytes: under TLS these come
     after the handshake, when their certificate is known.
     """
     return replace(

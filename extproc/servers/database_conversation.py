@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 import structlog
 
 from extproc.domain.hold import HeldRequest
+from extproc.domain.principal import Principal
 from extproc.domain.record import Record
+from extproc.domain.request import Source
 from extproc.domain.steps import NeedKeys, Wait
 from extproc.pipeline.copy_masking import CopyMask
 from extproc.pipeline.database_session import DatabaseSession
 from extproc.pipeline.database_steps import (
+    ADMIN_SHUTDOWN,
     AcceptLogin,
     Inquire,
+    Login,
     RefuseLogin,
     Run,
     Stop,
@@ -27,6 +31,7 @@ from extproc.pipeline.database_steps import (
 from extproc.pipeline.database_steps import Ended as StatementOutcome
 from extproc.pipeline.database_words import OVER
 from extproc.pipeline.governance import DatabasePlan
+from extproc.pipeline.listeners import ListenerPlan
 from extproc.pipeline.row_masking import ResultMask
 from extproc.pipeline.statements import GovernedStatement
 from extproc.protocols.endings import StatementEnded
@@ -39,7 +44,6 @@ log = structlog.get_logger()
 KEYS_WAIT = 8.0
 RECORD_FAILURE = "58030"
 INTERNAL_ERROR = "XX000"
-GOING_AWAY = "57P01"
 LAST_LOOK = 0.2
 """Seconds between looks at a statement that still runs while this process wants to stop."""
 
@@ -53,6 +57,12 @@ class Wire(Protocol):
     def receive_from_client(self, data: bytes, end: bool = False) -> None: ...
     def receive_from_server(self, data: bytes, end: bool = False) -> None: ...
 
+    def replace_rows(self, id: int, rows: Sequence[Sequence[bytes | None] | None]) -> None: ...
+
+    @property
+    def peer_certificate(self) -> bytes | None: ...
+    @property
+    def peer_uris(self) -> tuple[str, ...]: ...
     @property
     def waiting_for(self) -> int | None: ...
     @property
@@ -70,16 +80,22 @@ class Wire(Protocol):
 class DatabaseConversation(ABC):
     """One connection. Not thread-safe; the event loop owns it. SQLSTATEs here are the pipeline's."""
 
+    going_away = ADMIN_SHUTDOWN
+    """The SQLSTATE of an end because this process stops."""
+
     def __init__(
         self,
         service: Service,
         plan: DatabasePlan,
+        listener: ListenerPlan,
         session: DatabaseSession,
         wire: Wire,
         later: Callable[[Output], None],
     ) -> None:
         self._service = service
         self._plan = plan
+        self._listener = listener
+        self._source = session.scribe.source
         self._session = session
         self._common = wire
         self._later = later
@@ -129,6 +145,18 @@ class DatabaseConversation(ABC):
 
     # ------------------------------------------------------------------ Conversation
 
+    def opened(self) -> Output:
+        """The connection is there, and nobody has said anything yet."""
+        return Output()
+
+    def client_data(self, data: bytes, end: bool) -> Output:
+        self._common.receive_from_client(data, end)
+        return self._take()
+
+    def server_data(self, data: bytes, end: bool) -> Output:
+        self._common.receive_from_server(data, end)
+        return self._take()
+
     def unrecorded(self) -> bytes:
         self._end = ("aborted", "ledger-unavailable")
         self._terminate(RECORD_FAILURE, "extproc: the audit ledger cannot be written", "Try again later.")
@@ -161,7 +189,7 @@ class DatabaseConversation(ABC):
         if self._common.has_ended:
             return
         if at_once or self._common.is_idle:
-            self._terminate(GOING_AWAY, "extproc: this process is going away", "Connect again.")
+            self._terminate(self.going_away, "extproc: this process is going away", "Connect again.")
             self._later(self._take())
         else:
             asyncio.get_running_loop().call_later(LAST_LOOK, lambda: self.go_away(at_once=False))
@@ -197,6 +225,22 @@ class DatabaseConversation(ABC):
         return records
 
     # ------------------------------------------------------------------ login and expiry
+
+    def _caller(self) -> Principal | None:
+        """Whom the client's certificate names, if it has one that somebody verified."""
+        source = self._verified_source()
+        uris = self._common.peer_uris if self._listener.tls is not None else (source.peer_uri_san,)
+        return self._listener.caller(uris) if source.mtls else None
+
+    def _verified_source(self) -> Source:
+        wire = self._common
+        return self._listener.verified(self._source, wire.peer_certificate is not None, wire.peer_uris)
+
+    def _log_in(self, user: str, database: str, application: str, token: str, now: float) -> None:
+        """The client said who it wants to be."""
+        self._session.scribe.source = self._verified_source()
+        login = Login(user, database, application, token, self._caller())
+        self._answer_login(self._session.login(login, now))
 
     async def _fetch_keys(self, need: NeedKeys) -> None:
         try:
@@ -246,6 +290,15 @@ class DatabaseConversation(ABC):
         self._farewell = (step.sqlstate, f"extproc: {step.message}", step.hint)
 
     # ------------------------------------------------------------------ statements
+
+    def _client_left(self) -> None:
+        for number in list(self._tasks):
+            self._stop_waiting(number)
+
+    def _rows_received(self, number: int, rows: Sequence[Sequence[bytes | None]]) -> None:
+        mask = self._results[number]
+        assert isinstance(mask, ResultMask)  # noqa: S101  (set when the rows were described)
+        self._common.replace_rows(number, [mask.row(row) for row in rows])
 
     def _count_masked(self, number: int) -> None:
         """Add up what an ended result set had."""

@@ -51,6 +51,8 @@ class Output:
     end_server: bool = False
     end_client: bool = False
     close: bool = False
+    reach_server: bool = False
+    """The server is to be reached although there is nothing to say to it: it speaks first."""
     records: tuple[Record, ...] = ()
     """Written before any of it happens."""
 
@@ -60,6 +62,9 @@ class Conversation(Protocol):
     for them."""
 
     session_id: str
+
+    def opened(self) -> Output:
+        """The connection is there, and nobody has said anything yet. Not asked where Envoy shows the first bytes."""
 
     def client_data(self, data: bytes, end: bool) -> Output:
         """Bytes of the client; `end` when it will say no more."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 
 from extproc.domain.errors import ProtocolError
 from extproc.domain.hold import HeldRequest
-from extproc.domain.principal import Principal
 from extproc.domain.request import Source
 from extproc.domain.statement import Statement
 from extproc.domain.steps import NeedKeys, Wait
@@ -18,7 +17,6 @@ from extproc.pipeline.database_steps import (
     AcceptLogin,
     Asked,
     Inquire,
-    Login,
     RefuseLogin,
     Run,
     Stop,
@@ -26,7 +24,7 @@ from extproc.pipeline.database_steps import (
 from extproc.pipeline.governance import DatabasePlan
 from extproc.pipeline.listeners import ListenerPlan
 from extproc.pipeline.parameters import read_parameter
-from extproc.pipeline.row_masking import ResultMask, masked_message
+from extproc.pipeline.row_masking import masked_message
 from extproc.protocols.postgres import (
     CLIENT_CHOSEN,
     BackendKey,
@@ -61,6 +59,16 @@ from extproc.sql import analyze
 SCRAM_ONLY: frozenset[LoginMethod] = frozenset({"trust", "scram-sha-256"})
 ANY_METHOD: frozenset[LoginMethod] = frozenset({"trust", "scram-sha-256", "password", "md5"})
 
+BOUND_SETTINGS = (
+    "search_path",
+    "session_authorization",
+    "is_superuser",
+    "client_encoding",
+    "DateStyle",
+    "TimeZone",
+)
+"""Settings the server reports that change what a text means or who runs it."""
+
 _catalogues = Catalogues()
 """What this process knows of its databases' tables."""
 
@@ -92,8 +100,6 @@ class PostgresConversation(DatabaseConversation):
         source: Source,
         later: Callable[[Output], None],
     ) -> None:
-        self._listener = listener
-        self._source = source
         session = DatabaseSession(
             service.current, service.new_hex, listener.target, source, service.now(), _catalogues
         )
@@ -107,18 +113,8 @@ class PostgresConversation(DatabaseConversation):
             upstream_tls=plan.upstream_tls,
             front_filter=FrontFilter(asks_server=plan.filter_asks) if listener.filtered else None,
         )
-        super().__init__(service, plan, session, self._wire, later)
+        super().__init__(service, plan, listener, session, self._wire, later)
         self._login: LoginReceived | None = None
-
-    # ------------------------------------------------------------------ Conversation
-
-    def client_data(self, data: bytes, end: bool) -> Output:
-        self._wire.receive_from_client(data, end)
-        return self._take()
-
-    def server_data(self, data: bytes, end: bool) -> Output:
-        self._wire.receive_from_server(data, end)
-        return self._take()
 
     # ------------------------------------------------------------------ events
 
@@ -132,7 +128,7 @@ class PostgresConversation(DatabaseConversation):
             case RowsDescribed():
                 self._rows_described(event)
             case RowsReceived():
-                self._rows_received(event)
+                self._rows_received(event.id, event.rows)
             case LoginReceived():
                 self._login_received(event, now)
             case LoggedIn():
@@ -140,8 +136,7 @@ class PostgresConversation(DatabaseConversation):
             case CancelReceived():
                 self._cancel(event.key)
             case ClientLeft():
-                for number in list(self._tasks):
-                    self._stop_waiting(number)
+                self._client_left()
             case Ended():
                 self._end = ("complete" if not event.code else "aborted", event.code or f"by-{event.by}")
             case MessageReceived():
@@ -155,22 +150,10 @@ class PostgresConversation(DatabaseConversation):
 
     # ------------------------------------------------------------------ login
 
-    def _caller(self) -> Principal | None:
-        """Whom the client's certificate names, if it has one that somebody verified."""
-        source = self._verified_source()
-        uris = self._wire.peer_uris if self._listener.tls is not None else (source.peer_uri_san,)
-        return self._listener.caller(uris) if source.mtls else None
-
-    def _verified_source(self) -> Source:
-        wire = self._wire
-        return self._listener.verified(self._source, wire.peer_certificate is not None, wire.peer_uris)
-
     def _login_received(self, event: LoginReceived, now: float) -> None:
         self._login = event
-        self._session.scribe.source = self._verified_source()
         application = event.parameters.get("application_name", "")
-        login = Login(event.user, event.database, application, event.token, self._caller())
-        self._answer_login(self._session.login(login, now))
+        self._log_in(event.user, event.database, application, event.token, now)
 
     def _answer_login(self, step: AcceptLogin | RefuseLogin | NeedKeys) -> None:
         match step:
@@ -218,7 +201,16 @@ class PostgresConversation(DatabaseConversation):
         # while earlier messages are unanswered the status may be older than this statement
         transaction = "T" if event.transaction == "I" and event.outstanding else event.transaction
         governed = self._session.statement(
-            Asked(statement, transaction, event.kind != "parse", event.name, event.settings), now
+            Asked(
+                statement,
+                transaction,
+                event.kind != "parse",
+                event.name,
+                event.settings,
+                BOUND_SETTINGS,
+                codec,
+            ),
+            now,
         )
         self._running[event.id] = governed
         step = governed.decide(now)
@@ -295,11 +287,6 @@ class PostgresConversation(DatabaseConversation):
             return
         self._results[event.id] = mask
         self._wire.read_rows(event.id)
-
-    def _rows_received(self, event: RowsReceived) -> None:
-        mask = self._results[event.id]
-        assert isinstance(mask, ResultMask)  # noqa: S101  (set when the rows were described)
-        self._wire.replace_rows(event.id, [mask.row(row) for row in event.rows])
 
     def _message(self, event: MessageReceived) -> None:
         """What the server says beside rows; what answers no statement of ours may come from any."""

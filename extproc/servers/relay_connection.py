@@ -215,8 +215,10 @@ class RelayConnection(asyncio.Protocol):
         if self._conversation is None:
             log.warning("connection.without_target", target=self._target[:64])
             self.abandon()
-        elif rest:
-            self._post(self._conversation.client_data(rest, False))
+        else:
+            self._post(self._conversation.opened())
+            if rest:
+                self._post(self._conversation.client_data(rest, False))
 
     def _answer_health(self, data: bytes) -> None:
         assert self._client is not None  # noqa: S101
@@ -258,6 +260,8 @@ class RelayConnection(asyncio.Protocol):
             self._client.write(output.to_client)
         if output.to_server:
             self._say_to_server(output.to_server)
+        elif output.reach_server:
+            self._reach_server()
         if output.close:
             self._close("closed")
             return
@@ -283,7 +287,10 @@ class RelayConnection(asyncio.Protocol):
             self._server.write(data)
             return
         self._to_server.append(data)
-        if self._dialling is None and not self._server_ended:
+        self._reach_server()
+
+    def _reach_server(self) -> None:
+        if self._server is None and self._dialling is None and not self._server_ended:
             self._dialling = self._service.spawn(self._dial())
 
     async def _dial(self) -> None:

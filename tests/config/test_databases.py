@@ -101,7 +101,9 @@ MISTAKES = {
     "our TLS to an API": (
         "tls: off}}\n", "tls: {originate: extproc, server_name: a}}}\n", "Envoy speaks TLS with HTTP targets"
     ),
-    "database of an API": ("name: api,", "name: api, database: {roles: {a: {user: b}}},", "is for kind postgres"),
+    "database of an API": (
+        "name: api,", "name: api, database: {roles: {a: {user: b}}},", "is for kinds postgres and mysql",
+    ),
 }  # fmt: skip
 
 

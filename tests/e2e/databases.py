@@ -75,13 +75,16 @@ masks:
 """
 
 
-class DatabaseStack(Stack):
-    """`Stack` for one database target."""
+class GovernedDatabase(Stack):
+    """`Stack` for one database target. `socket` is where its server is."""
+
+    kind = "postgres"
+    listener_name = "pg"
 
     def __init__(
         self,
         directory: Path,
-        postgres: Postgres,
+        socket: Path,
         *,
         front: str = "ext_proc",
         database: Mapping[str, Any] | None = None,
@@ -89,13 +92,9 @@ class DatabaseStack(Stack):
     ) -> None:
         more.setdefault("policy", POLICY)
         super().__init__(directory, target_name=TARGET, upstream_address="none", **more)
-        self.postgres = postgres
+        self.socket = socket
         self.front = front
         self._database = dict(database or {})
-
-    def __enter__(self) -> DatabaseStack:
-        super().__enter__()
-        return self
 
     def _write(self) -> None:
         super()._write()
@@ -107,9 +106,9 @@ class DatabaseStack(Stack):
         settings["processor"].setdefault("relay", f"unix:{self.directory}/r.sock")
         settings["listeners"] = [
             {
-                "name": "pg",
+                "name": self.listener_name,
                 "address": f"127.0.0.1:{self.port}",
-                "protocol": "postgres",
+                "protocol": self.kind,
                 "target": TARGET,
                 **self._listener,
                 "front": self.front,
@@ -118,8 +117,8 @@ class DatabaseStack(Stack):
         settings["targets"] = [
             {
                 "name": TARGET,
-                "kind": "postgres",
-                "upstream": {"address": f"unix:{self.postgres.socket}"},
+                "kind": self.kind,
+                "upstream": {"address": f"unix:{self.socket}"},
                 "record": {"request": "masked"},
                 "database": {
                     "roles": {
@@ -141,7 +140,47 @@ class DatabaseStack(Stack):
         super()._start_envoy()
         if self.front == "relay":
             assert self.envoy is not None
-            self.envoy.wait_for_stat("cluster.relay_pg.membership_healthy", lambda value: value >= 1)
+            self.envoy.wait_for_stat(
+                f"cluster.relay_{self.listener_name}.membership_healthy", lambda value: value >= 1
+            )
+
+    # ------------------------------------------------------------------ the ledger
+
+    def statements(self, part: str) -> list[dict[str, dict[str, Any]]]:
+        """Every decision about a statement whose recorded text contains `part`, oldest first: records by kind."""
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        records = self.records()
+        for record in records:
+            if record["kind"] == "intent" and part in record.get("statement", {}).get("text", ""):
+                found[record["decision_id"]] = {}
+        for record in records:
+            if record.get("decision_id") in found:
+                found[record["decision_id"]][record["kind"]] = record
+        return list(found.values())
+
+    def statement(self, part: str, count: int = 1) -> dict[str, dict[str, Any]]:
+        """The last of exactly `count` decisions about it, once each has its outcome."""
+        found: list[dict[str, dict[str, Any]]] = []
+
+        def complete() -> bool:
+            found[:] = self.statements(part)
+            return len(found) >= count and all("outcome" in story for story in found)
+
+        wait_until(complete, what=f"the outcome of {part!r}", within=10.0)
+        assert len(found) == count, f"{len(found)} decisions about {part!r}"
+        return found[-1]
+
+
+class DatabaseStack(GovernedDatabase):
+    """A governed Postgres."""
+
+    def __init__(self, directory: Path, postgres: Postgres, **more: Any) -> None:
+        super().__init__(directory, postgres.socket, **more)
+        self.postgres = postgres
+
+    def __enter__(self) -> DatabaseStack:
+        super().__enter__()
+        return self
 
     # ------------------------------------------------------------------ clients
 
@@ -180,29 +219,3 @@ class DatabaseStack(Stack):
             ["psql", "-X", "-h", "127.0.0.1", "-p", str(self.port), "-U", user, "-d", "postgres", "-At", *asked],
             env=environment, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
-
-    # ------------------------------------------------------------------ the ledger
-
-    def statements(self, part: str) -> list[dict[str, dict[str, Any]]]:
-        """Every decision about a statement whose recorded text contains `part`, oldest first: records by kind."""
-        found: dict[str, dict[str, dict[str, Any]]] = {}
-        records = self.records()
-        for record in records:
-            if record["kind"] == "intent" and part in record.get("statement", {}).get("text", ""):
-                found[record["decision_id"]] = {}
-        for record in records:
-            if record.get("decision_id") in found:
-                found[record["decision_id"]][record["kind"]] = record
-        return list(found.values())
-
-    def statement(self, part: str, count: int = 1) -> dict[str, dict[str, Any]]:
-        """The last of exactly `count` decisions about it, once each has its outcome."""
-        found: list[dict[str, dict[str, Any]]] = []
-
-        def complete() -> bool:
-            found[:] = self.statements(part)
-            return len(found) >= count and all("outcome" in story for story in found)
-
-        wait_until(complete, what=f"the outcome of {part!r}", within=10.0)
-        assert len(found) == count, f"{len(found)} decisions about {part!r}"
-        return found[-1]

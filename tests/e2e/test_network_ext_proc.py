@@ -52,6 +52,9 @@ class Echo:
         self.ends: list[str] = []
         self.gone_for = ""
 
+    def opened(self) -> Output:
+        return Output()
+
     def client_data(self, data: bytes, end: bool) -> Output:
         self.ends += ["client"] * end
         if b"close me" in data:

@@ -105,7 +105,9 @@ class World:
     ) -> GovernedStatement:  # fmt: skip
         values = tuple(read_parameter(25, 0, value.encode(), "utf-8") for value in parameters)
         statement = Statement(text, analyze(text, "postgres"), values, "bound" if parameters else "simple")
-        return self.session.statement(Asked(statement, transaction, bound, name, settings or {}), NOW)
+        return self.session.statement(
+            Asked(statement, transaction, bound, name, settings or {}, ("search_path",)), NOW
+        )
 
     def decide(self, text: str, *parameters: str, **more: Any) -> Run | Stop | Wait | Inquire:
         return self.ask(text, *parameters, **more).decide(NOW)

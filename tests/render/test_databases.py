@@ -232,3 +232,49 @@ def test_a_relay_that_does_not_answer_gets_no_connections(tmp_path: Path) -> Non
     asked = check["tcp_health_check"]
     assert bytes.fromhex(asked["send"]["text"]) == PING
     assert [bytes.fromhex(part["text"]) for part in asked["receive"]] == [PONG]
+
+
+# ---------------------------------------------------------------------- MySQL: the server speaks first
+
+
+def mysql(folder: Path, listen: str, upstream: str = 'address: "unix:u.sock"') -> dict[str, Any]:
+    text = CONFIG.replace("postgres", "mysql").replace("LISTEN", listen).replace("UPSTREAM", upstream)
+    text = text.replace("CERT", "cert.pem").replace("KEY", "key.pem")
+    text = text.replace('{listen: "unix:p.sock"}', '{listen: "unix:p.sock", relay: "unix:r.sock"}')
+    return envoy_config(parse_config(text, base=folder))
+
+
+MYSQL = {
+    "loopback": 'address: "127.0.0.1:3306"',
+    "relay": 'address: "127.0.0.1:3306", front: relay',
+    "tls at envoy": 'address: "0.0.0.0:3306", tls: {certificate: CERT, key: KEY, client_ca: CERT}',
+    "tls at envoy, relay": 'address: "0.0.0.0:3306", tls: {certificate: CERT, key: KEY}, front: relay',
+    "tls in the processor": 'address: "0.0.0.0:3306", tls: {certificate: CERT, key: KEY, terminate: extproc}',
+}
+
+
+@pytest.mark.skipif(not envoy_is_here(), reason="no Envoy binary")
+@pytest.mark.parametrize("listen", MYSQL.values(), ids=MYSQL)
+def test_envoy_accepts_mysql(listen: str, tmp_path: Path) -> None:
+    write_certificate(tmp_path)
+    path = tmp_path / "envoy.json"
+    path.write_text(json.dumps(mysql(tmp_path, listen)))
+    validate_envoy(path)
+
+
+@pytest.mark.parametrize("listen", MYSQL.values(), ids=MYSQL)
+def test_the_server_is_reached_at_once_but_never_before_a_caller_that_envoy_verifies(
+    listen: str, tmp_path: Path
+) -> None:
+    proxy = chain(mysql(tmp_path, listen))["filters"][-1]["typed_config"]
+    if "tls:" in listen and "extproc" not in listen:
+        assert proxy["upstream_connect_mode"] == "ON_DOWNSTREAM_TLS_HANDSHAKE"
+        assert proxy["max_early_data_bytes"] == 0
+    else:
+        assert "upstream_connect_mode" not in proxy  # at once
+        assert "max_early_data_bytes" not in proxy
+
+
+def test_tls_with_a_mysql_server_is_never_envoys(tmp_path: Path) -> None:
+    config = mysql(tmp_path, MYSQL["loopback"], 'address: "db.internal:3306", tls: {ca: CERT}')
+    assert "transport_socket" not in cluster_of(config, "target_db")

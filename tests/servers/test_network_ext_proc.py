@@ -32,6 +32,9 @@ class Says:
         self.source = Source()
         self.later: Callable[[Output], None] = lambda output: None
 
+    def opened(self) -> Output:
+        return Output()
+
     def client_data(self, data: bytes, end: bool) -> Output:
         self.heard.append(("client", data, end))
         return self.answer("client", data, end)

@@ -14,6 +14,7 @@ from extproc.protocols.mysql.events import (
     MessageReceived,
     RowsDescribed,
     RowsReceived,
+    SessionReset,
     StatementReceived,
 )
 from extproc.protocols.mysql.limits import Limits, Refusal, UpstreamLogin
@@ -34,6 +35,7 @@ __all__ = [
     "Refused",
     "RowsDescribed",
     "RowsReceived",
+    "SessionReset",
     "StatementEnded",
     "StatementReceived",
     "UpstreamLogin",

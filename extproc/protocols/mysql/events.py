@@ -112,6 +112,11 @@ class MessageReceived:
     id: int | None = None
 
 
+@noun(frozen=True, slots=True)
+class SessionReset:
+    """The session is as after a login (COM_RESET_CONNECTION): settings, variables and prepared statements are gone."""
+
+
 Event = (
     LoginReceived
     | LoggedIn
@@ -120,6 +125,7 @@ Event = (
     | RowsReceived
     | InquiryAnswered
     | MessageReceived
+    | SessionReset
     | StatementEnded
     | Refused
     | ClientLeft

@@ -13,6 +13,7 @@ from extproc.protocols.mysql.events import (
     MessageReceived,
     RowsDescribed,
     RowsReceived,
+    SessionReset,
 )
 from extproc.protocols.mysql.packets import HEAD_BYTES, LONGEST, PacketBuffer, build_packets, packet_count
 from extproc.protocols.mysql.replies import (
@@ -266,6 +267,8 @@ class ServerSide:
         self._is_over()
         if run.is_reset:
             self._session.drop_all()
+            self._session.events.append(SessionReset())
+            self._session.events.append(SessionReset())
         if run.inquiry is not None:
             self._session.events.append(InquiryAnswered(run.id, tuple(run.inquiry)))
             return

@@ -1,0 +1,47 @@
+"""What the pipeline's steps are called in MySQL: error codes for its SQLSTATEs, types for its values."""
+
+from __future__ import annotations
+
+from extproc.pipeline.database_steps import (
+    ADMIN_SHUTDOWN,
+    CANNOT_CONNECT_NOW,
+    CONFIGURATION_LIMIT,
+    FEATURE_NOT_SUPPORTED,
+    INSUFFICIENT_PRIVILEGE,
+    INVALID_AUTHORIZATION,
+    INVALID_PASSWORD,
+    QUERY_CANCELED,
+)
+from extproc.protocols.mysql import Refusal
+
+ERRORS: dict[str, tuple[int, str]] = {
+    INSUFFICIENT_PRIVILEGE: (1142, "42000"),
+    INVALID_AUTHORIZATION: (1045, "28000"),
+    INVALID_PASSWORD: (1045, "28000"),
+    QUERY_CANCELED: (1317, "70100"),
+    CONFIGURATION_LIMIT: (1226, "42000"),
+    CANNOT_CONNECT_NOW: (1053, "08S01"),
+    FEATURE_NOT_SUPPORTED: (1235, "42000"),
+    ADMIN_SHUTDOWN: (1045, "28000"),
+}
+"""ER_TABLEACCESS_DENIED_ERROR, ER_ACCESS_DENIED_ERROR, ER_QUERY_INTERRUPTED, ER_USER_LIMIT_REACHED,
+ER_SERVER_SHUTDOWN, ER_NOT_SUPPORTED_YET."""
+OTHER = (1105, "HY000")
+"""ER_UNKNOWN_ERROR."""
+NOT_ADMIN = (1227, "42000")
+"""ER_SPECIFIC_ACCESS_DENIED_ERROR: what the server says where an administrator's right is missing."""
+
+
+def refusal(
+    sqlstate: str, message: str, detail: str = "", hint: str = "", *, is_admin: bool = False
+) -> Refusal:
+    """An ERR packet has no place for details and hints, so its text has all of it."""
+    code, state = ERRORS.get(sqlstate, OTHER)
+    if is_admin and sqlstate == INSUFFICIENT_PRIVILEGE:
+        code, state = NOT_ADMIN
+    text = message
+    if detail:
+        text += f" ({detail})"
+    if hint:
+        text += f". {hint}" if text[-1] not in ".!?" else f" {hint}"
+    return Refusal(code, state, text)
