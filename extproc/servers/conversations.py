@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from extproc.domain.request import Source
 from extproc.servers.envoy_proto import CallMetadata
+from extproc.servers.mysql_conversation import open_mysql
 from extproc.servers.network_ext_proc import Conversation, Opener, Output
 from extproc.servers.postgres_conversation import open_postgres
 from extproc.servers.service import Service
 
-KINDS: dict[str, Opener] = {"postgres": open_postgres}
+KINDS: dict[str, Opener] = {"postgres": open_postgres, "mysql": open_mysql}
 """By the target's kind."""
 
 

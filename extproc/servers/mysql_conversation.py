@@ -1,0 +1,291 @@
+"""A MySQL or MariaDB connection under governance: the wire's events go to the session, its steps come back as
+answers."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+
+from extproc.domain.hold import HeldRequest
+from extproc.domain.request import Source
+from extproc.domain.statement import Parameter, Statement
+from extproc.domain.steps import NeedKeys, Wait
+from extproc.pipeline.database_session import DatabaseSession
+from extproc.pipeline.database_steps import (
+    CANNOT_CONNECT_NOW,
+    AcceptLogin,
+    Asked,
+    Inquire,
+    RefuseLogin,
+    Run,
+    Stop,
+)
+from extproc.pipeline.governance import DatabasePlan
+from extproc.pipeline.listeners import ListenerPlan
+from extproc.pipeline.row_masking import masked_message
+from extproc.protocols.mysql import (
+    ClientLeft,
+    Ended,
+    Event,
+    InquiryAnswered,
+    Limits,
+    LoggedIn,
+    LoginReceived,
+    MessageReceived,
+    MysqlConnection,
+    RowsDescribed,
+    RowsReceived,
+    SessionReset,
+    StatementEnded,
+    StatementReceived,
+    UpstreamLogin,
+)
+from extproc.protocols.mysql.charsets import CODECS
+from extproc.servers.database_conversation import DatabaseConversation
+from extproc.servers.envoy_proto import CallMetadata
+from extproc.servers.mysql_words import refusal
+from extproc.servers.network_ext_proc import Output
+from extproc.servers.service import Service
+from extproc.sql.mysql.analysis import TextFacts, analyze
+from extproc.sql.mysql.session import Session as Reading
+
+NONCE_BYTES = 20
+READING = (
+    "SELECT @@session.sql_mode, @@session.character_set_client, @@session.character_set_results, DATABASE(),"
+    " @@global.lower_case_table_names"
+)
+"""What changes how the server reads a text, and how its answers are read."""
+BOUND_SETTINGS = ("database", "sql_mode", "character_set_client")
+
+
+def open_mysql(
+    service: Service, call: CallMetadata, source: Source, later: Callable[[Output], None]
+) -> MysqlConversation | None:
+    """A new connection to the target that Envoy's configuration names; `open_conversation` checked its kind.
+
+    None when it came by a listener that is none of ours.
+    """
+    governance = service.current()
+    plan = governance.targets[call.target].database
+    assert plan is not None  # noqa: S101  (targets of this kind have one)
+    listener = governance.listener(call.listener, call.target)
+    if listener is None:
+        return None
+    return MysqlConversation(service, plan, listener, source, later)
+
+
+class MysqlConversation(DatabaseConversation):
+    """One connection. Not thread-safe; the event loop owns it."""
+
+    going_away = CANNOT_CONNECT_NOW
+
+    def __init__(
+        self,
+        service: Service,
+        plan: DatabasePlan,
+        listener: ListenerPlan,
+        source: Source,
+        later: Callable[[Output], None],
+    ) -> None:
+        session = DatabaseSession(service.current, service.new_hex, listener.target, source, service.now())
+        session.reads_messages = session.masks_rows
+        needs_tls = listener.needs_tls(source)
+        self._wire = MysqlConnection(
+            bytes(1 + secrets.randbelow(127) for _ in range(NONCE_BYTES)),
+            Limits(statement=plan.statement_limit, waiting=plan.waiting_limit),
+            ask_password=lambda: self._caller() is None,
+            read_messages=session.reads_messages,
+            takes_cleartext=not needs_tls,
+            tls=listener.tls,
+            require_tls=needs_tls,
+            upstream_tls=plan.upstream_tls,
+        )
+        super().__init__(service, plan, listener, session, self._wire, later)
+        self._login: LoginReceived | None = None
+        self._reading: Reading | None = None
+        """How the server reads the next text; None: it has to be asked."""
+        self._sql_mode = ""
+        self._unread: StatementReceived | None = None
+        """What waits for that answer."""
+        self._texts: dict[int, TextFacts] = {}
+
+    def opened(self) -> Output:
+        """The server speaks first."""
+        return Output(reach_server=True)
+
+    # ------------------------------------------------------------------ events
+
+    def _handle(self, event: Event) -> None:
+        now = self._service.now()
+        match event:
+            case StatementReceived():
+                self._statement(event, now)
+            case StatementEnded():
+                self._follow(event)
+                self._statement_ended(event, now)
+            case RowsDescribed():
+                self._rows_described(event)
+            case RowsReceived():
+                self._rows_received(event.id, event.rows)
+            case LoginReceived():
+                self._login = event
+                application = event.attributes.get("program_name", "")
+                self._log_in(event.user, event.database, application, event.token, now)
+            case LoggedIn():
+                self._open_to_others(now)
+            case ClientLeft():
+                self._client_left()
+            case Ended():
+                self._end = ("complete" if not event.code else "aborted", event.code or f"by-{event.by}")
+            case MessageReceived():
+                self._message(event)
+            case SessionReset():
+                self._reading = None
+            case InquiryAnswered():
+                self._inquiry_answered(event, now)
+
+    # ------------------------------------------------------------------ login
+
+    def _answer_login(self, step: AcceptLogin | RefuseLogin | NeedKeys) -> None:
+        match step:
+            case NeedKeys():
+                self._spawn(0, self._fetch_keys(step))
+            case RefuseLogin():
+                self._records += step.records
+                self._wire.refuse_login(refusal(step.sqlstate, step.message, "", step.hint))
+            case AcceptLogin():
+                self._records += step.records
+                asked = self._login
+                assert asked is not None  # noqa: S101  (set before it was answered)
+                role = step.role
+                self._wire.accept_login(
+                    UpstreamLogin(role.user, role.password, asked.database, protected=step.protected)
+                )
+
+    # ------------------------------------------------------------------ how texts are read
+
+    def _read(self, rows: Sequence[Sequence[bytes | None]]) -> None:
+        """The answer to `READING`."""
+        mode, client, results, database, folding = [
+            None if value is None else value.decode("utf-8", "replace") for value in rows[0]
+        ]
+        self._sql_mode = mode or ""
+        reading = Reading(database=database or "", folds_tables=folding not in ("0", None))
+        reading = reading.greeted(self._wire.version).with_mode(mode).with_charset(client)
+        if client not in CODECS or (results is not None and results not in CODECS):
+            reading = reading.with_charset(None)
+        elif CODECS[client] != CODECS[results or client]:
+            reading = reading.with_charset(None)  # texts come in one and answers go in another
+        else:
+            self._wire.use_codec(CODECS[client])
+        self._reading = reading
+
+    def _follow(self, event: StatementEnded) -> None:
+        """A statement is over: how the server reads the next one may be another way now."""
+        known = self._texts.pop(event.id, None)
+        if known is None or event.end == "denied" or not event.executed:
+            return
+        if all(sql.complete for sql in known.facts) and all(after == self._reading for after in known.after):
+            return
+        self._reading = None
+
+    # ------------------------------------------------------------------ statements
+
+    def _statement(self, event: StatementReceived, now: float) -> None:
+        if self._reading is None and event.kind != "command":
+            self._unread = event
+            self._wire.inquire(event.id, READING)
+            return
+        reading = self._reading or Reading()
+        texts = analyze(event.text, reading)
+        statement = Statement(
+            text=event.text,
+            facts=texts.facts,
+            parameters=tuple(Parameter(p.type, 1, p.value, p.text) for p in event.parameters),
+            kind="bound" if event.kind == "bound" else "simple",
+        )
+        settings = {
+            "database": reading.database,
+            "sql_mode": self._sql_mode,
+            "character_set_client": reading.charset,
+        }
+        governed = self._session.statement(
+            Asked(
+                statement,
+                "T" if event.in_transaction else "I",
+                event.kind != "parse",
+                "",
+                settings,
+                BOUND_SETTINGS,
+                self._wire.codec,
+            ),
+            now,
+        )
+        self._running[event.id] = governed
+        if event.kind == "command":
+            self._answer(event.id, governed.never(now, event.text))
+            return
+        self._texts[event.id] = texts
+        step = governed.decide(now)
+        if isinstance(step, Wait):
+            self._spawn(event.id, self._wait(event.id, governed, step))
+            return
+        self._answer(event.id, step)
+        if event.kind == "parse" and isinstance(step, Run):
+            del self._running[event.id]  # nothing runs, so nothing ends
+            self._texts.pop(event.id, None)
+
+    def _answer(self, number: int, step: Run | Stop | Inquire) -> None:
+        if isinstance(step, Inquire):
+            self._wire.inquire(number, step.text)
+            return
+        self._records += step.records
+        if isinstance(step, Run):
+            self._wire.forward(number, rows=step.reads != "")
+            return
+        self._wire.deny(
+            number,
+            refusal(
+                step.sqlstate,
+                f"extproc: {step.message}",
+                step.detail,
+                step.hint,
+                is_admin=self._is_admin(number),
+            ),
+        )
+        if step.ends_session:
+            self._end_when_idle(step)
+
+    def _is_admin(self, number: int) -> bool:
+        known = self._texts.get(number)
+        return known is not None and any(sql.complete and "admin" in sql.effects for sql in known.facts)
+
+    def _inquiry_answered(self, event: InquiryAnswered, now: float) -> None:
+        unread, self._unread = self._unread, None
+        if unread is not None:
+            self._read(event.rows)
+            self._statement(unread, now)
+            return
+        statement = self._running.get(event.id)
+        if statement is not None:
+            self._answer(event.id, statement.answered((), event.rows, self._wire.codec, now))
+
+    def _rows_described(self, event: RowsDescribed) -> None:
+        """Masked rows are not sent."""
+        self._end = ("aborted", "rows-not-maskable")
+        self._terminate("58000", "extproc: rows of this protocol cannot be masked")
+
+    def _message(self, event: MessageReceived) -> None:
+        statement = self._running.get(event.id) if event.id is not None else None
+        masks = statement.row_masks if statement is not None else self._session.all_masks()
+        fields = {"C": event.sqlstate, "M": event.text}
+        self._wire.replace_message(masked_message(masks, fields)["M"] if masks is not None else None)
+
+    # ------------------------------------------------------------------ waiting, and the end
+
+    def _tell_it_waits(self, held: HeldRequest) -> bool:
+        """The protocol has no words for it: the client waits for as long as its own patience lasts."""
+        return False
+
+    def _terminate(self, sqlstate: str, message: str, hint: str = "") -> None:
+        self._wire.terminate(refusal(sqlstate, message, "", hint))
