@@ -21,7 +21,7 @@ from extproc.domain.errors import PolicyError
 from extproc.domain.terms import GrantLimit
 from extproc.policy import PolicySet, PolicySource, TargetInfo, load_policies, named_targets
 from extproc.policy.cases import Case, CaseResult, read_cases, run_case
-from extproc.sql import analyze
+from extproc.sql.dialects import analyze
 
 _paths = click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 _config = click.option(

@@ -21,7 +21,7 @@ from extproc.domain.errors import PolicyError
 from extproc.ledger.exchanges import Exchange, pair
 from extproc.pipeline.replay import Replayed, replay, unplayed_rules
 from extproc.policy import PolicySet, TargetInfo, load_policies, named_targets
-from extproc.sql import analyze
+from extproc.sql.dialects import analyze
 
 
 @click.command()

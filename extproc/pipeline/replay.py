@@ -7,19 +7,17 @@ every possibility ends in one decision it is certain, else it is said what was m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from extproc.domain.decision import Phase
-from extproc.domain.statement import StatementFacts
 from extproc.policy import PolicySet, RuleSet, TargetInfo
 from extproc.policy.case_facts import build_database_facts, build_facts
+from extproc.policy.cases import Analyze
 from extproc.policy.engine import Unjudged
 from extproc.policy.facts import RISK
-
-Analyze = Callable[[str], tuple[StatementFacts, ...]]
 
 POLICY_CODES = frozenset({"rule-denied", "no-rule-matched", "rule-error"})
 """Denials that come from rules; others were refused for another reason, whatever the rules say."""
@@ -181,7 +179,7 @@ def _statement_facts(
 ) -> list[dict[str, object]]:
     statement, connection = _part(intent, "statement"), _part(intent, "connection")
     text = str(statement.get("text", ""))
-    found = analyze(text)
+    found = analyze(text, info.kind, database=str(connection.get("database", "")))
     parameters = statement.get("parameters", [])
     request = {
         "sql": text,

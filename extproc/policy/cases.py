@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Protocol
 
 from extproc.domain.decision import Allow, Deny, HeaderChange, Hold, Matched, Obligations, Phase, Ruling
 from extproc.domain.statement import StatementFacts
@@ -22,7 +23,7 @@ _CASE = ("name", "target", "principal", "request", "response", "now", "session",
 _PRINCIPAL = ("issuer", "subject", "kind", "person", "client_id", "groups", "claims")
 _REQUEST = ("method", "scheme", "host", "path", "headers", "json", "body", "source", "mtls", "peer_san")
 _SQL_REQUEST = (
-    *("sql", "parameters", "transaction", "user", "role", "database", "application"),
+    *("sql", "parameters", "transaction", "user", "role", "database", "application", "server"),
     *("source", "mtls", "peer_san"),
 )
 _RESPONSE = ("code", "headers", "json", "body", "findings")
@@ -57,7 +58,12 @@ class CaseResult:
     matched: frozenset[str] = field(default_factory=frozenset)
 
 
-Analyze = Callable[[str], tuple[StatementFacts, ...]]
+class Analyze(Protocol):
+    """The facts of each statement of an SQL text, which is in the dialect of that kind of target."""
+
+    def __call__(
+        self, text: str, dialect: str, /, *, database: str = "", server: str = ""
+    ) -> tuple[StatementFacts, ...]: ...
 
 
 def read_cases(
@@ -143,7 +149,10 @@ def _case(
         if is_sql:
             if analyze is None or has_response:
                 raise ValueError("a case for a database has a request with sql, and no response")
-            found = analyze(str(parts["request"].get("sql", "")))
+            found = analyze(
+                str(parts["request"].get("sql", "")), info.kind,
+                database=str(parts["request"].get("database", "app")), server=str(parts["request"].get("server", "")),
+            )  # fmt: skip
             statements = build_database_facts(
                 parts["request"], parts["principal"], described, found, now=when, session=str(session)
             )

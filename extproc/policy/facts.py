@@ -15,7 +15,8 @@ from functools import cache
 from extproc.domain.decision import Phase
 
 HTTP_KINDS = frozenset({"http"})
-SQL_KINDS = frozenset({"postgres", "mysql"})
+SQL_KINDS = frozenset({"mysql", "postgres"})
+KINDS = tuple(sorted(HTTP_KINDS | SQL_KINDS))
 EVERY_KIND: frozenset[str] = frozenset()
 """An empty set of kinds means: every kind of target has this fact."""
 
@@ -93,7 +94,7 @@ _TABLE = (
         "its verb and those of what it holds: CTEs, EXPLAIN ANALYZE, PREPARE, MERGE",
     ),
     _sql("sql.effects", "list<string>", "what it can do, sorted; see below"),
-    _sql("sql.tables_read", "list<string>", "tables it reads, as written"),
+    _sql("sql.tables_read", "list<string>", "tables it reads, as written; on MySQL with their database"),
     _sql("sql.tables_written", "list<string>", "tables whose rows, locks, definition or rights it changes"),
     _sql("sql.columns", "list<string>", "columns it names: `table.column` where certain, else `column`"),
     _sql("sql.columns_used", "list<string>", "those that are more than bare items of the result"),
@@ -110,7 +111,7 @@ _TABLE = (
         "`begin`, `commit`, `rollback`, `savepoint`, `release`, `prepared` or nothing",
     ),
     _sql("sql.refers_to", "string", "the prepared statement or cursor it makes, runs or drops"),
-    _sql("sql.fingerprint", "string", "libpg_query's fingerprint of its structure"),
+    _sql("sql.fingerprint", "string", "a fingerprint of its structure; on Postgres libpg_query's"),
     _sql("sql.normalized", "string", "its text without comments and literals, in one line"),
     _sql("sql.shape", "string", "the same where a literal can only be a value, else nothing"),
     _sql("sql.text", "string", "the whole text as it came"),

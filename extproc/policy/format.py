@@ -8,6 +8,7 @@ from extproc.domain.decision import HeaderChange, RecordDetail
 from extproc.domain.mask import MaskSpec, OperatorName
 from extproc.policy import values
 from extproc.policy.documents import Mapping, Mark, Node, PolicySource, Problem, Reader, Scalar, read_document
+from extproc.policy.facts import KINDS
 from extproc.policy.holding import read_hold
 from extproc.policy.model import DenySpec, FileSpec, Mode, RuleSpec, qualified
 
@@ -38,7 +39,7 @@ def _file(reader: Reader, node: Node) -> FileSpec | None:
     _exactly(reader, top, "apiVersion", API_VERSION)
     _exactly(reader, top, "kind", "Policy")
     name, name_mark = _metadata(reader, top)
-    target, labels, target_mark = _target(reader, top)
+    target, kind, labels, target_mark = _target(reader, top)
     default = (
         values.one_of(reader, top.items["default"], ("deny", "allow"), "default")
         if "default" in top.items
@@ -51,6 +52,7 @@ def _file(reader: Reader, node: Node) -> FileSpec | None:
         name=name,
         name_mark=name_mark,
         target=target,
+        kind=kind,
         labels=labels,
         target_mark=target_mark,
         default_allow=default == "allow",
@@ -79,14 +81,14 @@ def _metadata(reader: Reader, top: Mapping) -> tuple[str, Mark]:
     return values.name(reader, node, "the policy's name") or "", node.mark
 
 
-def _target(reader: Reader, top: Mapping) -> tuple[str, dict[str, str], Mark]:
+def _target(reader: Reader, top: Mapping) -> tuple[str, str, dict[str, str], Mark]:
     node = top.items.get("target")
     if node is None:
         reader.problem(top.mark, "target is missing: a target's name or {labels: {…}}")
-        return "", {}, top.mark
+        return "", "", {}, top.mark
     if isinstance(node, Scalar):
-        return values.name(reader, node, "target") or "", {}, node.mark
-    selector = values.mapping(reader, node, ("labels",), "target")
+        return values.name(reader, node, "target") or "", "", {}, node.mark
+    selector = values.mapping(reader, node, ("labels", "kind"), "target")
     labels: dict[str, str] = {}
     found = selector.items.get("labels") if selector else None
     if isinstance(found, Mapping):
@@ -96,7 +98,10 @@ def _target(reader: Reader, top: Mapping) -> tuple[str, dict[str, str], Mark]:
                 labels[key] = wanted
     if selector is not None and not labels:
         reader.problem(node.mark, "a target selector names at least one label: {labels: {key: value}}")
-    return "", labels, node.mark
+    kind = ""
+    if selector is not None and "kind" in selector.items:
+        kind = values.one_of(reader, selector.items["kind"], KINDS, "kind") or ""
+    return "", kind, labels, node.mark
 
 
 def _rules(reader: Reader, top: Mapping, masks: dict[str, MaskSpec]) -> tuple[RuleSpec, ...]:

@@ -116,15 +116,16 @@ def load_policies(
 def named_targets(sources: Iterable[PolicySource]) -> dict[str, TargetInfo]:
     """The targets that the files themselves speak of: for checks without a configuration.
 
-    A selector becomes a target of its own, named after the policy. A target is taken for a database where a
-    condition speaks of `sql.`, and for HTTP elsewhere.
+    A selector becomes a target of its own, named after the policy. A target is of the kind that the selector names,
+    else taken for Postgres where a condition speaks of `sql.`, and for HTTP elsewhere.
     """
     found: dict[str, TargetInfo] = {}
     for source in sources:
         spec, _ = read_file(source)
         if spec is None:
             continue
-        kind = "postgres" if any(_SPEAKS_SQL.search(rule.when.text) for rule in spec.rules) else DEFAULT_KIND
+        speaks_sql = any(_SPEAKS_SQL.search(rule.when.text) for rule in spec.rules)
+        kind = spec.kind or ("postgres" if speaks_sql else DEFAULT_KIND)
         if not spec.target:
             found[f"any-{spec.name}"] = TargetInfo(kind, dict(spec.labels))
         elif kind != DEFAULT_KIND or spec.target not in found:
@@ -140,7 +141,13 @@ def _governed(reader: Reader, spec: FileSpec, targets: Mapping[str, TargetInfo])
         reader.problem(spec.target_mark, f'unknown target "{spec.target}"{hint}')
         return ()
     wanted = spec.labels.items()
-    return tuple(sorted(name for name, info in targets.items() if wanted <= dict(info.labels).items()))
+    return tuple(
+        sorted(
+            name
+            for name, info in targets.items()
+            if wanted <= dict(info.labels).items() and spec.kind in ("", info.kind)
+        )
+    )
 
 
 def _twice(specs: list[FileSpec]) -> list[Problem]:

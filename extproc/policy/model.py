@@ -90,12 +90,13 @@ class RuleSpec:
 
 @dataclass(frozen=True, slots=True)
 class FileSpec:
-    """One policy file. Exactly one of `target` and `labels` is set."""
+    """One policy file. Exactly one of `target` and `labels` is set; `kind` narrows labels, or is empty."""
 
     source: PolicySource
     name: str
     name_mark: Mark
     target: str
+    kind: str
     labels: Mapping[str, str]
     target_mark: Mark
     default_allow: bool

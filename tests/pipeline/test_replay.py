@@ -6,7 +6,7 @@ import pytest
 
 from extproc.pipeline.replay import replay, unplayed_rules
 from extproc.policy import PolicySource, TargetInfo, load_policies
-from extproc.sql import analyze
+from extproc.sql.dialects import analyze
 
 PRINCIPAL = {"issuer": "https://i", "subject": "bot", "kind": "agent", "person": "p", "groups": ["support"]}
 HTTP: dict[str, Any] = {

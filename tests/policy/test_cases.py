@@ -14,7 +14,7 @@ from extproc.policy.cases import Case, read_cases, run_case
 from extproc.policy.explain import Explained, explain
 from extproc.policy.facts import variables
 from extproc.policy.junit import junit_report
-from extproc.sql import analyze
+from extproc.sql.dialects import analyze
 from tests.policy.build import HOLD, TARGETS, policies, rule, text
 
 POLICY = policies(
@@ -140,7 +140,7 @@ def test_every_fact_of_the_table_is_built() -> None:
 
 def test_every_fact_of_a_database_is_built() -> None:
     target = {"name": "db", "kind": "postgres", "labels": {}}
-    facts = build_database_facts({"sql": "SELECT 1"}, {}, target, analyze("SELECT 1"))
+    facts = build_database_facts({"sql": "SELECT 1"}, {}, target, analyze("SELECT 1", "postgres"))
     assert [set(variables("postgres")) ^ set(each) for each in facts] == [{"risk"}]
 
 

@@ -11,7 +11,7 @@ from extproc.domain.decision import Phase
 from extproc.policy import PolicySource, load_policies, named_targets
 from extproc.policy.cases import read_cases, run_case
 from extproc.policy.facts import FACTS
-from extproc.sql import analyze
+from extproc.sql.dialects import analyze
 
 PAGE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from extproc.domain.errors import PolicyError
-from extproc.policy import PolicyLoadError, TargetInfo
+from extproc.policy import PolicyLoadError, PolicySource, TargetInfo, named_targets
 from tests.policy.build import HOLD, judged, policies, request, rule, text
 
 GET = 'request.method == "GET"'
@@ -260,6 +260,11 @@ FILE_MISTAKES = {
     "target": ("target: api", "target: apy", '4:9: unknown target "apy"; did you mean "api"?'),
     "no-target": ("target: api\n", "", "target is missing"),
     "empty-selector": ("target: api", "target: {labels: {}}", "names at least one label"),
+    "selector-of-an-unknown-kind": (
+        "target: api",
+        "target: {kind: mysq, labels: {a: b}}",
+        "kind is one of http, mysql, postgres",
+    ),
     "bad-selector": ("target: api", "target: {label: {a: b}}", 'unknown key "label"; did you mean "labels"?'),
     "default": (
         "default: deny",
@@ -381,6 +386,16 @@ def test_facts_belong_to_kinds_of_targets() -> None:
     policies(
         text(rule("r", '"a" in principal.groups', "{allow: {}}")), targets={"api": TargetInfo("postgres", {})}
     )
+
+
+def test_a_selector_may_name_a_kind() -> None:
+    good = text(rule("r", '"read" in sql.effects', "{allow: {}}")).replace(
+        "target: api", "target: {kind: mysql, labels: {a: b}}"
+    )
+    targets = {kind: TargetInfo(kind, {"a": "b"}) for kind in ("http", "mysql", "postgres")}
+    assert policies(good, targets=targets).files[0].targets == ("mysql",)
+    source = PolicySource("p.yaml", good)
+    assert {info.kind for info in named_targets([source]).values()} == {"mysql"}
 
 
 def test_a_selector_that_matches_nothing_is_still_checked() -> None:

@@ -10,7 +10,7 @@ from extproc.policy import PolicyLoadError, PolicySource, RuleSet, TargetInfo, l
 from extproc.policy.case_facts import build_database_facts
 from extproc.policy.cases import read_cases
 from extproc.policy.statements import combine_rulings, not_understood, statement_facts
-from extproc.sql import analyze
+from extproc.sql.dialects import analyze
 
 TARGETS = {"db": TargetInfo("postgres", {})}
 HEAD = "apiVersion: extproc/v1\nkind: Policy\nmetadata: {name: p}\ntarget: db\ndefault: deny\nrules:\n"
@@ -37,7 +37,7 @@ def problems(*rules: tuple[str, str, str]) -> str:
 
 def judged(rules: RuleSet, sql: str) -> Ruling:
     each = build_database_facts(
-        {"sql": sql}, {}, {"name": "db", "kind": "postgres", "labels": {}}, analyze(sql)
+        {"sql": sql}, {}, {"name": "db", "kind": "postgres", "labels": {}}, analyze(sql, "postgres")
     )
     return combine_rulings([rules.judge(Phase.BODY, facts, None) for facts in each])
 
@@ -83,7 +83,7 @@ def test_statements_that_wait_for_different_people_do_not_wait_together() -> Non
 
 
 def test_an_incomplete_statement_anywhere_refuses_the_text() -> None:
-    each = [statement_facts(facts) for facts in analyze("SELECT 1; DO $$ $$")]
+    each = [statement_facts(facts) for facts in analyze("SELECT 1; DO $$ $$", "postgres")]
     denial = not_understood(each)
     assert denial is not None
     assert denial.code == "sql-not-understood"
