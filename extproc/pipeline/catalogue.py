@@ -15,7 +15,13 @@ VIEWS = frozenset("vm")
 
 _EQUAL = "OPERATOR(pg_catalog.=)"
 _USER = f"OPERATOR(pg_catalog.>=) {FIRST_USER_OID}::pg_catalog.oid"
-_KINDS = "c.relkind IN ('r', 'p', 'f', 'v', 'm')"
+_KINDS = f"c.relkind {_EQUAL} ANY ('{{r,p,f,v,m}}'::pg_catalog.\"char\"[])"
+STATISTICS = frozenset(
+    {"pg_stats", "pg_stats_ext", "pg_stats_ext_exprs", "pg_statistic", "pg_statistic_ext_data"}
+)
+"""Where the server keeps values of columns for its planner."""
+STATEMENTS = frozenset({"pg_stat_activity", "pg_stat_statements"})
+"""Where the server shows what others asked, in a column called `query`."""
 
 
 def _text(*names: str) -> str:
@@ -44,6 +50,7 @@ SIGNATURE = "SELECT pg_catalog.concat_ws(' ', {})".format(
                 f"pg_catalog.pg_rewrite r WHERE r.ev_class {_USER}",
             ),
             _sum(_text("i.inhrelid", "i.inhparent"), "pg_catalog.pg_inherits i"),
+            _sum(_text("p.oid", "p.proname"), f"pg_catalog.pg_proc p WHERE p.oid {_USER}"),
             _sum(_text("d.oid", "d.xmin", "d.cmin", "d.ctid"), "pg_catalog.pg_attrdef d"),
         )
     )
@@ -71,6 +78,17 @@ CONTENT = (
     f" OR p.classid {_EQUAL} 'pg_catalog.pg_class'::pg_catalog.regclass AND p.objid {_EQUAL} d.adrelid"
     f" AND p.objsubid {_EQUAL} d.adnum)"
     f" WHERE d.adrelid {_USER} AND p.refobjsubid OPERATOR(pg_catalog.>) 0"
+    # functions that may be called with a whole row
+    f" UNION ALL SELECT 'f', {_text('p.proname')}, NULL, NULL, NULL, NULL"
+    f" FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_type t ON t.oid {_EQUAL} p.proargtypes[0]"
+    f" WHERE p.oid {_USER} AND t.typtype {_EQUAL} ANY ('{{c,d,p}}'::pg_catalog.\"char\"[])"
+    # columns that may hold values of any other column
+    f" UNION ALL SELECT 'h', {_text('a.attrelid', 'a.attnum')}, NULL, NULL, NULL"
+    f" FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid {_EQUAL} a.attrelid"
+    f" WHERE a.attnum OPERATOR(pg_catalog.>) 0 AND (NOT c.oid {_USER} AND c.relname {_EQUAL} ANY"
+    f" ('{{{','.join(sorted(STATISTICS))}}}'::pg_catalog.name[])"
+    f" OR a.attname {_EQUAL} 'query' AND c.relname {_EQUAL} ANY"
+    f" ('{{{','.join(sorted(STATEMENTS))}}}'::pg_catalog.name[]))"
 )
 """Everything but the rules of views, in text. Every name says its schema: the session's search_path is the caller's."""
 
@@ -121,6 +139,10 @@ class Catalogue:
     """Schema and name of the server's own tables and views, and the name alone."""
     version: int = 0
     """How often it was added to: what was concluded from it holds as long as this stays."""
+    holders: set[tuple[int, int]] = field(default_factory=set)
+    """Columns of `STATISTICS` and `STATEMENTS`."""
+    of_rows: set[str] = field(default_factory=set)
+    """Functions, not the server's own, that take a row: `x.f` calls them."""
     _by_name: dict[str, list[Relation]] = field(default_factory=dict)
     _whole: set[tuple[str, ...]] = field(default_factory=set)
     """Names of which nothing is missing, as they were asked for together."""
@@ -139,6 +161,10 @@ class Catalogue:
         elif kind == "b":
             schema, name = values[:2]
             self.builtin.update(((schema, name), ("", name)))
+        elif kind == "f":
+            self.of_rows.add(values[0])
+        elif kind == "h":
+            self.holders.add((int(values[0]), int(values[1])))
         elif kind == "a":
             self._add_column(self.relations.get(int(values[0])), values)
         elif kind == "i":

@@ -12,13 +12,18 @@ from dataclasses import dataclass
 from extproc.domain.statement import StatementFacts
 from extproc.masking.operators import Operator, strictest
 from extproc.masking.rows import RowMasks, split_name
-from extproc.pipeline.catalogue import FIRST_USER_OID, MOST_REMEMBERED, Catalogue, Relation
+from extproc.pipeline.catalogue import (
+    FIRST_USER_OID,
+    MOST_REMEMBERED,
+    STATEMENTS,
+    STATISTICS,
+    Catalogue,
+    Relation,
+)
 from extproc.pipeline.view_trees import Attribute
 
-STATISTICS = frozenset(
-    {"pg_stats", "pg_stats_ext", "pg_stats_ext_exprs", "pg_statistic", "pg_statistic_ext_data"}
-)
-"""Where the server keeps values of columns for its planner."""
+TELLING = frozenset({"pg_stat_get_activity", "pg_stat_get_backend_activity", "pg_mcv_list_items"})
+"""The server's own functions that show what its `STATISTICS` and `STATEMENTS` do."""
 DEEPEST = 100
 """Views on views that are followed."""
 _UNKNOWN = frozenset({"unknown-table", "unknown-column", "unknown-view"})
@@ -50,7 +55,7 @@ class Coverage:
 
         A table that is not known may have been made since: hidden. System columns hold no values.
         """
-        if oid < FIRST_USER_OID or attribute < 0 or not self.masks.rules:
+        if attribute < 0 or not self.masks.rules:
             return None
         self._look_whether_changed()
         return self._resolve(oid, attribute, 0)
@@ -71,6 +76,8 @@ class Coverage:
         return cover
 
     def _cover(self, oid: int, attribute: int, depth: int) -> Cover | None:
+        if (oid, attribute) in self.catalogue.holders:
+            return Cover(None, "values-of-others")
         if oid < FIRST_USER_OID or attribute < 0:
             return None
         relation = self.catalogue.relations.get(oid)
@@ -142,6 +149,14 @@ class Coverage:
         tables = (*sql.tables_read, *sql.tables_written)
         if any(split_name(table)[-1] in STATISTICS for table in tables):
             return "the planner's statistics hold values of masked columns"
+        if not TELLING.isdisjoint(sql.functions) or any(
+            name.split(".")[-1] in ("query", "*") and split_name(table)[-1] in STATEMENTS
+            for name in sql.columns_used
+            for table in tables
+        ):
+            return "the texts of others' statements may hold values of masked columns"
+        if any(self._calls_a_row(name, tables) for name in sql.columns):
+            return "a function of a whole row may show a masked column"
         if any(self._may_be_masked(name, tables) for name in sql.columns_used):
             return "a masked column may only stand as a plain result column"
         return ""
@@ -163,6 +178,18 @@ class Coverage:
             if any(self._has_masked(relation, column) for relation in relations):
                 return True
         return not tables and self.masks.may_cover(name)
+
+    def _calls_a_row(self, name: str, tables: Sequence[str]) -> bool:
+        """Whether `table.name` is no column of that table but a function, called with its row."""
+        parts = split_name(name)
+        if len(parts) < 2 or parts[-1] not in self.catalogue.of_rows:
+            return False
+        return any(
+            parts[-1] not in relation.numbers and self._has_masked(relation, "*")
+            for table in tables
+            if split_name(table)[-1] == parts[-2]
+            for relation in self.catalogue.named(table)
+        )
 
     def _has_masked(self, relation: Relation, column: str) -> bool:
         numbers: Iterator[int] | Sequence[int]

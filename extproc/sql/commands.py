@@ -9,7 +9,8 @@ import postgast
 
 from extproc.domain.statement import RUNS_CURSOR, RUNS_PREPARED
 from extproc.sql.conditions import literal_text, may_be_on
-from extproc.sql.names import relation_parts, strings, written
+from extproc.sql.functions import SHOWS_FILES
+from extproc.sql.names import builtin_name, relation_parts, strings, written
 from extproc.sql.queries import OUTERMOST, creates_table
 from extproc.sql.scope import Scope
 from extproc.sql.walk import Handler, Walk, function_call
@@ -141,6 +142,16 @@ def _objects(walk: Walk, kind: int, names: Iterable[Any]) -> None:
             walk.tables_written.add(written(parts))
 
 
+def sequence(walk: Walk, node: Any, scope: Scope) -> None:
+    """OWNED BY names a table and its column: whoever drops that drops the sequence."""
+    simple(walk, node, scope)
+    for option in node.options:
+        if option.def_elem.defname == "owned_by":
+            parts = strings(option.def_elem.arg.list.items)[:-1]  # empty for OWNED BY NONE
+            if parts:
+                walk.tables_written.add(written(parts))
+
+
 def drop(walk: Walk, node: Any, scope: Scope) -> None:
     simple(walk, node, scope)
     _objects(walk, node.remove_type, node.objects)
@@ -222,8 +233,12 @@ def copy(walk: Walk, node: Any, scope: Scope) -> None:
         walk.effects.add("file")
     columns = strings(node.attlist)
     if node.HasField("relation"):
-        table = written(relation_parts(node.relation))
-        (walk.tables_written if node.is_from else walk.tables_read).add(table)
+        parts = relation_parts(node.relation)
+        table = walk.changes(parts) if node.is_from else written(parts)
+        if not node.is_from:
+            walk.tables_read.add(table)
+            if builtin_name(parts) in SHOWS_FILES:
+                walk.effects.add("file")
         for name in columns:
             walk.column(name, table, used=False)
         if not columns:
@@ -318,6 +333,8 @@ def do(walk: Walk, node: Any, scope: Scope) -> None:
 
 HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(SIMPLE, simple),
+    "CreateSeqStmt": sequence,
+    "AlterSeqStmt": sequence,
     "DropStmt": drop,
     "CommentStmt": comment,
     "GrantStmt": grant,

@@ -235,3 +235,6 @@ SAFE_TYPES = frozenset(_TYPES.split())
 
 SAMPLING = frozenset({"bernoulli", "system"})
 """The built-in methods of TABLESAMPLE."""
+
+SHOWS_FILES = frozenset({"pg_file_settings", "pg_hba_file_rules", "pg_ident_file_mappings"})
+"""The server's own views whose rows are lines of its files."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from extproc.sql.conditions import restricts
-from extproc.sql.functions import COLUMNS_OF_FUNCTIONS, SAMPLING
+from extproc.sql.functions import COLUMNS_OF_FUNCTIONS, SAMPLING, SHOWS_FILES
 from extproc.sql.names import builtin_name, relation_parts, strings, written
 from extproc.sql.scope import DERIVED, Scope
 from extproc.sql.walk import Handler, Walk, column_ref
@@ -216,6 +216,8 @@ def _table(walk: Walk, node: Any, scope: Scope, locked: frozenset[str] | None) -
     table = written(parts)
     walk.tables_read.add(table)
     walk.effects.add("read")
+    if builtin_name(parts) in SHOWS_FILES:
+        walk.effects.add("file")
     if locked is None or alias in locked:
         walk.effects.add("write")
         walk.tables_written.add(table)
@@ -255,8 +257,7 @@ def _changed(walk: Walk, node: Any, scope: Scope, verb: str) -> tuple[str, Scope
     """What INSERT, UPDATE, DELETE and MERGE have in common: the table they change, and the names they see."""
     walk.verbs.append(verb)
     walk.effects.add("write")
-    table = written(relation_parts(node.relation))
-    walk.tables_written.add(table)
+    table = walk.changes(relation_parts(node.relation))
     inner = Scope(scope)
     with_clause(walk, node.with_clause, inner)
     inner.add(node.relation.alias.aliasname or node.relation.relname, table)

@@ -150,6 +150,17 @@ class Walk(Found):
         if builtin_name(parts) not in SAFE_TYPES and written(parts) not in self.vouched.types:
             self.effects.add("unknown_function")
 
+    def changes(self, parts: list[str]) -> str:
+        """Note a table whose rows change, however; its name as written."""
+        table = written(parts)
+        self.tables_written.add(table)
+        bare = builtin_name(parts)
+        if bare.startswith("pg_"):  # the server's own tables: rights, roles, definitions
+            self.effects.add("admin")
+        if bare == "pg_settings":  # a rule of it calls set_config
+            self.setting(None, None)
+        return table
+
     def setting(self, name: str | None, value: str | None) -> None:
         """A run-time setting is changed; None stands for what is not a literal."""
         if name is None or not reads_as_before(name, value):

@@ -38,6 +38,9 @@ CREATE VIEW with_cte AS WITH c AS (SELECT email AS ce, id FROM people) SELECT ce
 CREATE VIEW scalar AS SELECT id, (SELECT email FROM people q WHERE q.id = p.id) AS s FROM people p;
 CREATE VIEW odd AS SELECT email || '' AS ":expr", id AS ":resorigtbl", email AS "[ x", name AS "({{" FROM people;
 CREATE VIEW on_computed AS SELECT low AS l FROM mixed;
+CREATE VIEW planned AS SELECT attname, most_common_vals::text AS t FROM pg_stats;
+CREATE VIEW asked AS SELECT pid, query AS q, left(query, 9) AS l FROM pg_stat_activity;
+CREATE FUNCTION told(people) RETURNS text LANGUAGE sql AS 'SELECT $1.email';
 CREATE VIEW innocent AS SELECT id, name AS who, id * 2 AS twice FROM people;
 CREATE SCHEMA side;
 CREATE VIEW side.mails AS SELECT 'public' AS address;
@@ -120,11 +123,28 @@ def test_a_masked_column_is_masked_wherever_it_shows(
         "INSERT INTO people (id, name) SELECT 100, address FROM mails",
         "CREATE TABLE taken AS SELECT address FROM mails",
         "UPDATE people SET name = 'x' WHERE id = 1 RETURNING lower(email)",
+        "SELECT p.told FROM people p",
+        "SELECT lower(t) FROM planned",
+        "SELECT left(query, 9) FROM pg_stat_activity",
+        "SELECT a FROM pg_stat_activity a",
+        "SELECT pid FROM pg_catalog.pg_stat_activity WHERE query LIKE '%@%'",
+        "SELECT query FROM pg_stat_get_activity(NULL)",
+        "SELECT pg_stat_get_backend_activity(1)",
     ],
 )
 def test_what_computes_with_it_is_refused(connection: psycopg.Connection[Any], text: str) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         connection.execute(text)
+
+
+def test_what_the_server_keeps_of_values_is_hidden_in_views_too(gateway: Gateway) -> None:
+    with gateway.connect() as connection:
+        connection.execute("ANALYZE people")
+        assert {row[0] for row in connection.execute("SELECT t FROM planned")} <= {"", None}
+        shown = connection.execute("SELECT query, state FROM pg_stat_activity WHERE pid > 0").fetchall()
+        assert {query for query, _ in shown} <= {"", None} and "active" in {state for _, state in shown}
+        for _, query, left in connection.execute("SELECT * FROM asked"):
+            assert query in ("", None) and left in ("", None)
 
 
 def test_returning_is_masked_as_select_is(connection: psycopg.Connection[Any]) -> None:

@@ -7,6 +7,9 @@ import pytest
 from extproc.sql import analyze
 
 TABLES = {
+    "sequence-of-a-column": ("CREATE SEQUENCE n OWNED BY s.t.c", "", "n s.t"),
+    "sequence-of-another": ("ALTER SEQUENCE n OWNED BY t.c", "", "n t"),
+    "sequence-of-nobody": ("ALTER SEQUENCE n OWNED BY NONE", "", "n"),
     "plain": ("SELECT * FROM t", "t", ""),
     "schema": ("SELECT * FROM s.t", "s.t", ""),
     "database": ("SELECT * FROM db.s.t", "s.t", ""),
