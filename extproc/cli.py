@@ -28,6 +28,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "why": ("extproc.commands.why:why", "Say why a request was decided as it was, from the ledger."),
     "ledger": ("extproc.commands.ledger:ledger", "Verify, tail and show the ledger."),
+    "evidence": (
+        "extproc.commands.evidence:evidence",
+        "Export packets that an auditor can check alone, verify them, share single records.",
+    ),
     "render": ("extproc.commands.render:render", "Write Envoy configuration from extproc.yaml."),
 }
 

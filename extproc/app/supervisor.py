@@ -19,6 +19,7 @@ import structlog
 from extproc.adapters.control import Control
 from extproc.adapters.policy_files import Author, author_of, read_policies
 from extproc.app.bundle import Bundle, drop_bundles, load_bundle, write_bundle
+from extproc.app.configuration_records import NO_PAYLOADS, policy_texts, settings_loaded
 from extproc.app.lock_keeper import LockKeeper
 from extproc.app.tailers import wants_spans
 from extproc.app.worker import lock_file, open_ledger
@@ -26,7 +27,7 @@ from extproc.config import Settings, check_waits
 from extproc.config.certificates import check_certificates
 from extproc.domain.errors import ExtprocError, LedgerUnavailableError
 from extproc.domain.record import Record
-from extproc.policy import PolicySet
+from extproc.policy import PolicySet, PolicySource
 
 log = structlog.get_logger()
 
@@ -87,8 +88,9 @@ class Supervisor:
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises PolicyError when the policy at start is no good."""
-        policies, author = self._read()
-        self._accept(policies, author, before="")
+        policies, author, sources = self._read()
+        self._record(*settings_loaded(self._settings))
+        self._accept(policies, author, sources, before="")
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stopping.set)
@@ -117,7 +119,7 @@ class Supervisor:
 
     # ------------------------------------------------------------------ policy
 
-    def _read(self) -> tuple[PolicySet, Author]:
+    def _read(self) -> tuple[PolicySet, Author, tuple[PolicySource, ...]]:
         check_certificates(self._settings)  # workers read them with every bundle
         folders = list(self._settings.policies.folders)
         sources = read_policies(folders)
@@ -127,13 +129,21 @@ class Supervisor:
         )
         check_waits(self._settings, longest)
         self._bundle = write_bundle(self._settings.state / "run", Bundle(sources, policies.digest))
-        return policies, author_of(folders)
+        return policies, author_of(folders), tuple(sources)
 
-    def _accept(self, policies: PolicySet, author: Author, *, before: str, **facts: Any) -> None:
+    def _accept(
+        self,
+        policies: PolicySet,
+        author: Author,
+        sources: tuple[PolicySource, ...],
+        *,
+        before: str,
+        **facts: Any,
+    ) -> None:
         self._digest = policies.digest
         files = [{"name": Path(file.name).name, "digest": file.digest} for file in policies.files]
         fields = {"policy": policies.digest, "before": before, "author": str(author), "files": files}
-        self._record("policy.activated", fields | facts)
+        self._record("policy.activated", fields | facts, policy_texts(sources))
         drop_bundles(self._bundle)
 
     async def reload(self, asked_by: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +151,7 @@ class Supervisor:
         async with self._reload_lock:
             bundle = self._bundle
             try:
-                policies, author = self._read()
+                policies, author, sources = self._read()
             except ExtprocError as error:
                 self._bundle = bundle
                 return self._refused(asked_by, str(error))
@@ -160,7 +170,9 @@ class Supervisor:
             for worker in workers:
                 answer = await self._ask(worker, {"activate": policies.digest})
                 worker.policy = str(answer.get("active", ""))
-            self._accept(policies, author, before=before, asked_by=dict(asked_by), workers=len(workers))
+            self._accept(
+                policies, author, sources, before=before, asked_by=dict(asked_by), workers=len(workers)
+            )
             for child in self.children:
                 # one that will not follow, or that began while this went on: it restarts with the bundle in force
                 if child.kind == "worker" and child.ready.is_set() and child.policy != policies.digest:
@@ -179,9 +191,11 @@ class Supervisor:
         )
         return {"error": error, "policy": self._digest}
 
-    def _record(self, kind: str, fields: dict[str, Any]) -> None:
+    def _record(
+        self, kind: str, fields: Mapping[str, Any], payloads: Mapping[str, bytes] = NO_PAYLOADS
+    ) -> None:
         try:
-            self._ledger.append(Record(kind, time.time(), fields))
+            self._ledger.append(Record(kind, time.time(), fields, payloads))
             self._ledger.commit()
         except LedgerUnavailableError as error:
             log.error("ledger.unavailable", lost=[kind], error=str(error))

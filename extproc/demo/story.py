@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -44,6 +45,7 @@ class Story:
         self.database.play()
         self.the_trace()
         self.the_proof()
+        self.the_packet()
 
     # ------------------------------------------------------------------ acts
 
@@ -133,6 +135,24 @@ class Story:
         click.echo(indent((verdict.stdout + verdict.stderr).strip()))
         expect(verdict.returncode == 1, "a copy in which one name was changed does not")
 
+    def the_packet(self) -> None:
+        act(10, "What an auditor takes home: a packet that verifies on a machine without extproc")
+        home = self.scene.folder / "auditor"
+        home.mkdir()
+        packet = home / "packet.zip"
+        config = str(self.scene.folder / "extproc.yaml")
+        given = ("--config", config, "--from", "1h", "--reason", "the demo", "-o", str(packet))
+        exported = self.cli("evidence", "export", *given)
+        click.echo(indent((exported.stdout + exported.stderr).strip()))
+        expect(exported.returncode == 0, "a packet of the last hour was made")
+        with zipfile.ZipFile(packet) as archive:
+            (home / "verify.py").write_bytes(archive.read("verify.py"))
+        key = (self.scene.folder / "state" / "ledger" / "checkpoint.pub").read_text().strip()
+        bare = [sys.executable, "-I", "-S", "verify.py", "packet.zip", "--key", key]
+        verdict = subprocess.run(bare, cwd=home, capture_output=True, text=True, timeout=60, check=False)
+        click.echo(indent((verdict.stdout + verdict.stderr).strip()))
+        expect(verdict.returncode == 0, "bare Python verifies it, without extproc")
+
     # ------------------------------------------------------------------ means
 
     def _ours(self, trace_id: str) -> list[ReceivedSpan]:
@@ -209,4 +229,6 @@ Look at the records:
 
   {sys.executable} -m extproc.cli ledger tail --dir {scene.folder}/state/ledger
   {sys.executable} -m extproc.cli ledger verify --dir {scene.folder}/state/ledger
+  {sys.executable} -m extproc.cli sessions list --config {scene.folder}/extproc.yaml
+  {sys.executable} -m extproc.cli evidence export --config {scene.folder}/extproc.yaml --from 1h
 """

@@ -163,3 +163,23 @@ def _split(size: int) -> int:
     """The largest power of two smaller than `size`."""
     power: int = 1 << ((size - 1).bit_length() - 1)
     return power
+
+
+def prove_range(entries: Sequence[bytes], first: int, end: int) -> list[bytes]:
+    """What shows that `entries[first:end]` stand there: the roots of the largest subtrees without any of them,
+    from left to right. Raises IndexError.
+    """
+    if not 0 <= first < end <= len(entries):
+        raise IndexError("no such range")
+    proof: list[bytes] = []
+
+    def visit(low: int, high: int) -> None:
+        if high <= first or low >= end:
+            proof.append(root_of(entries[low:high]))
+        elif high - low > 1:
+            middle = low + _split(high - low)
+            visit(low, middle)
+            visit(middle, high)
+
+    visit(0, len(entries))
+    return proof

@@ -91,8 +91,8 @@ def play(folder: Path, part: Callable[[Supervisor, Path], Awaitable[None]]) -> N
     async def main() -> None:
         write(policies, 0)
         supervisor = Supervisor(load_config(config), config)
-        read, author = supervisor._read()
-        supervisor._accept(read, author, before="")
+        read, author, sources = supervisor._read()
+        supervisor._accept(read, author, sources, before="")
         supervisor.children = []
         await part(supervisor, policies)
         supervisor._ledger.close()

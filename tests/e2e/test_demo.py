@@ -24,5 +24,6 @@ def test_the_whole_story_plays_and_ends_well() -> None:
         "the waiting statement ran, exactly once",
         "the grant counts: 2 of 3 are used",
         "the ledger verifies",
+        "bare Python verifies it, without extproc",
     ):
         assert f"✓ {promise}" in done.stdout or f"✓ and {promise}" in done.stdout

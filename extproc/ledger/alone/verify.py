@@ -2,6 +2,9 @@
 """Checks an extproc ledger with nothing but Python 3.9 or newer: no installation, no network, no credentials.
 
     python3 verify.py LEDGER --key 'extproc-ledger+…'     a ledger's directory
+    python3 verify.py PACKET --key 'extproc-ledger+…'     an evidence packet: a zip, or the folder it was unpacked to
+    python3 verify.py RECORD --key 'extproc-ledger+…'     a single record that was handed over with its proof
+    python3 verify.py                                     the packet in the folder this file lies in
 
 Get the key from somewhere else than the ledger: a key that lies beside it proves only that it agrees with
 itself. Exit status: 0 nothing is wrong in what could be checked, 1 something is, 2 wrong usage, 3 nothing there.
@@ -16,10 +19,12 @@ import argparse
 import base64
 import hashlib
 import hmac
+import io
 import json
 import re
 import struct
 import sys
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -122,12 +127,72 @@ class Tree:
         self.peaks.append((height, node))
 
     def root(self) -> bytes:
+        """The root over everything so far."""
         if not self.peaks:
             return EMPTY_ROOT
         node = self.peaks[-1][1]
         for _, left in reversed(self.peaks[:-1]):
             node = node_hash(left, node)
         return node
+
+
+def split_size(size: int) -> int:
+    """The largest power of two smaller than `size`: where RFC 6962 divides a tree."""
+    return 1 << ((size - 1).bit_length() - 1)
+
+
+def root_of_range(hashes: Sequence[bytes], first: int, size: int, proof: Sequence[bytes]) -> bytes:
+    """The root of a tree of `size` entries of which those from `first` on are `hashes`.
+
+    `proof` has the roots of the largest subtrees without any of them, from left to right. Raises Bad.
+    """
+    end = first + len(hashes)
+    rest = list(reversed(proof))
+
+    def node(low: int, high: int) -> bytes:
+        if high <= first or low >= end:
+            if not rest:
+                raise Bad("the proof is too short")
+            return rest.pop()
+        if high - low == 1:
+            return leaf_hash(hashes[low - first])
+        middle = low + split_size(high - low)
+        return node_hash(node(low, middle), node(middle, high))
+
+    if not 0 <= first < end <= size:
+        raise Bad("the range is not inside the tree")
+    root = node(0, size)
+    if rest:
+        raise Bad("the proof is too long")
+    return root
+
+
+def is_beginning(old_size: int, old_root: bytes, size: int, root: bytes, proof: Sequence[bytes]) -> bool:
+    """RFC 9162 section 2.1.4.2: is the tree of `old_size` entries a beginning of the one of `size`?"""
+    if old_size == 0:
+        return not proof and old_root == EMPTY_ROOT
+    if old_size == size:
+        return not proof and old_root == root
+    if not 0 < old_size < size or not proof:
+        return False
+    path = list(proof)
+    if old_size & (old_size - 1) == 0:
+        path.insert(0, old_root)
+    fn, sn = old_size - 1, size - 1
+    while fn & 1:
+        fn, sn = fn >> 1, sn >> 1
+    fr = sr = path[0]
+    for c in path[1:]:
+        if sn == 0:
+            return False
+        if fn & 1 or fn == sn:
+            fr, sr = node_hash(c, fr), node_hash(c, sr)
+            while fn and not fn & 1:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            sr = node_hash(sr, c)
+        fn, sn = fn >> 1, sn >> 1
+    return sn == 0 and fr == old_root and sr == root
 
 
 # --------------------------------------------------------------------------- what was found
@@ -917,6 +982,348 @@ def _check_torn(name: str, torn: tuple[int, str], named: tuple[int, str, str] | 
         report.notes.append("%s: torn tail of %d bytes, %s" % (name, torn[0], known))
 
 
+# --------------------------------------------------------------------------- evidence packets, docs/evidence.md
+
+MANIFEST, MANIFEST_NOTE, VERIFIER = "manifest.json", "manifest.note", "verify.py"
+MANIFEST_TITLE = "extproc-evidence-manifest/v1"
+
+
+class Packet:
+    """A packet's files, in a folder or in a zip; nothing is ever unpacked."""
+
+    def __init__(self, path: Path) -> None:
+        self._folder = path if path.is_dir() else None
+        self._zip = zipfile.ZipFile(path) if self._folder is None else None
+
+    def names(self) -> list[str]:
+        if self._zip is not None:
+            return sorted(name for name in self._zip.namelist() if not name.endswith("/"))
+        assert self._folder is not None
+        found = (path for path in self._folder.rglob("*") if path.is_file())
+        return sorted(
+            path.relative_to(self._folder).as_posix() for path in found if "__pycache__" not in path.parts
+        )
+
+    def read(self, name: str) -> bytes:
+        """Raises Bad if it is not there."""
+        try:
+            if self._zip is not None:
+                return self._zip.read(name)
+            assert self._folder is not None
+            return (self._folder / name).read_bytes()
+        except (KeyError, OSError, zipfile.BadZipFile):
+            raise Bad("%s is not there or cannot be read" % name) from None
+
+    def json(self, name: str) -> Any:
+        try:
+            return json.loads(self.read(name))
+        except (ValueError, RecursionError):
+            raise Bad("%s is not JSON" % name) from None
+
+    def lines(self, name: str) -> list[Any]:
+        """A file of JSON lines."""
+        try:
+            return [json.loads(line) for line in self.read(name).split(b"\n") if line]
+        except (ValueError, RecursionError):
+            raise Bad("%s is not JSON lines" % name) from None
+
+
+def verify_packet(path: Path, key: Key | None, report: Report) -> None:
+    """Files against the manifest, records against the checkpoints, the manifest's signature against the records."""
+    try:
+        packet = Packet(path)
+        manifest = packet.json(MANIFEST)
+        if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_TITLE:
+            raise Bad("not an evidence packet of version 1")
+        _check_files(packet, manifest, report)
+        if key is None:
+            key = parse_key(str(manifest.get("ledger_key")))
+            report.unchecked.append(
+                "the key: it came out of the packet itself, so compare %s with one that you have from elsewhere"
+                % str(key)
+            )
+        checked = PacketLedger(packet, manifest["scope"], key, report)
+        checked.check()
+        _check_custody(packet, manifest, checked, report)
+    except (Bad, zipfile.BadZipFile) as bad:
+        report.add("packet", "", -1, str(bad))
+    except (KeyError, TypeError, ValueError, AttributeError) as bad:
+        report.add("packet", "", -1, "malformed: %s" % type(bad).__name__)
+
+
+def _check_files(packet: Packet, manifest: dict[str, Any], report: Report) -> None:
+    listed = {str(one["name"]): one for one in manifest["files"]}
+    for name, one in sorted(listed.items()):
+        try:
+            data = packet.read(name)
+        except Bad as bad:
+            report.add("file-missing", "", -1, str(bad))
+            continue
+        report.count("files")
+        if len(data) != one["size"] or hashlib.sha256(data).hexdigest() != one["sha256"]:
+            report.add("file-changed", "", -1, "%s is not the file that the manifest names" % name)
+    for name in packet.names():
+        if name not in listed and name not in (MANIFEST, MANIFEST_NOTE):
+            report.add("file-foreign", "", -1, "%s is not in the manifest" % name)
+
+
+class PacketLedger:
+    """The cut of the ledger in a packet: ranges of records, proven to be in signed trees without the others."""
+
+    def __init__(self, packet: Packet, scope: dict[str, str], key: Key, report: Report) -> None:
+        self.scope = scope  # "from" and "to" as times are written in lines, so that text sorts as time
+        self.packet = packet
+        self.keys = {str(key): key}
+        self.report = report
+        self.lines: dict[tuple[str, int], Line] = {}
+        self.proven: set[tuple[str, int]] = set()
+        self.proof = packet.json("ledger/proof.json")
+
+    def check(self) -> None:
+        notes = self._notes()
+        after = self._heads("after", notes)
+        before = self._heads("before", notes)
+        hashes = self._hashes()
+        covered = set()
+        for one in self.proof["ranges"]:
+            if not one.get("extra"):  # a record from outside the period that something in it rests on
+                covered.add(one["writer"])
+            self._check_range(one, hashes, after, before)
+        for writer, head in sorted(after.items()):
+            old = before[writer].size if writer in before else 0
+            if writer not in covered and head.size > old:
+                message = "grew from %d to %d records, and none of them is accounted for" % (old, head.size)
+                self.report.add("incomplete", writer, old, message, head.size - 1)
+        self._check_payloads()
+        hidden = len(hashes) - len(self.lines)
+        self.report.count("records", len(self.lines))
+        if hidden:
+            self.report.count("records shown by their hash only", hidden)
+        for gap in self.proof.get("unchecked", []):
+            self.report.unchecked.append(str(gap))
+
+    def _notes(self) -> dict[int, tuple[Note, Checkpoint]]:
+        """Good checkpoints by number. Neighbours must be linked; the latest signature of a run vouches for it."""
+        runs: list[list[tuple[Note, Checkpoint]]] = []
+        file = io.BytesIO(self.packet.read("ledger/checkpoints.log"))
+        for raw, whole in split_notes(file):
+            if not whole:
+                raise Bad("the checkpoints end in the middle of one")
+            note = parse_note(raw)
+            checkpoint = parse_checkpoint(note.text)
+            if runs and runs[-1][-1][1].number + 1 == checkpoint.number:
+                if checkpoint.previous != runs[-1][-1][0].digest:
+                    raise Bad("checkpoint %d does not name the one before it" % checkpoint.number)
+                runs[-1].append((note, checkpoint))
+            else:
+                runs.append([(note, checkpoint)])
+        self._learn_keys([pair for run in runs for pair in run])
+        good: dict[int, tuple[Note, Checkpoint]] = {}
+        for run in runs:
+            if not self._is_signed(*run[-1]):
+                self.report.add(
+                    "signature", "", -1, "checkpoint %d is not signed by the key" % run[-1][1].number
+                )
+                continue
+            for note, checkpoint in run:
+                good[checkpoint.number] = (note, checkpoint)
+                for writer, seq, code in checkpoint.alarms if (note, checkpoint) == run[-1] else []:
+                    self.report.add("alarm", writer, seq, "the checkpointer refused this writer: " + code)
+        self.report.counts["checkpoints"] = len(good)
+        return good
+
+    def _learn_keys(self, pairs: list[tuple[Note, Checkpoint]]) -> None:
+        """A handover that bears both signatures makes both keys good as soon as one of them is."""
+        waiting = [(note, checkpoint) for note, checkpoint in pairs if checkpoint.key is not None]
+        known = -1
+        while known != len(self.keys):
+            known = len(self.keys)
+            for note, checkpoint in waiting:
+                assert checkpoint.key is not None
+                if any(note.is_signed_by(key) for key in list(self.keys.values())):
+                    if note.is_signed_by(checkpoint.key):
+                        self.keys[str(checkpoint.key)] = checkpoint.key
+
+    def _is_signed(self, note: Note, checkpoint: Checkpoint) -> bool:
+        return any(checkpoint.origin == key.name and note.is_signed_by(key) for key in self.keys.values())
+
+    def _heads(self, which: str, notes: dict[int, tuple[Note, Checkpoint]]) -> dict[str, Head]:
+        """Every writer's tree at a checkpoint; the checkpoint commits to all of them by one root."""
+        named = self.proof.get(which)
+        if named is None:
+            return {}
+        if named["checkpoint"] not in notes:
+            raise Bad(
+                "checkpoint %s, which the proof rests on, is not there or not signed" % named["checkpoint"]
+            )
+        checkpoint = notes[named["checkpoint"]][1]
+        heads = {w: Head(w, int(size), root, head) for w, size, root, head in named["heads"]}
+        if len(heads) != checkpoint.writers or writers_root(heads) != checkpoint.writers_root:
+            raise Bad("the trees are not those that checkpoint %d commits to" % checkpoint.number)
+        return heads
+
+    def _hashes(self) -> dict[tuple[str, int], str]:
+        """Record hashes by place, of the lines that are shown and of those that are not."""
+        hashes: dict[tuple[str, int], str] = {}
+        for number, raw in enumerate(self.packet.read("ledger/records.jsonl").split(b"\n")[:-1], 1):
+            try:
+                line = parse_line(raw)
+            except Bad as bad:
+                self.report.add("malformed", "", -1, str(bad), place="ledger/records.jsonl line %d" % number)
+                continue
+            if (line.writer, line.seq) in hashes:
+                self.report.add("repeated", line.writer, line.seq, "is in the packet twice")
+            self.lines[line.writer, line.seq] = line
+            hashes[line.writer, line.seq] = line.hash
+        for one in self.packet.lines("ledger/hidden.jsonl"):
+            place = (str(one["writer"]), int(one["seq"]))
+            if place in hashes or not HASH.match(str(one["hash"])):
+                raise Bad("ledger/hidden.jsonl: %s:%d is shown as well, or malformed" % place)
+            hashes[place] = one["hash"]
+        return hashes
+
+    def _check_range(
+        self,
+        one: dict[str, Any],
+        hashes: dict[tuple[str, int], str],
+        after: dict[str, Head],
+        before: dict[str, Head],
+    ) -> None:
+        writer, first, last = one["writer"], int(one["first"]), int(one["last"])
+        absent = next((seq for seq in range(first, last + 1) if (writer, seq) not in hashes), None)
+        if absent is not None:
+            self.report.add("missing", writer, absent, "is not in the packet")
+            return
+        prev = None
+        for seq in range(first, last + 1):
+            line = self.lines.get((writer, seq))
+            if line is not None and prev is not None and line.prev != prev:
+                self.report.add("altered", writer, seq - 1, "record %d does not continue it" % seq)
+            prev = hashes[writer, seq]
+        head = after.get(writer)
+        signed = min(last + 1, head.size if head is not None else 0)
+        self.report.count("records after the last checkpoint", last + 1 - max(first, signed))
+        if head is None or signed <= first:
+            self.report.unchecked.append("%s:%d-%d: under no checkpoint yet" % (writer, first, last))
+            return
+        entries = [bytes.fromhex(hashes[writer, seq]) for seq in range(first, signed)]
+        try:
+            root = root_of_range(entries, first, head.size, [bytes.fromhex(node) for node in one["proof"]])
+        except Bad as bad:
+            self.report.add("proof", writer, first, str(bad), signed - 1)
+            return
+        if root.hex() != head.root:
+            self.report.add(
+                "rewritten", writer, first, "not the records that the checkpoint names", signed - 1
+            )
+            return
+        self.proven.update((writer, seq) for seq in range(first, signed))
+        if not one.get("extra"):
+            self._check_borders(
+                writer, first, last, before[writer].size if writer in before else 0, head.size
+            )
+        old = before.get(writer)
+        if old is not None:
+            path = [bytes.fromhex(node) for node in one["consistency"]]
+            if not is_beginning(old.size, bytes.fromhex(old.root), head.size, root, path):
+                message = "the tree before the period is no beginning of this one"
+                self.report.add("rewritten", writer, 0, message, old.size - 1)
+
+    def _check_borders(self, writer: str, first: int, last: int, old_size: int, size: int) -> None:
+        """The range reaches beyond the period on both sides, or begins or ends with what there is."""
+        sides = [(first, "begins")] if first > old_size else []
+        if last + 1 < size:
+            sides.append((last, "ends"))
+        for seq, what in sides:
+            line = self.lines.get((writer, seq))
+            if line is None:
+                text = "%s: that the range %s where the period does: record %d is shown by its hash only"
+                self.report.unchecked.append(text % (writer, what, seq))
+            elif line.at >= self.scope["from"] if what == "begins" else line.at < self.scope["to"]:
+                self.report.add("incomplete", writer, seq, "the range %s inside the period" % what)
+
+    def _check_payloads(self) -> None:
+        for one in self.packet.lines("ledger/payloads.jsonl"):
+            line = self.lines.get((str(one["writer"]), int(one["seq"])))
+            place = payloads_of(line).get(str(one["name"])) if line is not None else None
+            if line is None or place is None:
+                self.report.add(
+                    "payload-mismatch", str(one["writer"]), int(one["seq"]), "no record names this payload"
+                )
+                continue
+            data = one["text"].encode("utf-8") if "text" in one else base64.b64decode(one["base64"])
+            made = hmac.new(bytes.fromhex(one["salt"]), data, "sha256").hexdigest()
+            self.report.count("payloads")
+            if made != place["commitment"] or len(data) != place["size"]:
+                message = "payload %s is not what the line commits to" % one["name"]
+                self.report.add("payload-mismatch", line.writer, line.seq, message)
+
+
+def _check_custody(packet: Packet, manifest: dict[str, Any], ledger: PacketLedger, report: Report) -> None:
+    """The manifest is signed by the key that a record under a checkpoint names for this packet."""
+    named = manifest.get("custody")
+    if named is None:
+        report.unchecked.append("who exported this packet: it was made from a copy, without a record of it")
+        return
+    place = (str(named["writer"]), int(named["seq"]))
+    line = ledger.lines.get(place)
+    if line is None or line.kind != "evidence.exporting" or line.values.get("packet") != manifest["packet"]:
+        raise Bad("the record of this export is not in the packet")
+    key = parse_key(str(line.values.get("key")))
+    note = parse_note(packet.read(MANIFEST_NOTE))
+    digest = hashlib.sha256(packet.read(MANIFEST)).hexdigest()
+    if note.text.decode("utf-8", "replace").split("\n")[:2] != [MANIFEST_TITLE, "manifest " + digest]:
+        report.add("signature", "", -1, "manifest.note signs another manifest")
+    elif not note.is_signed_by(key):
+        report.add("signature", "", -1, "the manifest is not signed by %s, which the ledger names" % str(key))
+    elif place not in ledger.proven:
+        report.unchecked.append("the exporter's key: its record is under no checkpoint yet")
+
+
+# --------------------------------------------------------------------------- one record alone
+
+
+def verify_record(path: Path, key: Key | None, report: Report) -> None:
+    """A record with its inclusion proof, and nothing of the others."""
+    try:
+        shared = json.loads(path.read_bytes())
+        if not isinstance(shared, dict) or shared.get("format") != "extproc-record/v1":
+            raise Bad("not a ledger, a packet or a record that was handed over")
+        line = parse_line(shared["line"].encode("utf-8"))
+        note = parse_note(shared["checkpoint"].encode("utf-8"))
+        checkpoint = parse_checkpoint(note.text)
+        if key is None:
+            key = parse_key(str(shared.get("ledger_key")))
+            report.unchecked.append(
+                "the key: it came with the record, so compare %s with one from elsewhere" % str(key)
+            )
+        if checkpoint.origin != key.name or not note.is_signed_by(key):
+            report.add("signature", "", -1, "checkpoint %d is not signed by the key" % checkpoint.number)
+        head = next((head for head in checkpoint.heads if head.writer == line.writer), None)
+        if head is None:
+            raise Bad("the checkpoint does not list this writer")
+        proof = [bytes.fromhex(node) for node in shared["proof"]]
+        root = root_of_range([bytes.fromhex(line.hash)], line.seq, head.size, proof)
+        if root.hex() != head.root:
+            report.add("rewritten", line.writer, line.seq, "not the record that the checkpoint names")
+        report.count("records")
+        for name, one in sorted(shared.get("payloads", {}).items()):
+            place = payloads_of(line)[name]
+            data = one["text"].encode("utf-8") if "text" in one else base64.b64decode(one["base64"])
+            made = hmac.new(bytes.fromhex(one["salt"]), data, "sha256").hexdigest()
+            report.count("payloads")
+            if made != place["commitment"] or len(data) != place["size"]:
+                message = "payload %s is not what the line commits to" % name
+                report.add("payload-mismatch", line.writer, line.seq, message)
+        report.notes.append(
+            "%s:%d of kind %s, signed %s" % (line.writer, line.seq, line.kind, checkpoint.time)
+        )
+    except Bad as bad:
+        report.add("record", "", -1, str(bad))
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as bad:
+        report.add("record", "", -1, "malformed: %s" % type(bad).__name__)
+
+
 # --------------------------------------------------------------------------- the command
 
 
@@ -925,7 +1332,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else f"\\u{{{ord(c):X}}}" for c in text)
 
 
-def find_key(given: str | None, beside: Path, report: Report) -> Key | None:
+def find_key(given: str | None, beside: Path | None, report: Report) -> Key | None:
     """The key to trust. Raises Bad if one was given that is none."""
     if given is not None:
         path = Path(given)
@@ -934,6 +1341,8 @@ def find_key(given: str | None, beside: Path, report: Report) -> Key | None:
         except (OSError, ValueError):
             text = given
         return parse_key(text)
+    if beside is None:
+        return None
     try:
         key = parse_key(beside.read_text("ascii"))
     except (OSError, ValueError, Bad):
@@ -943,8 +1352,16 @@ def find_key(given: str | None, beside: Path, report: Report) -> Key | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Check an extproc ledger without extproc.")
-    parser.add_argument("path", type=Path, help="a ledger's directory")
+    parser = argparse.ArgumentParser(
+        description="Check an extproc ledger or evidence packet without extproc."
+    )
+    parser.add_argument(
+        "path",
+        type=Path,
+        nargs="?",
+        default=Path(__file__).parent,
+        help="a ledger's directory, a packet, or a single record; default: the packet around this file",
+    )
     parser.add_argument("--key", help="the checkpoint public key, or a file that holds it; from elsewhere")
     parser.add_argument(
         "--every-signature", action="store_true", help="check each checkpoint's signature (slow)"
@@ -952,16 +1369,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     options = parser.parse_args(arguments)
     report = Report()
-    if not options.path.is_dir():
-        print(f"{options.path}: nothing there to verify", file=sys.stderr)
+    path = options.path
+    if not path.exists():
+        print("%s: nothing there to verify" % path, file=sys.stderr)
         return 3
     try:
-        key = find_key(options.key, options.path / PUBLIC_KEY, report)
-        verify_ledger(options.path, key, report, options.every_signature)
+        if path.is_dir() and not (path / MANIFEST).exists():
+            key = find_key(options.key, path / PUBLIC_KEY, report)
+            verify_ledger(path, key, report, options.every_signature)
+        else:
+            key = find_key(options.key, None, report)
+            is_packet = path.is_dir() or zipfile.is_zipfile(path)
+            (verify_packet if is_packet else verify_record)(path, key, report)
     except Bad as mistake:
         parser.error(str(mistake))
     except OSError as failure:
-        print(f"{options.path}: {failure.strerror}", file=sys.stderr)
+        print("%s: %s" % (path, failure.strerror), file=sys.stderr)
         return 3
     if options.json:
         print(json.dumps(as_json(report)))

@@ -1,0 +1,68 @@
+"""One record with its inclusion proof, for somebody who must not see the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from extproc.adapters.evidence_reader import PayloadShelf
+from extproc.adapters.ledger_reader import CHECKPOINTS, CHUNK, PUBLIC_KEY, list_segments, list_writers
+from extproc.adapters.ledger_scan import raw_lines
+from extproc.domain.errors import ExtprocError
+from extproc.ledger.checkpoint import parse_checkpoint
+from extproc.ledger.lines import parse_line
+from extproc.ledger.merkle import prove_range
+from extproc.ledger.note import iter_notes, parse_note
+
+FORMAT = "extproc-record/v1"
+
+
+class ShareError(ExtprocError):
+    """A record that is not there, or that nothing has signed yet."""
+
+
+def share_record(directory: Path, writer: str, seq: int, *, payloads: bool) -> dict[str, Any]:
+    """What `verify.py` checks alone. Raises ShareError, RecordError, CheckpointError, NoteError and OSError."""
+    note, size = _covering(directory, writer, seq)
+    if writer not in list_writers(directory):
+        raise ShareError(f"{writer}: no such writer")
+    hashes: list[bytes] = []
+    record, raw = None, b""
+    for segment in list_segments(directory / writer):
+        for data in raw_lines(segment):
+            if len(hashes) == size:
+                break
+            line = parse_line(data)
+            hashes.append(bytes.fromhex(line.hash))
+            if line.seq == seq:
+                record, raw = line, data
+    if record is None or len(hashes) < size:
+        raise ShareError(f"{writer}:{seq}: the ledger's files end before it")
+    shared: dict[str, Any] = {
+        "format": FORMAT,
+        "line": raw.decode("utf-8"),
+        "proof": [node.hex() for node in prove_range(hashes, seq, seq + 1)],
+        "checkpoint": note.decode("utf-8"),
+    }
+    key = directory / PUBLIC_KEY
+    if key.exists():
+        shared["ledger_key"] = key.read_text("ascii").strip()
+    if payloads and record.payloads:
+        shelf = PayloadShelf(directory, 1 << 30)
+        for name in record.payloads:
+            shelf.read(record, name)
+        shared["payloads"] = {row["name"]: row for row in shelf.rows()}
+    return shared
+
+
+def _covering(directory: Path, writer: str, seq: int) -> tuple[bytes, int]:
+    """The first checkpoint that lists the writer with this record, and its tree's size."""
+    log = directory / CHECKPOINTS
+    if log.exists():
+        with log.open("rb") as file:
+            for raw, whole in iter_notes(iter(lambda: file.read(CHUNK), b"")):
+                heads = parse_checkpoint(parse_note(raw).text).heads if whole else ()
+                for head in heads:
+                    if head.writer == writer and head.size > seq:
+                        return raw, head.size
+    raise ShareError(f"{writer}:{seq}: under no checkpoint yet, or not there at all")

@@ -1,0 +1,96 @@
+"""The approval dossier: every hold with who asked, who agreed, and whether they were different people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from extproc.ledger.exchanges import Exchange
+from extproc.ledger.lines import Line
+
+Row = dict[str, Any]
+ReadPayload = Callable[[Line, str], bytes | None]
+
+COLUMNS = (
+    "hold", "target", "requester", "requester_person", "rules", "quorum", "opened_at", "decided_at", "state",
+    "approvers", "against", "reasons", "separate", "enough", "used_by", "executed", "grant_uses", "view", "record",
+)  # fmt: skip
+_FINAL = ("hold.released", "hold.denied", "hold.expired", "hold.abandoned", "hold.void", "hold.cancelled")
+
+
+def approvals(lines: Iterable[Line], exchanges: Iterable[Exchange], read: ReadPayload) -> list[Row]:
+    """One row for each hold that was opened in the period, or of which a move lies in it.
+
+    `separate` is computed anew from the votes: no approver is the person who asked. `enough` says whether the
+    distinct people who agreed make up the quorum; both are null while there is nothing to judge.
+    """
+    moves: dict[str, list[Line]] = {}
+    for line in lines:
+        hold = line.fields.get("hold")
+        if line.kind.startswith(("hold.", "grant.")) and isinstance(hold, str):
+            moves.setdefault(hold, []).append(line)
+    used: dict[str, list[Exchange]] = {}
+    for exchange in exchanges:
+        used.setdefault(str(exchange.part("hold").get("id", "")), []).append(exchange)
+    rows = [_row(hold, found, used.get(hold, []), read) for hold, found in moves.items()]
+    return sorted(rows, key=lambda row: (row["opened_at"], row["hold"]))
+
+
+def _row(hold: str, moves: list[Line], used: list[Exchange], read: ReadPayload) -> Row:
+    moves.sort(key=lambda line: (line.at, line.seq))
+    opened = next((line for line in moves if line.kind == "hold.opened"), None)
+    fields: Mapping[str, Any] = opened.fields if opened is not None else {}
+    requester = _part(fields, "requester")
+    votes = [line for line in moves if line.kind == "hold.vote"]
+    agreed = [_part(line.fields, "approver") for line in votes if line.fields.get("vote") == "approve"]
+    against = [_part(line.fields, "approver") for line in votes if line.fields.get("vote") != "approve"]
+    people = {_person(approver) for approver in agreed}
+    decided = next((line for line in moves if line.kind in ("hold.approved", *_FINAL)), None)
+    last = next(
+        (line for line in reversed(moves) if line.kind.startswith("hold.") and line.kind != "hold.vote"), None
+    )
+    view = read(opened, "view") if opened is not None else None
+    known = opened is not None and bool(agreed)
+    return {
+        "hold": hold,
+        "target": fields.get("target", ""),
+        "requester": requester.get("subject", ""),
+        "requester_person": _person(requester) if requester else "",
+        "rules": " ".join(map(str, fields.get("rules", ()))),
+        "quorum": " ".join(f"{one.get('group')}={one.get('count')}" for one in fields.get("approvers", ())),
+        "opened_at": opened.at if opened is not None else "",
+        "decided_at": decided.at if decided is not None else "",
+        "state": last.kind.removeprefix("hold.") if last is not None else "",
+        "approvers": " ".join(sorted(people)),
+        "against": " ".join(sorted({_person(approver) for approver in against})),
+        "reasons": "; ".join(str(line.fields["reason"]) for line in votes if line.fields.get("reason")),
+        "separate": _person(requester) not in people if known else None,
+        "enough": _is_enough(fields, agreed) if known and decided is not None else None,
+        "used_by": " ".join(exchange.text("decision_id") for exchange in used),
+        "executed": any(
+            exchange.outcome is not None and exchange.outcome.fields.get("executed") for exchange in used
+        ),
+        "grant_uses": sum(line.kind == "grant.used" for line in moves),
+        "view": view.decode("utf-8", "replace") if view is not None else "",
+        "record": f"{opened.writer}:{opened.seq}"
+        if opened is not None
+        else f"{moves[0].writer}:{moves[0].seq}",
+    }
+
+
+def _is_enough(fields: Mapping[str, Any], agreed: list[Mapping[str, Any]]) -> bool | None:
+    """Does every group that must agree have as many distinct people as it needs? None if it was denied."""
+    for quorum in fields.get("approvers", ()):
+        members = {_person(one) for one in agreed if quorum.get("group") in one.get("groups", ())}
+        if len(members) < quorum.get("count", 1):
+            return False
+    return True
+
+
+def _person(principal: Mapping[str, Any]) -> str:
+    return str(principal.get("person") or f"{principal.get('issuer', '')}|{principal.get('subject', '')}")
+
+
+def _part(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = fields.get(name)
+    return found if isinstance(found, dict) else {}

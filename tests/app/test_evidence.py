@@ -1,0 +1,633 @@
+"""A packet verifies alone, hides what it must, and every number on its page can be computed again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from hashlib import sha256
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from extproc.adapters.checkpointer import Checkpointer
+from extproc.adapters.ledger_reader import verify_directory
+from extproc.app.evidence import Asked, EvidenceError, export, load_controls
+from extproc.cli import main
+from extproc.config import load_config
+from extproc.domain.record import Record
+from extproc.ledger.alone.verify import Report, parse_key, verify_packet, verify_record
+from extproc.ledger.checkpoint import Clock
+from extproc.ledger.evidence.numbers import as_text, evaluate
+from extproc.ledger.evidence.packet import build_zip, sign_manifest
+from extproc.ledger.evidence.tables import TABLES
+from extproc.ledger.exchanges import csv_cell
+from tests.commands.test_sessions import CONFIG
+from tests.support.books import KEY, OTHER_KEY, START, Ticking, intent, open_writer, outcome, sign_now
+
+POLICY = """\
+apiVersion: extproc/v1
+kind: Policy
+metadata: {name: p}
+target: customers-api
+rules:
+- {name: readers, when: 'true', then: {allow: {}}}
+- {name: never, when: 'false', then: {deny: {}}}
+"""
+ANN = {
+    "issuer": "https://i",
+    "subject": "ann",
+    "kind": "human",
+    "person": "ann@bank.example",
+    "groups": ["dba"],
+}
+BOT = {
+    "issuer": "https://i",
+    "subject": "bot",
+    "kind": "agent",
+    "person": "bot@bank.example",
+    "groups": ["agents"],
+}
+EVIL = "</td><script>alert(1)</script>\u202e\x1b[2J"
+MIDDLE = Asked("2026-11-23T17:50:03.000000Z", "2026-11-23T17:50:07.000000Z", reason="the audit")
+WHOLE = Asked("2026-11-23T00:00:00.000000Z", "2026-11-24T00:00:00.000000Z", reason="the audit")
+
+
+def hold(number: int, approver, **fields) -> list[Record]:
+    at, name = START + number, f"h-{number}"
+    opened = {
+        "hold": name, "decision_id": f"d{number}", "session_id": f"s{number}", "requester": BOT,
+        "target": "customers-api", "rules": ["p/wait"], "approvers": [{"group": "dba", "count": 1}], **fields,
+    }  # fmt: skip
+    return [
+        Record("hold.opened", at, opened, {"view": b'{"raw":"DELETE 1"}'}),
+        Record(
+            "hold.vote", at + 0.1, {"hold": name, "approver": approver, "vote": "approve", "reason": "CHG-1"}
+        ),
+        Record("hold.approved", at + 0.1, {"hold": name}),
+        Record("hold.released", at + 0.2, {"hold": name, "decision_id": f"d{number}"}),
+    ]
+
+
+def fill_ledger(directory: Path, approver=ANN) -> None:
+    """Ten exchanges over ten seconds at two targets, a hold, a policy, somebody who reads; signed in three steps."""
+    supervisor = open_writer(directory, "supervisor-a-1", clock=lambda: START - 10)
+    activated = {
+        "policy": "cd" * 32,
+        "author": "git:abc",
+        "before": "",
+        "files": [{"name": "p", "digest": "x"}],
+    }
+    supervisor.append(
+        Record("policy.activated", START - 5, activated, {"sources": json.dumps({"p": POLICY}).encode()})
+    )
+    supervisor.commit()
+    clock = [START - 1]
+    worker = open_writer(directory, clock=lambda: clock[0])
+    approvals = open_writer(directory, "approvals-a-1", clock=lambda: clock[0])
+    checkpointer = Checkpointer(
+        directory, KEY, clock=lambda: clock[0], clock_state=lambda: Clock("kernel", 5)
+    )
+    for number in range(10):
+        fields = {"target": "secret-db", "principal": ANN} if number % 3 == 2 else {"principal": BOT}
+        if number == 5:
+            fields |= {"verdict": "deny", "code": "rule-denied", "request": {"method": "GET", "path": EVIL}}
+        if number == 4:
+            fields |= {
+                "hold": {"id": "h-4", "state": "released"},
+                "code": "released",
+                "target": "customers-api",
+            }
+            for record in hold(4, approver):
+                approvals.append(record)
+            approvals.commit()
+        worker.append(intent(number, **fields))
+        worker.append(outcome(number, executed=number != 5))
+        worker.commit()
+        if number in (1, 6, 9):
+            while checkpointer.look():
+                pass
+            clock[0] = START + number + 0.5
+            checkpointer.sign()
+    by = {"uid": 7}
+    approvals.append(Record("admin.refused", START + 8, {"by": BOT, "code": "self_approval", "hold": "h-4"}))
+    approvals.append(Record("evidence.record_read", START + 8, {"by": by, "asked": "d1"}))
+    for writer in (worker, approvals, supervisor):
+        writer.close()
+    checkpointer.close()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    fill_ledger(folder / "ledger")
+    (folder / "policies").mkdir()
+    (folder / "extproc.yaml").write_text(CONFIG % (folder / "ledger"))
+    return folder
+
+
+def make(home: Path, asked: Asked) -> bytes:
+    """Export while a checkpointer works, as it does beside a running service."""
+    stop = threading.Event()
+    checkpointer = Checkpointer(
+        home / "ledger",
+        KEY,
+        clock=Ticking(START + 100),
+        clock_state=lambda: Clock("kernel", 5),
+        sign_every=0.0,
+    )
+    thread = threading.Thread(target=checkpointer.run, args=(stop,))
+    thread.start()
+    try:
+        return export(home / "ledger", asked, load_config(home / "extproc.yaml"))[1]
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def whole(home):
+    return make(home, WHOLE)
+
+
+@pytest.fixture(scope="module")
+def middle(home):
+    return make(home, MIDDLE)
+
+
+@pytest.fixture(scope="module")
+def one_target(home):
+    return make(home, Asked(WHOLE.since, WHOLE.until, target="customers-api"))
+
+
+def files_of(data: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def tables_of(data: bytes) -> dict[str, list[Any]]:
+    files = files_of(data)
+    return {
+        name: [json.loads(line) for line in files[f"tables/{name}.jsonl"].splitlines()] for name in TABLES
+    }
+
+
+def check(data: bytes, tmp_path: Path, key: object = KEY.key) -> Report:
+    path = tmp_path / "packet.zip"
+    path.write_bytes(data)
+    report = Report()
+    verify_packet(path, parse_key(str(key)), report)
+    return report
+
+
+PACKETS = ["whole", "middle", "one_target"]
+
+
+@pytest.mark.parametrize("name", PACKETS)
+def test_bare_python_verifies_a_packet_as_a_zip_and_unpacked(name, request, tmp_path):
+    (tmp_path / "packet.zip").write_bytes(request.getfixturevalue(name))
+    with zipfile.ZipFile(tmp_path / "packet.zip") as archive:
+        archive.extractall(tmp_path / "unpacked")
+    bare = [sys.executable, "-I", "-S", "verify.py", "--key", str(KEY.key)]
+    for arguments in ([], [str(tmp_path / "packet.zip")]):
+        done = subprocess.run(
+            [*bare, *arguments], cwd=tmp_path / "unpacked", capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+        assert ("not checked" in done.stdout) == (name == "one_target")  # borders that are hashes only
+        assert "checkpoints:" in done.stdout
+
+
+def test_a_period_has_one_record_on_each_side_and_the_policy_in_force(middle):
+    files = files_of(middle)
+    lines = [json.loads(line) for line in files["ledger/records.jsonl"].splitlines()]
+    worker = [line["seq"] for line in lines if line["writer"] == "worker0-a-1"]
+    assert worker == list(range(worker[0], worker[-1] + 1))
+    inside = [
+        line
+        for line in lines
+        if line["writer"] == "worker0-a-1" and MIDDLE.since <= line["at"] < MIDDLE.until
+    ]
+    assert [line["decision_id"] for line in inside if line["kind"] == "intent"] == ["d3", "d4", "d5", "d6"]
+    assert len(worker) == len(inside) + 2
+    tables = tables_of(middle)
+    assert [row["decision_id"] for row in tables["exchanges"]] == ["d3", "d4", "d5", "d6"]
+    assert [row["policy"] for row in tables["policies"]] == ["cd" * 32]
+    assert "+- {name: readers" in tables["policies"][0]["change"]
+    assert json.loads(files["ledger/proof.json"])["before"]["checkpoint"] == 0
+
+
+def test_borders_that_are_only_hashes_are_said_to_be_unchecked(home, tmp_path):
+    asked = Asked(MIDDLE.since, MIDDLE.until, target="customers-api")
+    report = check(make(home, asked), tmp_path)
+    assert report.problems == []
+    assert [gap.split(":")[0] for gap in report.unchecked] == ["worker0-a-1"]
+
+
+def test_a_packet_of_one_target_shows_nothing_of_others(one_target, tmp_path):
+    report = check(one_target, tmp_path)
+    assert report.problems == []
+    assert report.counts["records shown by their hash only"] > 5
+    everything = b"".join(files_of(one_target).values())
+    assert b"customers-api" in everything
+    assert b"secret-db" not in everything
+    assert b'"decision_id": "d2"' not in everything
+    assert {row["target"] for row in tables_of(one_target)["exchanges"]} == {"customers-api"}
+
+
+# ------------------------------------------------------------------ the page
+
+
+class Page(HTMLParser):
+    """Numbers with their addresses, and rows of tables."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.numbers: list[tuple[str, str, str]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.tags: list[tuple[str, dict[str, Any]]] = []
+        self._number: list[str] | None = None
+        self._cell: list[str] | None = None
+        self._section = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.append((tag, found))
+        if tag == "data":
+            self._number = [found["data-of"], found["value"], ""]
+        elif tag == "h2":
+            self._section = found["id"]
+        elif tag == "tr":
+            self.tables.setdefault(self._section, []).append([])
+        elif tag in ("td", "th"):
+            self._cell = []
+
+    def handle_endtag(self, tag):
+        if tag == "data" and self._number is not None:
+            self.numbers.append(tuple(self._number))
+            self._number = None
+        elif tag in ("td", "th") and self._cell is not None:
+            self.tables[self._section][-1].append("".join(self._cell))
+            self._cell = None
+
+    def handle_data(self, data):
+        if self._number is not None:
+            self._number[2] += data
+        if self._cell is not None:
+            self._cell.append(data)
+
+
+@pytest.mark.parametrize("name", PACKETS)
+def test_every_number_on_the_page_is_computed_from_the_tables(name, request):
+    data = request.getfixturevalue(name)
+    tables = tables_of(data)
+    page = Page(files_of(data)["index.html"].decode())
+    assert len(page.numbers) > 80
+    for query, value, shown in page.numbers:
+        assert value == shown == str(evaluate(query, tables)), query
+    for section, (titles, *rows) in page.tables.items():
+        table = tables[section.removeprefix("t-")]
+        assert len(rows) == len(table)
+        for row, cells in zip(table, rows, strict=True):
+            for title, cell in zip(titles, cells, strict=True):
+                value = row[title.replace(" ", "_")]
+                if type(value) is int:
+                    assert cell == str(value), (section, title)
+
+
+def test_csv_and_json_lines_say_the_same(whole):
+    files = files_of(whole)
+    for name, rows in tables_of(whole).items():
+        found = list(csv.reader(io.StringIO(files[f"tables/{name}.csv"].decode("utf-8-sig"))))
+        assert found[0] == list(TABLES[name].columns)
+        assert found[1:] == [[csv_cell(row[column]) for column in TABLES[name].columns] for row in rows]
+        assert all(tuple(row) == TABLES[name].columns for row in rows) or name in (
+            "approvals",
+            "sample",
+            "policies",
+        )
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(whole):
+    text = files_of(whole)["index.html"].decode()
+    page = Page(text)
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "img", "iframe", "object", "form"})
+    assert all(found.get("href", "#").startswith("#") for _, found in page.tags)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "default-src 'none'" in text
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "&lt;script&gt;" in text  # what was recorded is shown as text
+
+
+def test_expectations_are_computed_not_asserted(whole, tmp_path):
+    assert "not as expected" not in files_of(whole)["index.html"].decode()
+    fill_ledger(tmp_path / "ledger", approver={**ANN, "person": BOT["person"]})
+    _, data = export(tmp_path / "ledger", WHOLE, None)
+    (row,) = tables_of(data)["approvals"]
+    assert (row["separate"], row["enough"]) == (False, True)
+    assert "not as expected" in files_of(data)["index.html"].decode()
+
+
+def test_the_dossier_says_who_asked_who_agreed_and_what_ran(whole):
+    (row,) = tables_of(whole)["approvals"]
+    assert row["requester_person"] == "bot@bank.example"
+    assert row["approvers"] == "ann@bank.example"
+    assert (row["separate"], row["enough"], row["executed"]) == (True, True, True)
+    assert (row["reasons"], row["view"], row["used_by"]) == ("CHG-1", '{"raw":"DELETE 1"}', "d4")
+
+
+def test_granted_is_set_beside_used(whole):
+    rules = {row["rule"]: row for row in tables_of(whole)["rules"]}
+    assert (rules["p/never"]["used"], rules["p/never"]["effect"], rules["p/never"]["target"]) == (
+        False,
+        "deny",
+        "customers-api",
+    )
+    assert rules["readers"]["used"] is True
+
+
+def test_the_sample_can_be_drawn_again(whole):
+    tables = tables_of(whole)
+    seed = json.loads(files_of(whole)["manifest.json"])["sample"]["seed"]
+    ids = sorted(
+        (row["decision_id"] for row in tables["exchanges"]),
+        key=lambda i: sha256(f"{seed}{i}".encode()).hexdigest(),
+    )
+    assert [row["decision_id"] for row in tables["sample"]] == ids[:25]
+    assert tables["sample"][0]["kept_request"].startswith('{"body":"masked')
+
+
+def test_readings_and_the_export_itself_are_in_the_ledger(home, whole):
+    kinds = [row["kind"] for row in tables_of(whole)["administration"]]
+    assert "evidence.record_read" in kinds
+    records = [
+        json.loads(line)
+        for path in home.glob("ledger/evidence-*/*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    exported = [record for record in records if record["kind"] == "evidence.exported"]
+    assert sha256(whole).hexdigest() in [record["sha256"] for record in exported]
+    exporting = [record for record in records if record["kind"] == "evidence.exporting"]
+    assert {record["reason"] for record in exporting} == {"the audit", ""}
+    assert verify_directory(home / "ledger", KEY.key).ok
+
+
+# ------------------------------------------------------------------ tampering
+
+
+def remake(files: dict[str, bytes], *, signer=None) -> bytes:
+    """The packet with its manifest made anew, and perhaps signed anew."""
+    manifest = json.loads(files["manifest.json"])
+    for one in manifest["files"]:
+        data = files.get(one["name"], b"")
+        one |= {"size": len(data), "sha256": sha256(data).hexdigest()}
+    files["manifest.json"] = json.dumps(manifest).encode()
+    if signer is not None:
+        files["manifest.note"] = sign_manifest(files["manifest.json"], manifest["packet"], signer)
+    return build_zip(files)
+
+
+def change_line(files, at, old, new):
+    lines = files["ledger/records.jsonl"].splitlines(keepends=True)
+    assert old in lines[at]
+    lines[at] = lines[at].replace(old, new, 1)
+    files["ledger/records.jsonl"] = b"".join(lines)
+
+
+def index_of(files, kind: bytes) -> int:
+    lines = files["ledger/records.jsonl"].splitlines()
+    return next(at for at, line in enumerate(lines) if b'"kind":"%b"' % kind in line)
+
+
+def edit(files):
+    change_line(files, index_of(files, b"outcome"), b'"code":200', b'"code":201')
+
+
+def drop_line(files):
+    lines = files["ledger/records.jsonl"].splitlines(keepends=True)
+    del lines[index_of(files, b"outcome")]
+    files["ledger/records.jsonl"] = b"".join(lines)
+
+
+def hide_line(files):
+    """Replaced by a hash, but another's."""
+    lines = files["ledger/records.jsonl"].splitlines(keepends=True)
+    line = json.loads(lines.pop(index_of(files, b"outcome")))
+    files["ledger/records.jsonl"] = b"".join(lines)
+    files["ledger/hidden.jsonl"] = (
+        json.dumps({"writer": line["writer"], "seq": line["seq"], "hash": "ab" * 32}).encode() + b"\n"
+    )
+
+
+def swap_payload(files):
+    files["ledger/payloads.jsonl"] = files["ledger/payloads.jsonl"].replace(b"DELETE 1", b"SELECT 1")
+
+
+def drop_writer(files):
+    proof = json.loads(files["ledger/proof.json"])
+    proof["ranges"] = [one for one in proof["ranges"] if one["writer"] != "approvals-a-1"]
+    files["ledger/proof.json"] = json.dumps(proof).encode()
+
+
+def shorten_range(files):
+    """The last exchanges of the period are left out, with a proof that fits what is left."""
+    from extproc.ledger.merkle import prove_range
+
+    lines = [line for line in files["ledger/records.jsonl"].splitlines() if b'"writer":"worker0-a-1"' in line]
+    hashes = [sha256(line).digest() for line in lines]
+    proof = json.loads(files["ledger/proof.json"])
+    (one,) = [one for one in proof["ranges"] if one["writer"] == "worker0-a-1"]
+    assert one["first"] == 0
+    one["last"] -= 4
+    one["proof"] = [node.hex() for node in prove_range(hashes, 0, one["last"] + 1)]
+    files["ledger/proof.json"] = json.dumps(proof).encode()
+
+
+def grow_heads(files):
+    proof = json.loads(files["ledger/proof.json"])
+    proof["after"]["heads"][0][1] += 1
+    files["ledger/proof.json"] = json.dumps(proof).encode()
+
+
+def drop_notes(files):
+    files["ledger/checkpoints.log"] = b""
+
+
+def break_note(files):
+    files["ledger/checkpoints.log"] = files["ledger/checkpoints.log"].replace(b"records 1", b"records 2")
+
+
+def not_json(files):
+    files["ledger/proof.json"] = b"{"
+
+
+TAMPERED = {
+    "an edited record": (edit, {"rewritten", "altered"}),
+    "a dropped record": (drop_line, {"missing"}),
+    "a record hidden behind another hash": (hide_line, {"rewritten", "altered"}),
+    "a swapped payload": (swap_payload, {"payload-mismatch"}),
+    "a writer left out": (drop_writer, {"incomplete"}),
+    "a shortened period": (shorten_range, {"incomplete"}),
+    "other trees": (grow_heads, {"packet"}),
+    "no checkpoints": (drop_notes, {"packet"}),
+    "a changed checkpoint": (break_note, {"packet", "signature"}),
+    "a proof that is no JSON": (not_json, {"packet"}),
+}
+
+
+@pytest.mark.parametrize("case", TAMPERED.values(), ids=TAMPERED.keys())
+def test_a_packet_that_was_changed_and_hashed_anew_does_not_verify(whole, tmp_path, case):
+    tamper, codes = case
+    files = files_of(whole)
+    tamper(files)
+    report = check(remake(files), tmp_path)
+    assert {problem.code for problem in report.problems} & codes, report.problems
+    resigned = check(remake(files, signer=OTHER_KEY), tmp_path)
+    assert {problem.code for problem in resigned.problems} & codes
+
+
+def test_a_changed_table_or_page_is_named(whole, tmp_path):
+    for name in ("tables/approvals.jsonl", "index.html", "verify.py", "controls.json"):
+        files = files_of(whole)
+        files[name] += b" "
+        assert [p.code for p in check(build_zip(files), tmp_path).problems] == ["file-changed"]
+        assert [p.code for p in check(remake(files), tmp_path).problems] == ["signature"]
+        assert [p.code for p in check(remake(files, signer=OTHER_KEY), tmp_path).problems] == ["signature"]
+
+
+def test_files_that_are_gone_or_added_are_named(whole, tmp_path):
+    files = files_of(whole)
+    del files["tables/gaps.csv"]
+    files["tables/extra.csv"] = b"x"
+    assert {p.code for p in check(build_zip(files), tmp_path).problems} == {"file-missing", "file-foreign"}
+
+
+def test_another_key_refuses_everything(whole, tmp_path):
+    assert "packet" in {p.code for p in check(whole, tmp_path, OTHER_KEY.key).problems}
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"PK\x03\x04rubbish", b"{}", b'{"format":"extproc-record/v1"}', b"[" * 100_000]
+)
+def test_rubbish_is_no_packet_and_no_record(tmp_path, data):
+    (tmp_path / "x").write_bytes(data)
+    for check_it in (verify_packet, verify_record):
+        report = Report()
+        check_it(tmp_path / "x", KEY.key, report)
+        assert report.problems
+
+
+def test_a_copy_is_exported_without_custody_and_says_so(home, tmp_path):
+    copy = shutil.copytree(home / "ledger", tmp_path / "ledger")
+    before = sorted(copy.rglob("*"))
+    _, data = export(copy, WHOLE, None)
+    assert sorted(copy.rglob("*")) == before
+    report = check(data, tmp_path)
+    assert report.problems == []
+    assert any("made from a copy" in gap for gap in report.unchecked)
+
+
+# ------------------------------------------------------------------ the commands
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(main, ["evidence", *map(str, arguments)])
+
+
+def test_the_command_writes_a_private_file_and_never_over_another(home, tmp_path):
+    copy = shutil.copytree(home / "ledger", tmp_path / "ledger")
+    out = tmp_path / "out.zip"
+    command = (
+        "export",
+        "--dir",
+        copy,
+        "--from",
+        "2026-11-23",
+        "--to",
+        "2026-11-24",
+        "--control",
+        "8.15",
+        "--control",
+        "5.26",
+    )
+    assert run(*command, "-o", out).exit_code == 0
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert run(*command, "-o", out).exit_code == 3
+    page = files_of(out.read_bytes())["index.html"].decode()
+    assert re.findall(r'class="id">([^<]+)<', page) == ["5.25 - 5.27", "8.15"]
+    assert run("verify", out, "--key", KEY.key).exit_code == 0
+    assert run(*command, "--control", "9.99", "-o", tmp_path / "x.zip").exit_code == 2
+    assert run("export", "--dir", copy, "--from", "1h", "--to", "2h").exit_code == 2
+
+
+def test_a_damaged_ledger_is_not_exported(home, tmp_path):
+    copy = shutil.copytree(home / "ledger", tmp_path / "ledger")
+    path = copy / "worker0-a-1" / "000000000000.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'{"v":1', b'{"v":9', 1))
+    assert run("export", "--dir", copy, "--from", "2026-11-23").exit_code == 3
+
+
+def test_one_record_is_shared_without_the_others(home, tmp_path):
+    out = tmp_path / "record.json"
+    assert run("share", "worker0-a-1:9", "--dir", home / "ledger", "--payloads", "-o", out).exit_code == 0
+    shared = json.loads(out.read_text())
+    assert len(json.loads(shared["line"])) > 5
+    assert b'"seq":8' not in out.read_bytes()
+    assert run("verify", out, "--key", KEY.key).exit_code == 0
+    assert "signature" in run("verify", out, "--key", OTHER_KEY.key).stderr
+    for name, value in (
+        ("line", shared["line"].replace('"verdict":"allow"', '"verdict":"deny"')),
+        ("line", shared["line"].replace('"seq":9', '"seq":8')),
+        ("proof", shared["proof"][1:]),
+        ("checkpoint", shared["checkpoint"].replace("number", "numbre")),
+        ("payloads", {"request": {**shared["payloads"]["request"], "text": "forged"}}),
+    ):
+        out.write_text(json.dumps({**shared, name: value}))
+        assert run("verify", out, "--key", KEY.key).exit_code == 1
+    assert run("share", "worker0-a-1:9999", "--dir", home / "ledger").exit_code == 1
+    assert run("share", "nobody-a-1:0", "--dir", home / "ledger").exit_code == 1
+    assert run("share", "worker0", "--dir", home / "ledger").exit_code == 2
+
+
+def test_every_query_of_the_mapping_has_an_answer(whole):
+    tables = tables_of(whole)
+    for control in load_controls()["controls"]:
+        assert control["tables"]
+        assert set(control["tables"]) <= set(TABLES)
+        for query in [q for _, q in control["numbers"]] + [q for q, _ in control["expect"]]:
+            assert evaluate(query, tables) >= 0
+            assert query.partition("?")[0].partition("#")[0] in control["tables"], (control["id"], query)
+    with pytest.raises(EvidenceError):
+        load_controls(["1.1"])
+
+
+def test_a_ledger_without_checkpoints_is_exported_and_says_what_that_means(tmp_path):
+    fill_ledger(tmp_path / "ledger")
+    (tmp_path / "ledger" / "checkpoints.log").unlink()
+    _, data = export(tmp_path / "ledger", WHOLE, None)
+    report = check(data, tmp_path)
+    assert any("under no checkpoint yet" in gap for gap in report.unchecked)
+    sign_now(tmp_path / "ledger")
+    assert check(export(tmp_path / "ledger", WHOLE, None)[1], tmp_path).problems == []
+
+
+def test_conditions_compare_as_text():
+    rows = {"t": [{"a": True, "n": 2}, {"a": None, "n": 3}, {"a": "xy", "n": 5}]}
+    found = {q: evaluate(q, rows) for q in ("t", "t#n", "t?a=true", "t?a=", "t?a!=#n", "t?a^=x&n=5#n", "t#a")}
+    assert found == {"t": 3, "t#n": 10, "t?a=true": 1, "t?a=": 1, "t?a!=#n": 7, "t?a^=x&n=5#n": 5, "t#a": 0}
+    assert as_text(None) == ""
+    for query in ("t?a", "u", "t?b=1"):
+        with pytest.raises((ValueError, KeyError)):
+            evaluate(query, rows)
