@@ -33,8 +33,8 @@ class TextFacts:
 
     facts: tuple[StatementFacts, ...]
     after: tuple[Session, ...]
-    """For each statement, how the server reads what follows once that statement has succeeded. Not at all where one
-    that is not understood may have changed it."""
+    """For each statement, how the server reads what follows once that statement has succeeded. Not at all, until the
+    server is asked, where one that is not understood may have changed it, or CALL."""
 
 
 class _Queries:
@@ -140,6 +140,8 @@ def _all(text: str, parts: list[list[Token]], size: int, session: Session) -> Te
             reader.incomplete(CHANGES_READING)
         if not reader.reason:
             session = reader.session_after
+            if "CALL" in reader.verbs:  # a procedure may leave another default database
+                session = replace(session, readable=False)
         elif tokens[0].word not in _CHANGE_NO_READING:
             session = replace(session, readable=False)
         start, end = (len(text[:place].encode()) for place in (tokens[0].start, tokens[-1].end))

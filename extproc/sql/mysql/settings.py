@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from extproc.sql.mysql.expressions import expression
 from extproc.sql.mysql.reader import Level, Reader, fold
 from extproc.sql.mysql.session import is_readable
@@ -123,9 +121,6 @@ def _setting(r: Reader, name: str, value: str | None) -> None:
         r.session_after = r.session_after.with_mode(value)
     elif name == "character_set_client":
         _charset(r, value)
-    elif name == "session_track_schema":  # by this the server tells us of another default database
-        if (value or "").lower() not in ("on", "1", "true"):
-            r.session_after = replace(r.session_after, readable=False)
     elif name == "character_set_results":
         if (value or "").lower() not in _RESULT_CHARSETS:
             r.effects.add("admin")

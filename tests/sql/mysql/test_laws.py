@@ -92,7 +92,9 @@ def test_spaces_comments_and_capitals_change_nothing(sql: str, space: str, front
 
 @given(
     st.lists(
-        STATEMENTS.filter(lambda sql: not sql.startswith(("USE", "CREATE", "ALTER"))), min_size=1, max_size=4
+        STATEMENTS.filter(lambda sql: not sql.startswith(("USE", "CALL", "CREATE", "ALTER"))),
+        min_size=1,
+        max_size=4,
     )
 )
 @settings(max_examples=100, deadline=None)
@@ -200,7 +202,6 @@ FOLLOWED = {
     "USE other": replace(MARIADB, database="other"),
     "EXECUTE IMMEDIATE 'SET NAMES latin1'": None,
     "SET STATEMENT sql_mode = 'ANSI' FOR SELECT 1": None,
-    "SET session_track_schema = 0": None,
     "BEGIN NOT ATOMIC SET NAMES gbk; END": None,
     "EXECUTE p": None,
     "garbage": None,
@@ -227,3 +228,11 @@ def test_what_is_not_understood_but_changes_no_reading_leaves_the_session() -> N
     found = analyze("SELECT * FROM JSON_TABLE('[]', '$' COLUMNS (a int PATH '$')) x; SELECT 1", MARIADB)
     assert [facts.complete for facts in found.facts] == [False, True]
     assert found.after == (MARIADB, MARIADB)
+
+
+def test_a_procedure_may_leave_another_database() -> None:
+    found = analyze("CALL p(); SELECT * FROM t", MARIADB)
+    assert [facts.complete for facts in found.facts] == [True, False]
+    assert not found.after[0].readable
+    (alone,) = analyze("CALL p()", MARIADB).facts
+    assert alone.effects == ("unknown_function",)
