@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help install system test lint format unit e2e demo bench bench-postgres lock proto docs envoy clean
+.PHONY: help install system test lint format unit e2e demo bench bench-postgres lock proto docs envoy screenshots clean
 
 help:  ## what there is
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -66,6 +66,9 @@ docs: $(READY)  ## renew the table of settings in docs/configuration.md
 
 envoy: $(READY)  ## render the ready Envoy configurations
 	$(BIN)/python -m tools.ready_envoy
+
+screenshots: $(READY) system  ## pictures of every page of the console, in build/screenshots
+	$(BIN)/python -m tools.screenshots $(ARGS)
 
 clean:  ## remove what make made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -89,6 +89,10 @@ async def run_approvals(settings: Settings, control: Control, stopping: asyncio.
         await holds.check()
         await keys.refresh_due(time.time())
         authenticate, mask = authenticator(settings, keys), reason_mask()
+
+        def status() -> dict[str, bool]:
+            return {"ledger": ledger.healthy}
+
         app = create_app(
             holds,
             authenticate,
@@ -98,7 +102,7 @@ async def run_approvals(settings: Settings, control: Control, stopping: asyncio.
             now=time.time,
             reload=supervisor.reload,
             locks=supervisor.lock,
-            status=lambda: {"ledger": ledger.healthy},
+            status=status,
             operators=settings.approvals.operators,
             auditors=settings.approvals.auditors,
             mask=mask,
@@ -108,7 +112,7 @@ async def run_approvals(settings: Settings, control: Control, stopping: asyncio.
         if settings.console is not None:
             from extproc.app.console import console_app  # templates and all: only where there is a console
 
-            pages = console_app(settings, settings.console, holds, authenticate, keys, record, mask)
+            pages = console_app(settings, settings.console, holds, authenticate, keys, record, mask, status)
             servers.append(HttpServer(_config(pages, settings.console.tls)))
             doors.append((servers[1], _bind(settings.console.listen), "console"))
         tasks = [

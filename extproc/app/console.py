@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import os
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from extproc.adapters.jwks import JwksKeys
 from extproc.adapters.oidc import IssuerRefusedError, OidcClient, Tokens
 from extproc.app.governing import provider_rules
+from extproc.app.ledger_records import LedgerRecords
 from extproc.config import Settings
 from extproc.config.settings import Console, ConsoleLogin
 from extproc.domain.errors import ConfigError, StoreUnavailableError
@@ -22,6 +23,7 @@ from extproc.domain.principal import Principal
 from extproc.domain.record import Record
 from extproc.identity import NeedKeysFor, Verifier
 from extproc.identity.compact import parse_compact
+from extproc.servers.approvals_api import health_checks
 from extproc.servers.console import Entered, LoginError, Ways, create_console
 
 Authenticate = Callable[[str], Awaitable[Principal]]
@@ -39,6 +41,7 @@ def console_app(
     keys: JwksKeys,
     record: Callable[[Record], None],
     mask: Callable[[str], str],
+    status: Callable[[], Mapping[str, bool]],
 ) -> Any:
     """The ASGI application. Raises ConfigError for a secret that cannot be read."""
     issuer = IssuerLogin(settings, console, console.login, authenticate, keys) if console.login else None
@@ -58,6 +61,8 @@ def console_app(
         operators=settings.approvals.operators,
         auditors=settings.approvals.auditors,
         mask=mask,
+        records=LedgerRecords(settings.ledger.directory),
+        checks=lambda: health_checks(store, time.time, status),
     )
 
 

@@ -9,19 +9,20 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 
 from extproc.adapters.ledger_reader import WriterTail, list_writers
-from extproc.adapters.ledger_scan import parsed, writer_lines
+from extproc.adapters.ledger_scan import parsed
+from extproc.adapters.ledger_search import matching, whole_session
 from extproc.commands.ledger_place import Place, config_option, dir_option, json_option, parse_moment
 from extproc.domain.display import escape_for_display
-from extproc.ledger.exchanges import COLUMNS, Exchange, csv_cell, pair, row_of
+from extproc.ledger.exchanges import COLUMNS, Exchange, csv_cell, row_of
 from extproc.ledger.lines import Line
-from extproc.ledger.search import Wanted
+from extproc.ledger.search import Wanted, filters_of
+from extproc.ledger.session_sums import Session
 
 FOLLOW_EVERY = 0.3
 """Seconds between two looks of `tail`."""
@@ -81,9 +82,9 @@ def search_options(command: Callable[..., None]) -> Callable[..., None]:
 def list_(place: Place, wanted: Wanted, limit: int, as_json: bool) -> None:
     """Sessions with an exchange that matches, the latest last."""
     directory = place.find()
-    place.note("evidence.searched", {"command": "sessions list", "filters": _filters(wanted)})
+    place.note("evidence.searched", {"command": "sessions list", "filters": filters_of(wanted)})
     found: dict[str, Session] = {}
-    for exchange in _search(directory, wanted):
+    for exchange in matching(directory, wanted):
         name = exchange.text("session_id") or exchange.text("decision_id")
         found.setdefault(name, Session(name)).add(exchange)
     every = sorted(found.values(), key=lambda session: session.first_at)
@@ -107,21 +108,7 @@ def show(session_id: str, directory: Path | None, config: Path | None, as_json: 
     place = Place(directory, config)
     where = place.find()
     place.note("evidence.session_read", {"session_id": session_id})
-    exchanges: list[Exchange] = []
-    moves: list[Line] = []
-    for writer in list_writers(where):
-        kept = [line for line in writer_lines(where, writer) if _is_of_session(line, session_id)]
-        exchanges += pair(kept)
-        moves += [line for line in kept if line.kind.startswith(("hold.", "grant."))]
-    holds = {str(line.fields.get("hold")) for line in moves}
-    moves += [
-        line
-        for writer in list_writers(where)
-        for line in writer_lines(where, writer)
-        if line.kind.startswith(("hold.", "grant."))
-        and str(line.fields.get("hold")) in holds
-        and line.fields.get("session_id") != session_id
-    ]
+    exchanges, moves = whole_session(where, session_id)
     if not exchanges:
         click.echo(f"nothing is known of {escape_for_display(session_id)}", err=True)
         sys.exit(1)
@@ -149,7 +136,7 @@ def show(session_id: str, directory: Path | None, config: Path | None, as_json: 
 def tail(place: Place, wanted: Wanted, count: int, as_json: bool) -> None:
     """Follow exchanges as they end."""
     directory = place.find()
-    place.note("evidence.searched", {"command": "sessions tail", "filters": _filters(wanted)})
+    place.note("evidence.searched", {"command": "sessions tail", "filters": filters_of(wanted)})
     tails: dict[str, Follower] = {}
     latest = heapq.nlargest(count, (e for e in _ended(directory, tails) if wanted(e)), key=_when)
     for exchange in reversed(latest):
@@ -174,7 +161,7 @@ def export(place: Place, wanted: Wanted, form: str, output: Path | None) -> None
     """
     directory = place.find()
     place.note(
-        "evidence.searched", {"command": "sessions export", "filters": _filters(wanted), "format": form}
+        "evidence.searched", {"command": "sessions export", "filters": filters_of(wanted), "format": form}
     )
     file = output.open("w", encoding="utf-8", newline="") if output is not None else sys.stdout
     count = 0
@@ -182,7 +169,7 @@ def export(place: Place, wanted: Wanted, form: str, output: Path | None) -> None
         table = csv.writer(file, lineterminator="\r\n")
         if form == "csv":
             table.writerow(COLUMNS)
-        for exchange in _search(directory, wanted):
+        for exchange in matching(directory, wanted):
             row = row_of(exchange)
             if form == "csv":
                 table.writerow([csv_cell(row[name]) for name in COLUMNS])
@@ -193,61 +180,6 @@ def export(place: Place, wanted: Wanted, form: str, output: Path | None) -> None
         if output is not None:
             file.close()
     click.echo(f"{count} exchanges", err=True)
-
-
-@dataclass(slots=True)
-class Session:
-    """What a session's exchanges add up to."""
-
-    session_id: str
-    first_at: str = ""
-    last_at: str = ""
-    target: str = ""
-    protocol: str = ""
-    principal: str = ""
-    exchanges: int = 0
-    verdicts: dict[str, int] = field(default_factory=dict)
-    masked: int = 0
-    rows: int = 0
-    asked: str = ""
-
-    def add(self, exchange: Exchange) -> None:
-        at = exchange.line.at
-        self.first_at = min(self.first_at or at, at)
-        self.last_at = max(self.last_at, at)
-        self.target = self.target or exchange.text("target")
-        self.protocol = self.protocol or exchange.text("protocol")
-        self.principal = self.principal or str(exchange.part("principal").get("subject", ""))
-        if exchange.text("operation") == "login" and exchange.text("verdict") == "allow":
-            return
-        self.exchanges += 1
-        self.asked = self.asked or exchange.asked
-        verdict = exchange.text("verdict") or "unknown"
-        self.verdicts[verdict] = self.verdicts.get(verdict, 0) + 1
-        masked = exchange.response.get("masked")
-        self.masked += sum(masked.values()) if isinstance(masked, dict) else 0
-        rows = exchange.response.get("rows")
-        self.rows += rows if type(rows) is int else 0
-
-    def line(self) -> str:
-        """One line for people."""
-        verdicts = " ".join(f"{name}={self.verdicts[name]}" for name in sorted(self.verdicts))
-        parts = [
-            self.first_at,
-            self.session_id,
-            self.target,
-            f"by {self.principal or 'nobody known'}",
-            verdicts,
-        ]
-        if self.masked:
-            parts.append(f"masked={self.masked}")
-        if self.rows:
-            parts.append(f"rows={self.rows}")
-        parts.append(self.asked[:80])
-        return " ".join(part for part in parts if part)
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 class Follower:
@@ -297,25 +229,10 @@ def move_line(move: Line) -> str:
     return f"{move.at} {move.kind} {move.fields.get('hold', '')}{who} {facts}".rstrip()
 
 
-def _search(directory: Path, wanted: Wanted) -> Iterator[Exchange]:
-    for writer in list_writers(directory):
-        lines = writer_lines(directory, writer, since_us=wanted.since_us)
-        yield from (exchange for exchange in pair(lines) if wanted(exchange))
-
-
 def _ended(directory: Path, tails: dict[str, Follower]) -> Iterator[Exchange]:
     for writer in list_writers(directory):
         follower = tails.setdefault(writer, Follower(WriterTail(directory / writer)))
         yield from follower.ended()
-
-
-def _is_of_session(line: Line, session_id: str) -> bool:
-    return line.fields.get("session_id") == session_id
-
-
-def _filters(wanted: Wanted) -> dict[str, Any]:
-    kept = {name: getattr(wanted, name) for name in Wanted.__slots__}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items() if value}
 
 
 def _micros(text: str, now: float) -> int | None:

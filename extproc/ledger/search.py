@@ -85,6 +85,12 @@ class Wanted:
         return any(needle in text.casefold() for line in lines for text in _texts(line.fields))
 
 
+def filters_of(wanted: Wanted) -> dict[str, Any]:
+    """The filters that are set, as a record keeps them."""
+    kept = {name: getattr(wanted, name) for name in Wanted.__slots__}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items() if value}
+
+
 def _matches(pattern: str, name: str) -> bool:
     return fnmatchcase(name.casefold(), pattern.casefold())
 

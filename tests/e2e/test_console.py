@@ -160,7 +160,7 @@ def test_a_held_statement_is_approved_for_more_than_once(scene: Scene, browser: 
     page.get_by_label("More than once").check()
     page.get_by_role("textbox", name="Uses").fill("2")
     page.get_by_role("textbox", name="Minutes").fill("5")
-    page.get_by_label("Which requests").select_option("shape")
+    page.get_by_role("radio", name="shape").check()
     page.get_by_role("button", name="Approve").click()
     expect(page.get_by_text("Your approval is counted.")).to_be_visible()
     client.join(30)
@@ -192,6 +192,9 @@ def test_every_page_can_be_read(scene: Scene, browser: Browser, scheme: Any, wid
     assert page.evaluate(CONTRAST) == []
     watched.log_in(scene.console_url, "audrey")
     paths = ["/holds", "/holds?show=open", "/holds?show=closed", "/grants", "/grants?show=ended", "/nowhere"]
+    paths += ["/sessions", "/sessions?principal=nobody", "/policies", "/health"]
+    page.goto(f"{scene.console_url}/sessions")
+    paths.append(str(page.locator("li.hold a.title").first.get_attribute("href")))
     page.goto(f"{scene.console_url}/holds?show=closed")
     paths += [str(link.get_attribute("href")) for link in page.locator("li.hold a.title").all()[:3]]
     for path in paths:

@@ -65,7 +65,7 @@ class OneTime:
 class House:
     """A console over a store in memory, with what it recorded."""
 
-    def __init__(self, url: str = URL, **ways: Any) -> None:
+    def __init__(self, url: str = URL, *, records: Any = None, checks: Any = None, **ways: Any) -> None:
         self.url = url
         self.now = NOW
         self.store = MemoryHoldStore()
@@ -76,7 +76,7 @@ class House:
         self.app = create_console(
             self.store, url=url, record=self.record, now=lambda: self.now,
             ways=Ways(issuer=self.issuer, renew=self.issuer.renew, one_time=self.one_time, **ways),
-            mask=lambda text: text.replace("s3cret", "[SECRET]"),
+            mask=lambda text: text.replace("s3cret", "[SECRET]"), records=records, checks=checks,
         )  # fmt: skip
 
     def record(self, record: Record) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
@@ -25,6 +25,7 @@ from extproc.servers.console.limits import RateLimit
 from extproc.servers.console.live import Live
 from extproc.servers.console.login import Doors, IssuerLogin, OneTime, cookie_name
 from extproc.servers.console.pages import Pages, Role
+from extproc.servers.console.records import RecordPages, Records
 from extproc.servers.console.safety import Fence
 from extproc.servers.console.sessions import Logins, Renew, Session, Sessions
 from extproc.servers.deciding import Deciding
@@ -54,10 +55,13 @@ def create_console(
     operators: Collection[str] = ("operators",),
     auditors: Collection[str] = ("auditors",),
     mask: Callable[[str], str] = str,
+    records: Records | None = None,
+    checks: Callable[[], Awaitable[Mapping[str, bool]]] | None = None,
 ) -> Starlette:
     """The ASGI application, for browsers that see it at `url`.
 
-    `record`, `mask`, `operators` and `auditors` are as for the API (`approvals_api.create_app`).
+    `record`, `mask`, `operators` and `auditors` are as for the API (`approvals_api.create_app`). `records` reads the
+    ledger and `checks` says which checks hold; without them there are no pages of either.
     """
     deciding = Deciding(store, record, now, readers={*operators, *auditors}, mask=mask, via="console")
     pages = Pages(now, {Role.OPERATOR: frozenset(operators), Role.AUDITOR: frozenset(auditors)})
@@ -71,6 +75,16 @@ def create_console(
     acts = RateLimit(now, per_minute=60, burst=30)
     guard = Guard(sessions, cookie, pages, url, acts)
     holds, grants, live = HoldPages(deciding, pages), GrantPages(deciding, pages), Live(deciding, sessions)
+
+    read: list[tuple[str, Handler]] = []
+    if records is not None and checks is not None:
+        ledger = RecordPages(deciding, pages, records, checks)
+        read = [
+            ("/sessions", ledger.sessions),
+            ("/sessions/{session_id}", ledger.session),
+            ("/policies", ledger.policies),
+            ("/health", ledger.health),
+        ]
 
     def page(path: str, handler: Handler) -> Route:
         return Route(path, guard.page(handler), methods=["GET"])
@@ -100,6 +114,7 @@ def create_console(
         page("/grants/{grant_id}", grants.one),
         act("/grants/{grant_id}/revoke", grants.revoke),
         page("/live", live.stream),
+        *(page(path, handler) for path, handler in read),
         Mount("/static", StaticFiles(directory=HERE / "static")),
     ]
     app = Starlette(

@@ -26,6 +26,9 @@ class Role(StrEnum):
 NAV: tuple[tuple[str, str, frozenset[Role] | None], ...] = (
     ("/holds", "Inbox", None),
     ("/grants", "Grants", None),
+    ("/sessions", "Sessions", frozenset(Role)),
+    ("/policies", "Policies", frozenset(Role)),
+    ("/health", "Health", frozenset(Role)),
 )
 """Path, title, and who sees it; None is everybody."""
 
@@ -53,6 +56,7 @@ class Pages:
             "yes_no": words.yes_no,
             "clock": words.clock,
             "span": words.span,
+            "precise": words.precise,
             "laid_out": words.laid_out,
             "flat": words.flat,
             "relative": lambda text: words.relative(text, now()),

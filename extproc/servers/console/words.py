@@ -55,6 +55,13 @@ def span(seconds: float) -> str:
     return " ".join(parts) or "0 s"
 
 
+def precise(seconds: float) -> str:
+    """A short length of time: `12 ms`, `1.25 s`, and from a minute on as `span` has it."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms" if seconds >= 0.001 else f"{seconds * 1e6:.0f} µs"
+    return f"{seconds:.2f} s" if seconds < 60 else span(seconds)
+
+
 def relative(text: str, now: float) -> str:
     """A time as RFC 3339 seen from now: `in 5 min`, `2 h ago`."""
     at = datetime.fromisoformat(text).astimezone(UTC).timestamp()

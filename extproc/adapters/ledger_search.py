@@ -1,0 +1,58 @@
+"""Exchanges and sessions found in a ledger's files: for the command line and the console alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from extproc.adapters.ledger_reader import list_writers, read_payload_entry
+from extproc.adapters.ledger_scan import all_lines, writer_lines
+from extproc.ledger.exchanges import Exchange, pair
+from extproc.ledger.lines import Line
+from extproc.ledger.payloads import HEADER_SIZE, check_entry
+from extproc.ledger.search import Wanted
+
+
+def matching(directory: Path, wanted: Wanted) -> Iterator[Exchange]:
+    """Exchanges that match, writer by writer, each writer's in the order of their ends. Raises OSError."""
+    for writer in list_writers(directory):
+        lines = writer_lines(directory, writer, since_us=wanted.since_us)
+        yield from (exchange for exchange in pair(lines) if wanted(exchange))
+
+
+def whole_session(directory: Path, session_id: str) -> tuple[list[Exchange], list[Line]]:
+    """A session's exchanges, and the moves of its holds and of their grants. Raises OSError."""
+    exchanges: list[Exchange] = []
+    moves: list[Line] = []
+    for writer in list_writers(directory):
+        lines = writer_lines(directory, writer)
+        kept = [line for line in lines if line.fields.get("session_id") == session_id]
+        exchanges += pair(kept)
+        moves += [line for line in kept if _is_move(line)]
+    holds = {str(line.fields.get("hold")) for line in moves}
+    if holds:
+        moves += [
+            line
+            for line in all_lines(directory)
+            if _is_move(line)
+            and str(line.fields.get("hold")) in holds
+            and line.fields.get("session_id") != session_id
+        ]
+    return exchanges, moves
+
+
+def payloads_of(directory: Path, line: Line, at_most: int) -> dict[str, tuple[str, bytes]]:
+    """A record's payloads by name: their state and, where it is `good`, up to `at_most` bytes of them."""
+    found: dict[str, tuple[str, bytes]] = {}
+    for name, place in line.payloads.items():
+        if place.size > at_most:
+            found[name] = ("too large to be shown here", b"")
+            continue
+        entry = read_payload_entry(directory, line.writer, place.ref, place.size)
+        state = check_entry(entry, place.size, place.commitment) if entry is not None else "missing"
+        found[name] = (state, entry[HEADER_SIZE:] if entry is not None and state == "good" else b"")
+    return found
+
+
+def _is_move(line: Line) -> bool:
+    return line.kind.startswith(("hold.", "grant."))
