@@ -124,10 +124,12 @@ class Session:
         while self.awaited and self.awaited[0].kind == b"S":
             self.awaited.popleft()
         self.copying_in = not self.awaited
-        if self.awaited and self.awaited.popleft().kind != COPY_END:
-            self.awaited.appendleft(copying)
-            raise copy_violation()
+        is_violation = bool(self.awaited) and self.awaited[0].kind != COPY_END
+        if self.awaited and not is_violation:
+            self.awaited.popleft()
         self.awaited.appendleft(copying)
+        if is_violation:
+            raise copy_violation()
 
     def drop_batch(self) -> None:
         """The server said ErrorResponse: it skips everything up to Sync."""

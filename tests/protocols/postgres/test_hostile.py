@@ -121,6 +121,19 @@ def test_any_bytes_give_events_and_every_statement_ends_once(
     assert set(begun) - parses <= set(ended) <= set(begun)
 
 
+def test_a_statement_sent_in_place_of_copy_data_ends_with_the_connection():
+    connection = logged_in()
+    for text in (b"COPY t FROM STDIN", b"SELECT 1"):
+        connection.receive_from_client(m.build_query(text))
+        event = connection.next_event()
+        assert isinstance(event, StatementReceived)
+        connection.forward(event.id)
+    connection.receive_from_server(m.build(b"G", b"\x00\x00\x00"))
+    events = iter(connection.next_event, None)
+    ended = [event for event in events if isinstance(event, StatementEnded | Ended)]
+    assert [getattr(event, "id", 0) for event in ended] == [1, 2, 0]
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from("QPBDECSHXFfcp"), st.binary(max_size=60))
 def test_only_what_was_forwarded_or_has_no_text_reaches_the_server(kind: str, body: bytes):
