@@ -173,7 +173,7 @@ def _plan(settings: Settings, target: Target, policies: PolicySet, secrets: Mask
     limit = max(target.limits.request_body, target.limits.response_body, settings.limits.header_bytes) + 1024
     masker_for = _maskers(policies.masks, secrets, literals, limit)
     if database is not None:
-        database = replace(database, row_masks=_row_masks(policies.masks, secrets, masker_for))
+        database = replace(database, row_masks=_row_masks(policies.masks, secrets, masker_for, target.kind))
     return TargetPlan(
         name=target.name,
         kind=target.kind,
@@ -275,7 +275,10 @@ def _maskers(
 
 
 def _row_masks(
-    specs: Mapping[str, MaskSpec], secrets: MaskSecrets, masker_for: Callable[[tuple[str, ...]], Masker]
+    specs: Mapping[str, MaskSpec],
+    secrets: MaskSecrets,
+    masker_for: Callable[[tuple[str, ...]], Masker],
+    kind: str,
 ) -> Callable[[tuple[str, ...]], RowMasks]:
     """The same for rows."""
     made: dict[tuple[str, ...], RowMasks] = {}
@@ -283,7 +286,8 @@ def _row_masks(
     def row_masks(names: tuple[str, ...]) -> RowMasks:
         masks = made.get(names)
         if masks is None:
-            made[names] = masks = compile_rows([specs[name] for name in names], secrets, masker_for(names))
+            masks = compile_rows([specs[name] for name in names], secrets, masker_for(names))
+            made[names] = masks = masks.without_case() if kind == "mysql" else masks
         return masks
 
     return row_masks

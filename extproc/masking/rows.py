@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from extproc.domain.errors import MaskingError, PolicyError
 from extproc.domain.mask import MaskSpec
@@ -19,6 +19,8 @@ from extproc.masking.plan import REDACT, Masker
 TEXT_TYPES = frozenset({19, 25, 142, 705, 1042, 1043})
 """name, text, xml, unknown, bpchar, varchar: the binary form is the text (pg_type.dat)."""
 JSON, JSONB, INT8, NUMERIC, BYTEA = 114, 3802, 20, 1700, 17
+INT8_LITTLE = -20
+"""An eight-byte integer, lowest byte first. No server's number for a type."""
 TOO_SMALL = frozenset({16, 21, 23, 26, 700, 701, 1082, 1083, 1114, 1184, 1186, 1266})
 """bool, int2, int4, oid, floats, dates and times: in binary they hold none of what recognizers look for."""
 
@@ -60,6 +62,14 @@ class RowMasks:
     masker: Masker
     looks: bool
     """Whether values are searched for entities as well."""
+
+    def without_case(self) -> RowMasks:
+        """For a server that compares names without case, and whose names are given here in small letters."""
+        rules = (
+            replace(rule, schema=rule.schema.lower(), table=rule.table.lower(), column=rule.column.lower())
+            for rule in self.rules
+        )
+        return replace(self, rules=tuple(rules))
 
     @property
     def digest(self) -> str:
@@ -191,8 +201,8 @@ class _Search:
             text = bytes.fromhex(value[2:].decode("ascii")).decode("latin-1")
         elif not binary:
             text = value.decode(self.codec)
-        elif kind == INT8:
-            text = str(struct.unpack("!q", value)[0])
+        elif kind in (INT8, INT8_LITTLE):
+            text = str(struct.unpack("!q" if kind == INT8 else "<q", value)[0])
         elif kind == NUMERIC:
             text = _numeric(value)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from extproc.masking.rows import split_name
 from extproc.pipeline.view_trees import ViewColumn, view_columns
@@ -133,6 +134,9 @@ MOST_REMEMBERED = 1024
 class Catalogue:
     """What the server told at one moment."""
 
+    views_hide_origins: ClassVar[bool] = False
+    """Whether a column of a view may come without a word about where it is from."""
+
     signature: str = ""
     relations: dict[int, Relation] = field(default_factory=dict)
     builtin: set[tuple[str, str]] = field(default_factory=set)
@@ -222,6 +226,10 @@ class Catalogue:
         """Whether a name in a statement is that of a known relation, or of one of the server's own."""
         parts = split_name(name)
         return bool(self.named(name)) or (parts[-2] if len(parts) > 1 else "", parts[-1]) in self.builtin
+
+    def tells(self, name: str) -> bool:
+        """Whether a name is that of one of the server's own tables that show values whoever asks for whatever."""
+        return False
 
     def is_whole(self, names: tuple[str, ...]) -> bool:
         """Whether all these names are known, with everything below those of views."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from extproc.pipeline.catalogue import CONTENT, SIGNATURE, Catalogue, definitions_of
 
@@ -17,6 +18,32 @@ CHECK_EVERY = 1.0
 """Seconds for which a catalogue that was checked is believed."""
 MOST_DATABASES = 64
 """Catalogues kept; the one that was not used for longest goes first."""
+
+
+class Reader(Protocol):
+    """One connection's view of a catalogue: what to ask next, and what the answer means."""
+
+    doubted: bool
+    """A result had a column of a table that is not known: look before the next one."""
+
+    @property
+    def current(self) -> Catalogue: ...
+    @property
+    def is_asking(self) -> bool: ...
+    def begin(self, transaction: str) -> None: ...
+    def question(self, names: Iterable[str], now: float, *, checked: bool) -> str: ...
+    def answered(
+        self, rows: Sequence[Sequence[bytes | None]], codec: str, now: float, transaction: str
+    ) -> None: ...
+    def changed(self, now: float) -> None: ...
+    def committed(self, now: float) -> None: ...
+
+
+class Readers(Protocol):
+    """What several connections share."""
+
+    def reader(self, target: str, database: str, user: str) -> Reader:
+        """One connection's view of it."""
 
 
 @dataclass(slots=True)
@@ -34,6 +61,11 @@ class Catalogues:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, str], SharedCatalogue] = OrderedDict()
+
+    def reader(self, target: str, database: str, user: str) -> CatalogueReader:
+        """One connection's view of it; every user sees the same."""
+        del user
+        return CatalogueReader(self.of(target, database))
 
     def of(self, target: str, database: str) -> SharedCatalogue:
         """The same one for everybody who names the same database."""

@@ -155,6 +155,8 @@ class Coverage:
             for table in tables
         ):
             return "the texts of others' statements may hold values of masked columns"
+        if any(self.catalogue.tells(table) for table in tables):
+            return "tables of the server's own show values and the texts of others' statements"
         if any(self._calls_a_row(name, tables) for name in sql.columns):
             return "a function of a whole row may show a masked column"
         if any(self._may_be_masked(name, tables) for name in sql.columns_used):
@@ -198,6 +200,17 @@ class Coverage:
         else:
             numbers = (relation.numbers[column],) if column in relation.numbers else ()
         return any(self.of(relation.oid, number) is not None for number in numbers)
+
+
+def hides_origins(coverage: Coverage, facts: Sequence[StatementFacts]) -> bool:
+    """Whether a column of a masked view may come without saying so."""
+    catalogue = coverage.catalogue
+    return catalogue.views_hide_origins and any(
+        relation.is_view and coverage.of(relation.oid, 0) is not None
+        for sql in facts
+        for table in sql.tables_read
+        for relation in catalogue.named(table)
+    )
 
 
 def knows_all(catalogue: Catalogue, facts: Sequence[StatementFacts]) -> bool:

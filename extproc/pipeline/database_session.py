@@ -14,7 +14,7 @@ from extproc.domain.record import Record
 from extproc.domain.request import Source
 from extproc.domain.steps import NeedKeys
 from extproc.masking.rows import RowMasks
-from extproc.pipeline.catalogue_reading import CatalogueReader, Catalogues, SharedCatalogue
+from extproc.pipeline.catalogue_reading import CatalogueReader, Catalogues, Reader, Readers, SharedCatalogue
 from extproc.pipeline.coverage import Coverage
 from extproc.pipeline.database_records import SessionScribe
 from extproc.pipeline.database_steps import (
@@ -52,17 +52,17 @@ class DatabaseSession:
         target: str,
         source: Source,
         now: float,
-        catalogues: Catalogues | None = None,
+        catalogues: Readers | None = None,
     ) -> None:
         """`catalogues` are shared with other connections to the same databases."""
-        self._catalogues = catalogues or Catalogues()
+        self._catalogues: Readers = catalogues or Catalogues()
         self._current = current
         self._new_hex = new_hex
         gov = current()
         self._login: Login | None = None
         self._principal: Principal | None = None
         self._role: DatabaseRole | None = None
-        self.catalogue = CatalogueReader(SharedCatalogue())
+        self.catalogue: Reader = CatalogueReader(SharedCatalogue())
         """What the server said of its tables, where policy masks columns."""
         self._coverage: Coverage | None = None
         self.names = StatementNames()
@@ -99,7 +99,7 @@ class DatabaseSession:
         """Who is it, and which database user stands behind that name?"""
         self._login = login
         self.scribe.user, self.scribe.database = login.user, login.database
-        self.catalogue = CatalogueReader(self._catalogues.of(self.target, login.database))
+        self.catalogue = self._catalogues.reader(self.target, login.database, login.user)
         return self._identify(now)
 
     def keys_ready(self, now: float) -> AcceptLogin | RefuseLogin:

@@ -91,9 +91,9 @@ def result_mask(
 
 
 WITHHELD = "the server's message is withheld: it may hold masked values"
-VALUES_IN_TEXT = ("22", "23", "00", "01", "P0", "38", "39", "HV")
+VALUES_IN_TEXT = ("22", "23", "00", "01", "P0", "38", "39", "HV", "HY", "70")
 """SQLSTATE classes whose texts quote values: data exceptions, constraints, notices, errors raised by functions, by
-routines in other languages and by foreign tables."""
+routines in other languages and by foreign tables; in MySQL, whatever has no class of its own."""
 
 
 def masked_message(masks: RowMasks, fields: Mapping[str, str]) -> dict[str, str]:

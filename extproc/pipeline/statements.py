@@ -19,7 +19,7 @@ from extproc.masking.rows import RowMasks
 from extproc.pipeline.catalogue import FIRST_USER_OID
 from extproc.pipeline.copy_masking import CopyMask, copied, copied_columns, copy_mask
 from extproc.pipeline.copy_masking import refusal as copying_refusal
-from extproc.pipeline.coverage import knows_all
+from extproc.pipeline.coverage import hides_origins, knows_all
 from extproc.pipeline.database_facts import DatabaseFacts, SessionFacts, StatementView
 from extproc.pipeline.database_records import statement_binding
 from extproc.pipeline.database_steps import (
@@ -315,7 +315,8 @@ class GovernedStatement:
         assert masks is not None  # noqa: S101  (set before)
         if all(sql.complete or sql.incomplete_reason == CHANGES_READING for sql in facts):
             # a rule let it run although it is not complete; what it computes is not shown
-            self._hides_all = self._hides_all or bool(_not_understood(facts))
+            quotes = any(sql.normalised.startswith(QUOTING) for sql in facts) and bool(masks.rules)
+            self._hides_all = self._hides_all or quotes or bool(_not_understood(facts))
             why = copying_refusal(facts)
         else:
             why = "it cannot be judged"
@@ -453,7 +454,8 @@ class GovernedStatement:
             columns,
             codec,
             names_masked=any(coverage.names(sql) for sql in facts),
-            hides_computed=bool(masks.rules) and not knows_all(coverage.catalogue, facts),
+            hides_computed=bool(masks.rules)
+            and (not knows_all(coverage.catalogue, facts) or hides_origins(coverage, facts)),
             hides_all=self._hides_all,
         )
 
@@ -508,6 +510,8 @@ class GovernedStatement:
                 catalogue.committed(now)
 
 
+QUOTING = ("SHOW WARNINGS", "SHOW ERRORS", "SHOW ENGINE")
+"""What tells of statements and their errors, which quote values."""
 _HARMLESS = frozenset({"read", "write"})
 UNDECIDED = Deny("no-rule-matched", "No rule allows this statement.")
 

@@ -22,6 +22,7 @@ from extproc.pipeline.database_steps import (
 )
 from extproc.pipeline.governance import DatabasePlan
 from extproc.pipeline.listeners import ListenerPlan
+from extproc.pipeline.mysql_catalogue import MysqlCatalogues, Tables
 from extproc.pipeline.row_masking import masked_message
 from extproc.protocols.mysql import (
     ClientLeft,
@@ -43,7 +44,7 @@ from extproc.protocols.mysql import (
 from extproc.protocols.mysql.charsets import CODECS
 from extproc.servers.database_conversation import DatabaseConversation
 from extproc.servers.envoy_proto import CallMetadata
-from extproc.servers.mysql_words import refusal
+from extproc.servers.mysql_words import PlacedColumn, refusal, value_kind
 from extproc.servers.network_ext_proc import Output
 from extproc.servers.service import Service
 from extproc.sql.mysql.analysis import TextFacts, analyze
@@ -55,6 +56,8 @@ READING = (
     " @@global.lower_case_table_names"
 )
 """What changes how the server reads a text, and how its answers are read."""
+_catalogues = MysqlCatalogues()
+"""What this process knows of its servers' tables."""
 BOUND_SETTINGS = ("database", "sql_mode", "character_set_client")
 
 
@@ -87,7 +90,9 @@ class MysqlConversation(DatabaseConversation):
         source: Source,
         later: Callable[[Output], None],
     ) -> None:
-        session = DatabaseSession(service.current, service.new_hex, listener.target, source, service.now())
+        session = DatabaseSession(
+            service.current, service.new_hex, listener.target, source, service.now(), _catalogues
+        )
         session.reads_messages = session.masks_rows
         needs_tls = listener.needs_tls(source)
         self._wire = MysqlConnection(
@@ -271,9 +276,22 @@ class MysqlConversation(DatabaseConversation):
             self._answer(event.id, statement.answered((), event.rows, self._wire.codec, now))
 
     def _rows_described(self, event: RowsDescribed) -> None:
-        """Masked rows are not sent."""
-        self._end = ("aborted", "rows-not-maskable")
-        self._terminate("58000", "extproc: rows of this protocol cannot be masked")
+        statement = self._running.get(event.id)
+        tables = self._session.catalogue.current
+        assert isinstance(tables, Tables)  # noqa: S101  (ours are)
+        columns = [
+            PlacedColumn(
+                column.name, *tables.place(column.schema, column.table, column.origin), *value_kind(column)
+            )
+            for column in event.columns
+        ]
+        mask = statement.rows(columns, self._wire.codec) if statement is not None else None
+        self._count_masked(event.id)
+        if mask is None:
+            self._wire.pass_rows(event.id)
+            return
+        self._results[event.id] = mask
+        self._wire.read_rows(event.id)
 
     def _message(self, event: MessageReceived) -> None:
         statement = self._running.get(event.id) if event.id is not None else None

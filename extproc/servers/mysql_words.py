@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from extproc.domain.nouns import noun
+from extproc.masking.rows import BYTEA, INT8, INT8_LITTLE, JSON, NUMERIC
 from extproc.pipeline.database_steps import (
     ADMIN_SHUTDOWN,
     CANNOT_CONNECT_NOW,
@@ -12,7 +14,8 @@ from extproc.pipeline.database_steps import (
     INVALID_PASSWORD,
     QUERY_CANCELED,
 )
-from extproc.protocols.mysql import Refusal
+from extproc.protocols.mysql import Column, Refusal
+from extproc.protocols.mysql import results as types
 
 ERRORS: dict[str, tuple[int, str]] = {
     INSUFFICIENT_PRIVILEGE: (1142, "42000"),
@@ -45,3 +48,35 @@ def refusal(
     if hint:
         text += f". {hint}" if text[-1] not in ".!?" else f" {hint}"
     return Refusal(code, state, text)
+
+
+TEXT, SMALL = 25, 23
+"""What masks know as text, and as too small to hold anything that is looked for (pg_type.dat)."""
+_BINARY_CHARSET = 63
+_STRINGS = frozenset({14, 15, 247, 248, 249, 250, 251, 252, 253, 254})
+
+
+@noun(frozen=True, slots=True)
+class PlacedColumn:
+    """A result column as masks see it: the table's and column's numbers in our catalogue, and a type they know."""
+
+    name: str
+    table_oid: int
+    attribute: int
+    type_oid: int
+    format: int
+
+
+def value_kind(column: Column) -> tuple[int, int]:
+    """The type that a column's values have for masks, and their format."""
+    if column.type == types.JSON:
+        return JSON, 0
+    if column.type in _STRINGS:
+        return (BYTEA, 1) if column.charset == _BINARY_CHARSET else (TEXT, 0)
+    if column.type in (types.DECIMAL, types.OLD_DECIMAL):
+        return NUMERIC, 0
+    if column.type in (types.BIT, 255):
+        return BYTEA, 1
+    if not column.is_binary:
+        return INT8, 0
+    return (INT8_LITTLE, 1) if column.type == types.LONGLONG else (SMALL, 1)

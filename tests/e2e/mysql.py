@@ -9,9 +9,11 @@ from typing import Any
 
 import pymysql  # type: ignore[import-untyped]
 
-from tests.e2e.databases import PASSWORD, GovernedDatabase
+from tests.e2e.databases import PASSWORD, POLICY, GovernedDatabase
 from tests.support.mariadb import DATABASE, MariaDB, program
 
+MYSQL_POLICY = POLICY.replace('"payments" in', f'"{DATABASE}.payments" in')
+"""Names of tables are completed with the database that a connection uses."""
 SCHEMA = f"""
 CREATE USER app_reader IDENTIFIED BY '{PASSWORD}';
 CREATE USER app_writer IDENTIFIED BY '{PASSWORD}';
@@ -35,6 +37,7 @@ class MysqlStack(GovernedDatabase):
     listener_name = "my"
 
     def __init__(self, directory: Path, mariadb: MariaDB, **more: Any) -> None:
+        more.setdefault("policy", MYSQL_POLICY)
         super().__init__(directory, mariadb.socket, **more)
         self.mariadb = mariadb
 
