@@ -22,6 +22,7 @@ from extproc.adapters.ledger_reader import (
 )
 from extproc.adapters.ledger_scan import raw_lines
 from extproc.commands.ledger_place import Place, config_option, dir_option, json_option
+from extproc.commands.ledger_retention import hold, purge
 from extproc.domain.display import escape_for_display
 from extproc.ledger import Line, NoteError, NoteKey, RecordError, Report, parse_key, parse_line
 from extproc.ledger.alone import VERIFIER
@@ -65,6 +66,10 @@ def verify(
     else:
         _print_report(report, trusted)
     sys.exit(0 if report.ok else 1)
+
+
+ledger.add_command(purge)
+ledger.add_command(hold)
 
 
 @ledger.command()

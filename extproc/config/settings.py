@@ -573,6 +573,16 @@ class Console(Branch, frozen=True, kw_only=True):
     insecure: Annotated[bool, about("Allow plain TCP on loopback.")] = False
 
 
+class Keep(Branch, frozen=True, kw_only=True):
+    """How long payloads are kept."""
+
+    keep: Annotated[Duration, about("Older payloads are erased by `extproc ledger purge`.")]
+    targets: Annotated[tuple[Text, ...], about("Only of these targets; `*` matches anything.")] = ()
+    payloads: Annotated[
+        tuple[Text, ...], about("Only these: `request`, `response`, `view`, `sources`, …")
+    ] = ()
+
+
 class Ledger(Branch, frozen=True, kw_only=True):
     """What happened, kept."""
 
@@ -581,6 +591,9 @@ class Ledger(Branch, frozen=True, kw_only=True):
         Literal["process", "disk"], about("`process` survives kill -9, `disk` a power cut.")
     ] = "process"
     segment_bytes: Annotated[Size, about("A segment is closed at this size.")] = 64 * MIB
+    retention: Annotated[
+        tuple[Keep, ...], about("The first that is for a payload decides; without one it stays.")
+    ] = ()
 
 
 class Otlp(Branch, frozen=True, kw_only=True):

@@ -35,6 +35,16 @@ def build_entry(payload: bytes, salt: bytes) -> bytes:
     return _HEADER.pack(_MAGIC, _PLAIN, len(payload), salt) + payload
 
 
+def build_erased_header(size: int) -> bytes:
+    """The header of an entry whose salt and body of `size` bytes are gone."""
+    return _HEADER.pack(_MAGIC, _ERASED, size, bytes(SALT_SIZE))
+
+
+def is_erased(header: EntryHeader) -> bool:
+    """Is its body gone?"""
+    return header.scheme == _ERASED
+
+
 def parse_header(data: bytes) -> EntryHeader | None:
     """None if these are not 48 bytes of a header."""
     if len(data) < HEADER_SIZE or data[:4] != _MAGIC or data[5:8] != b"\0\0\0":

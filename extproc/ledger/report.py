@@ -53,6 +53,7 @@ class WriterReport:
     torn_bytes: int = 0
     stopped: bool = False
     payloads: int = 0
+    erased: int = 0
 
     @property
     def unsigned(self) -> int:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from extproc.ledger.checkpoint import Checkpoint, CheckpointError, Lineage, parse_checkpoint
-from extproc.ledger.lines import MAX_LINE, RecordError, is_hash, is_writer_id, parse_line
+from extproc.ledger.lines import MAX_LINE, Line, RecordError, is_hash, is_writer_id, parse_line, role_of
 from extproc.ledger.note import Note, NoteError, NoteKey, iter_notes, parse_note
 from extproc.ledger.report import Problem, Report
+from extproc.ledger.retention import ROLE, read_tombstones
 from extproc.ledger.walk import Due, PayloadReader, Torn, Walk
 
 
@@ -50,9 +51,11 @@ def verify(
     report = Report()
     signed = _check_checkpoints(checkpoints, key, report)
     claims = _Claims(writers)
+    erased = read_tombstones(_records_of(files for files in writers if role_of(files.writer) == ROLE))
     for files in writers:
         dues = heapq.merge(signed[files.writer], claims.heads[files.writer], key=lambda due: due.size)
-        walk = Walk(files.writer, report, dues, payloads, thorough=thorough)
+        gone = erased.get(files.writer)
+        walk = Walk(files.writer, report, dues, payloads, thorough=thorough, erased=gone)
         for segment in files.segments:
             walk.open_segment(segment.name, segment.first)
             for chunk in segment.chunks():
@@ -189,6 +192,19 @@ def _check_absent(
         if size:
             message = "this writer's files are gone"
             report.add(Problem("missing-writer", writer, 0, message, size - 1))
+
+
+def _records_of(writers: Iterable[WriterFiles]) -> Iterator[Line]:
+    """The records of few and short writers; what is none is named when they are walked."""
+    for files in writers:
+        for segment in files.segments:
+            for raw in b"".join(segment.chunks()).split(b"\n"):
+                try:
+                    line = parse_line(raw)
+                except RecordError:
+                    continue
+                if line.writer == files.writer:
+                    yield line
 
 
 def _first_fields(files: WriterFiles) -> Mapping[str, object]:

@@ -7,7 +7,7 @@ line taken apart to say what happened. After a problem the walk goes on from wha
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -77,8 +77,13 @@ class Walk:
         payloads: PayloadReader | None = None,
         *,
         thorough: bool = False,
+        erased: Mapping[int, frozenset[str]] | None = None,
     ) -> None:
-        """`dues` come sorted by size. `thorough` also checks that every line is in canonical form."""
+        """`dues` come sorted by size. `thorough` also checks that every line is in canonical form.
+
+        `erased` are names of payloads by sequence number that a tombstone tells of.
+        """
+        self._erased = erased or {}
         self.found = report.writers.setdefault(writer, WriterReport(writer))
         self._report = report
         self._writer = writer
@@ -216,7 +221,9 @@ class Walk:
                 self._problem("payload-missing", seq, f"payload {name} is not there", place=place.ref)
                 continue
             state = check_entry(entry, place.size, place.commitment)
-            if state == "sealed":
+            if state == "erased" and name in self._erased.get(seq, ()):
+                self.found.erased += 1
+            elif state == "sealed":
                 self._report.unchecked.append(f"{self._writer}:{seq}: payload {name} is sealed")
             elif state != "good":
                 code, what = _PAYLOAD_PROBLEMS[state]

@@ -693,7 +693,10 @@ class Writer:
     Every line is looked at together with the one after it: that one's `prev` says what this one was.
     """
 
-    def __init__(self, folder: Path, report: Report, signed: list[Signed]) -> None:
+    def __init__(
+        self, folder: Path, report: Report, signed: list[Signed], erased: dict[int, set[str]]
+    ) -> None:
+        self.erased = erased  # payloads by sequence number that a tombstone tells of
         self.name = folder.name
         self.folder = folder
         self.report = report
@@ -886,7 +889,9 @@ class Writer:
     def _check_payload(self, line: Line, name: str, entry: dict[str, Any]) -> None:
         self.report.count("payloads")
         state = check_payload(self.folder, entry)
-        if state == "sealed":
+        if state == "erased" and name in self.erased.get(line.seq, ()):
+            self.report.count("payloads erased under a tombstone")
+        elif state == "sealed":
             self.report.unchecked.append("%s:%d: payload %s is sealed" % (self.name, line.seq, name))
         elif state != "good":
             code, what = PAYLOAD_PROBLEMS[state]
@@ -926,10 +931,12 @@ def verify_ledger(directory: Path, key: Key | None, report: Report, every: bool 
     folders = writers_of(directory)
     starts = {folder.name: _start_of(folder) for folder in folders}
     claims, torn = _claims(starts)
+    erased = _tombstones(folders)
     unsigned = 0
     for folder in folders:
         name = folder.name
-        writer = Writer(folder, report, checkpoints.signed.get(name, []) + claims.get(name, []))
+        signed = checkpoints.signed.get(name, []) + claims.get(name, [])
+        writer = Writer(folder, report, signed, erased.get(name, {}))
         writer.walk()
         unsigned += max(0, writer.seq - writer.signed)
         _check_torn(name, writer.torn, torn.get(name), report)
@@ -940,6 +947,30 @@ def verify_ledger(directory: Path, key: Key | None, report: Report, every: bool 
     report.counts["writers"] = len(folders)
     report.counts["checkpoints"] = checkpoints.followed
     report.counts["records after the last checkpoint"] = unsigned
+
+
+def _tombstones(folders: list[Path]) -> dict[str, dict[int, set[str]]]:
+    """Which payloads were erased on purpose: writer, sequence number, names (section 4a)."""
+    found: dict[str, dict[int, set[str]]] = {}
+    for folder in folders:
+        if folder.name.split("-")[0] != "retention":
+            continue
+        for segment in segments_of(folder):
+            for raw in segment.read_bytes().split(b"\n"):
+                try:
+                    line = parse_line(raw)
+                except Bad:
+                    continue  # named when this writer is walked
+                values = line.values
+                if line.kind != "retention.erased" or line.writer != folder.name:
+                    continue
+                if not isinstance(values.get("seqs"), list):
+                    continue
+                of_writer = found.setdefault(str(values.get("writer_of")), {})
+                for seq in values["seqs"]:
+                    if type(seq) is int:
+                        of_writer.setdefault(seq, set()).add(str(values.get("payload")))
+    return found
 
 
 def _start_of(folder: Path) -> dict[str, Any]:

@@ -424,7 +424,7 @@ def _policies(period: Period) -> list[Row]:
 
 def _administration(period: Period) -> list[Row]:
     """What people and the service itself did to it, readings of evidence included."""
-    kinds = ("admin.", "evidence.", "policy.", "config.", "grant.", "start", "stop", "gap")
+    kinds = ("admin.", "evidence.", "policy.", "config.", "grant.", "retention.", "start", "stop", "gap")
     return [
         {
             "at": line.at,
