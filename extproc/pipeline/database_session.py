@@ -182,6 +182,11 @@ class DatabaseSession:
         assert self._login is not None and self._principal is not None and self._role is not None  # noqa: S101
         return GovernedStatement(self, asked, self._login, self._principal, self._role, now)
 
+    @property
+    def principal(self) -> Principal | None:
+        """Who is logged in."""
+        return self._principal
+
     def governed(self) -> tuple[Governance, TargetPlan, DatabasePlan] | None:
         """What governs this session now; None when its target went away with a reload."""
         gov = self._current()

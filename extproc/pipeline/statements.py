@@ -130,6 +130,17 @@ class GovernedStatement:
             return self._hold(decision, gov, plan, database, now)
         return self._run(now)
 
+    def cancels_own(self, now: float) -> Run | Stop:
+        """It stops what the same caller runs on another connection, which nobody's rule has to allow."""
+        governed = self._session.governed()
+        if governed is None:
+            return self._stop(now, "target-gone", "this database is not governed any more", ends_session=True)
+        self._plan = governed[1]
+        if over := self._session.over(now):
+            return self._over(over, now)
+        self._run_code = "cancels-own"
+        return self._go(now)
+
     def never(self, now: float, name: str) -> Stop:
         """A command that no rule can let through."""
         return self._stop(
@@ -315,7 +326,7 @@ class GovernedStatement:
         assert masks is not None  # noqa: S101  (set before)
         if all(sql.complete or sql.incomplete_reason == CHANGES_READING for sql in facts):
             # a rule let it run although it is not complete; what it computes is not shown
-            quotes = any(sql.normalised.startswith(QUOTING) for sql in facts) and bool(masks.rules)
+            quotes = any(sql.normalised.upper().startswith(QUOTING) for sql in facts) and bool(masks.rules)
             self._hides_all = self._hides_all or quotes or bool(_not_understood(facts))
             why = copying_refusal(facts)
         else:

