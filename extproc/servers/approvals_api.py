@@ -37,6 +37,7 @@ from extproc.servers.approvals_problems import (
 from extproc.servers.approvals_shape import full, summary
 from extproc.servers.deciding import Deciding
 from extproc.servers.grants_api import GrantsApi
+from extproc.servers.hold_events import HoldEvents, Room
 
 Authenticate = Callable[[str], Awaitable[Principal]]
 Reload = Callable[[Principal], Awaitable[Mapping[str, Any]]]
@@ -83,6 +84,7 @@ def create_app(
     routes = [
         Route("/v1/holds", guarded(api.list_holds), methods=["GET"]),
         Route("/v1/holds/{hold_id}", guarded(api.show_hold), methods=["GET"]),
+        Route("/v1/holds/{hold_id}/events", guarded(api.events().stream), methods=["GET"]),
         Route("/v1/holds/{hold_id}/approve", guarded(api.approve), methods=["POST"]),
         Route("/v1/holds/{hold_id}/deny", guarded(api.deny), methods=["POST"]),
         Route("/v1/holds/{hold_id}/withdraw", guarded(api.withdraw), methods=["POST"]),
@@ -130,12 +132,16 @@ class ApprovalsApi:
         self._reload = reload
         self._status = status
         self._operators = operators
-        self._waits = 0
+        self._room = Room(OPEN_WAITS)
         self._document = resources.files("extproc.servers").joinpath("openapi.json").read_bytes()
 
     def grants(self) -> GrantsApi:
         """The handlers of grants, for the same callers."""
         return GrantsApi(self._deciding, self._caller)
+
+    def events(self) -> HoldEvents:
+        """The handler of streams, for the same callers and within the same room."""
+        return HoldEvents(self._deciding, self._caller, self._room)
 
     def locks(self, change: ChangeLocks | None, new_id: Callable[[], str]) -> LocksApi:
         """The handlers of locks; nothing changes them where `change` is None."""
@@ -242,13 +248,13 @@ class ApprovalsApi:
     async def _waiting(self, caller: Principal, wait: int, call: Callable[[float], Awaitable[Any]]) -> Any:
         """`call` with the seconds it may take: no longer than the token, nor when too many wait already."""
         seconds = min(float(wait), caller.expires_at - self._now()) if caller.expires_at else float(wait)
-        if seconds <= 0 or self._waits >= OPEN_WAITS:
+        if seconds <= 0 or self._room.left <= 0:
             return None
-        self._waits += 1
+        self._room.left -= 1
         try:
             return await call(seconds)
         finally:
-            self._waits -= 1
+            self._room.left += 1
 
 
 async def health_checks(
