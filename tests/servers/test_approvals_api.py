@@ -526,8 +526,9 @@ class TestWaiting:
         self, desk: Desk, held: HeldRequest, monkeypatch: Any
     ):
         monkeypatch.setattr(approvals_api, "OPEN_WAITS", 0)
-        assert (await desk.get("agent", f"/v1/holds/{held.id}?wait=60")).json()["state"] == "pending"
-        assert (await desk.get("agent", "/v1/holds?wait=60&since=99")).status_code == 200
+        full_up = Desk(desk.store)
+        assert (await full_up.get("agent", f"/v1/holds/{held.id}?wait=60")).json()["state"] == "pending"
+        assert (await full_up.get("agent", "/v1/holds?wait=60&since=99")).status_code == 200
 
     async def test_a_wait_is_over_when_the_token_is(self, desk: Desk, held: HeldRequest, monkeypatch: Any):
         brief = principal("anna", "sre")
