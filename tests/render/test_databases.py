@@ -223,8 +223,8 @@ def test_target_and_listener_of_a_relayed_connection_come_from_here_alone(tmp_pa
     proxy = chain(config)["filters"][0]["typed_config"]
     assert [value["type"] for value in proxy["proxy_protocol_tlvs"]] == [0xE2, 0xE3]
     assert proxy["proxy_protocol_tlv_merge_policy"] == "OVERWRITE_BY_TYPE_IF_EXISTS_OR_ADD"
-    # the caller's certificate is known once its first bytes are here
-    assert proxy["upstream_connect_mode"] == "ON_DOWNSTREAM_DATA"
+    # at once: a caller that leaves without a word would stay in Envoy for ever
+    assert "upstream_connect_mode" not in proxy
 
 
 def test_a_relay_that_does_not_answer_gets_no_connections(tmp_path: Path) -> None:

@@ -245,6 +245,26 @@ def test_a_header_that_does_not_come_is_not_waited_for(monkeypatch: pytest.Monke
     play(scene)
 
 
+def test_a_caller_that_is_not_let_in_is_not_waited_for_but_a_session_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relay_connection, "LOGIN_TIME", 0.05)
+
+    async def scene(rig: Rig) -> None:
+        session, kept = await rig.connect(HEADER + b"hello")
+        assert await session.readexactly(5) == b"HELLO"
+        reader, writer = await rig.connect(HEADER + b"quiet")
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await reader.readexactly(1)
+        await asyncio.sleep(0.05)
+        kept.write(b"still")
+        assert await session.readexactly(5) == b"STILL"
+        for each in (writer, kept):
+            each.close()
+
+    play(scene)
+
+
 def test_another_user_is_refused_before_a_byte_of_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay_connection, "peer_uid", lambda sock: 12345)
 
