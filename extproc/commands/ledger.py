@@ -23,6 +23,7 @@ from extproc.adapters.ledger_reader import (
 from extproc.adapters.ledger_scan import raw_lines
 from extproc.commands.ledger_place import Place, config_option, dir_option, json_option
 from extproc.commands.ledger_retention import hold, purge
+from extproc.commands.ledger_ship import ship
 from extproc.domain.display import escape_for_display
 from extproc.ledger import Line, NoteError, NoteKey, RecordError, Report, parse_key, parse_line
 from extproc.ledger.alone import VERIFIER
@@ -70,6 +71,7 @@ def verify(
 
 ledger.add_command(purge)
 ledger.add_command(hold)
+ledger.add_command(ship)
 
 
 @ledger.command()

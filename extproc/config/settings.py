@@ -583,6 +583,20 @@ class Keep(Branch, frozen=True, kw_only=True):
     ] = ()
 
 
+class Ship(Branch, frozen=True, kw_only=True):
+    """Where `extproc ledger ship` copies closed segments and checkpoints."""
+
+    url: Annotated[
+        Text,
+        about(
+            "`s3://bucket/prefix`, `gs://…`, `az://…` or `file:///folder`; keys come from the environment."
+        ),
+    ]
+    endpoint: Annotated[Text | None, about("URL of an S3-compatible service that is not AWS.")] = None
+    region: Annotated[Text | None, about("Region of the bucket.")] = None
+    payloads: Annotated[bool, about("Ship payloads too: what is locked there cannot be erased.")] = False
+
+
 class Ledger(Branch, frozen=True, kw_only=True):
     """What happened, kept."""
 
@@ -591,6 +605,7 @@ class Ledger(Branch, frozen=True, kw_only=True):
         Literal["process", "disk"], about("`process` survives kill -9, `disk` a power cut.")
     ] = "process"
     segment_bytes: Annotated[Size, about("A segment is closed at this size.")] = 64 * MIB
+    ship: Annotated[Ship | None, about("Where copies go.")] = None
     retention: Annotated[
         tuple[Keep, ...], about("The first that is for a payload decides; without one it stays.")
     ] = ()
