@@ -116,7 +116,7 @@ class Story:
             spans: list[ReceivedSpan] = until(partial(self._ours, trace_id), f"the trace of {title}")
             click.echo(indent(draw_trace(spans)))
         self.database.show_traces()
-        hashes = [s.attributes.get("audit.record.hash") for s in self.scene.otlp.spans]
+        hashes = [s.attributes.get("extproc.record.hash") for s in self.scene.otlp.spans]
         expect(any(hashes), "spans carry the hash of their record")
 
     def the_proof(self) -> None:
@@ -158,7 +158,7 @@ class Story:
     def _ours(self, trace_id: str) -> list[ReceivedSpan]:
         """The trace, once extproc's own span is in it: Envoy's come earlier."""
         spans = self.scene.otlp.trace(trace_id)
-        return spans if any("audit.record.hash" in span.attributes for span in spans) else []
+        return spans if any("extproc.record.hash" in span.attributes for span in spans) else []
 
     def _ask(
         self, method: str, path: str, token: str | None, who: str, body: Mapping[str, Any] | None = None

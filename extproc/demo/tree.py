@@ -26,11 +26,11 @@ SHOWN: tuple[tuple[str, str], ...] = (
     ("extproc.principal.subject", "who"),
     ("user.id", "who"),
     ("extproc.target", "target"),
-    ("audit.record.hash", "record"),
+    ("extproc.record.hash", "record"),
 )
 """Attributes worth a place in the line, in order, with the word they are shown under."""
 MASKED = "extproc.masked"
-SHORT = {"audit.record.hash": 12}
+SHORT = {"extproc.record.hash": 12}
 MAX_VALUE = 60
 _PLAIN = frozenset(map(chr, range(0x20, 0x7F)))
 _ESCAPED = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"))

@@ -1,7 +1,7 @@
 """Spans as a view of records: names, times, ids and attributes, without any tracing library.
 
 Names follow the OpenTelemetry semantic conventions where they have one; the rest stands under `extproc.`, and
-`audit.record.hash` ties a span to its line.
+`extproc.record.hash` ties a span to its line.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def request_span(intent: Line | None, outcome: Line | None, hold: SpanContext | 
         attributes["http.response.status_code"] = code
     _add_outcome(attributes, became, response)
     if intent is not None:
-        attributes["audit.record.hash"] = intent.hash
+        attributes["extproc.record.hash"] = intent.hash
     if outcome is not None:
         attributes["extproc.outcome.hash"] = outcome.hash
     error = _error_of(said, became, code, outcome is None)
@@ -131,7 +131,7 @@ def hold_span(
         "extproc.hold.id": hold_id_of(opened),
         "extproc.hold.state": last.kind.partition(".")[2],
         "extproc.hold.votes": len(votes),
-        "audit.record.hash": opened.hash,
+        "extproc.record.hash": opened.hash,
     }
     approvers = [_text(_mapping(vote.fields.get("approver")).get("subject")) for vote in votes]
     if approvers:
@@ -171,7 +171,7 @@ def record_span(line: Line, parent: SpanContext | None = None) -> SpanView:
     by = _mapping(line.fields.get("by"))
     if subject := _text(by.get("subject")):
         attributes["user.id"] = subject
-    attributes["audit.record.hash"] = line.hash
+    attributes["extproc.record.hash"] = line.hash
     failed = line.kind == "gap" or line.kind.endswith((".refused", ".failed", "_died"))
     if failed:
         attributes["error.type"] = line.kind

@@ -105,7 +105,7 @@ def test_a_span_carries_its_records_hash_and_ids(ledger, collector):
     export_all(open_telemetry(ledger, collector))
     (span,) = (span for span in collector.spans if span.kind is SpanKind.SERVER)
     record = parse_line(lines_of(ledger)[1])
-    assert (span.attributes or {})["audit.record.hash"] == record.hash
+    assert (span.attributes or {})["extproc.record.hash"] == record.hash
     assert span.context is not None
     assert f"{span.context.trace_id:032x}" == record.fields["trace"]["trace_id"]
     assert f"{span.context.span_id:016x}" == record.fields["span_id"]
@@ -179,7 +179,7 @@ def test_a_restart_does_not_forget_what_is_still_open(ledger, collector):
     assert hold.parent is not None
     assert request.context is not None
     assert hold.parent.span_id == request.context.span_id
-    assert (request.attributes or {})["audit.record.hash"]
+    assert (request.attributes or {})["extproc.record.hash"]
 
 
 def test_an_intent_without_outcome_is_shown_once_its_writer_has_ended(ledger, collector):
@@ -475,7 +475,7 @@ def test_a_foreign_receiver_understands_the_spans(ledger):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     attributes = dict(asyncio.run(_receive(port, ledger)))
-    assert attributes["audit.record.hash"].decode() == parse_line(lines_of(ledger)[1]).hash
+    assert attributes["extproc.record.hash"].decode() == parse_line(lines_of(ledger)[1]).hash
 
 
 PROGRAM = """

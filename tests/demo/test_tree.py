@@ -57,7 +57,7 @@ def test_decision_rule_hold_and_mask_are_in_the_line():
             extproc__hold="hold-1",
             extproc__masked__EMAIL_ADDRESS=3,
             extproc__masked__IBAN_CODE=1,
-            audit__record__hash="0123456789abcdef0123456789abcdef",
+            extproc__record__hash="0123456789abcdef0123456789abcdef",
             unrelated="not shown",
         )
     )
@@ -167,7 +167,7 @@ spans = st.builds(
     end=st.integers(0, 2**64 - 1),
     attributes=st.dictionaries(
         st.sampled_from(
-            ["url.path", "extproc.rule", "extproc.masked", "extproc.masked.X", "audit.record.hash"]
+            ["url.path", "extproc.rule", "extproc.masked", "extproc.masked.X", "extproc.record.hash"]
         ),
         st.one_of(
             anything, st.integers(), st.none(), st.lists(anything), st.dictionaries(anything, anything)
