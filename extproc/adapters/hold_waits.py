@@ -27,8 +27,13 @@ class Waits:
     """Numbers people wait on: a hold's version by its id, and the newest move of all by the empty id."""
 
     def __init__(
-        self, look: Look, sweep: Callable[[float], Awaitable[int]], clock: Callable[[], float]
+        self,
+        look: Look,
+        sweep: Callable[[float], Awaitable[int]],
+        clock: Callable[[], float],
+        interval: float = INTERVAL,
     ) -> None:
+        self._interval = interval
         self._look = look
         self._sweep = sweep
         self._clock = clock
@@ -70,7 +75,7 @@ class Waits:
             return
         untold, self._untold = self._untold, []
         try:
-            loop.call_soon_threadsafe(self._tell, untold)
+            loop.call_soon_threadsafe(self.tell, untold)
         except RuntimeError:
             pass  # the loop is closed: nobody of this process waits any more
 
@@ -81,7 +86,10 @@ class Waits:
             self._poller.cancel()
             await asyncio.wait({self._poller})
 
-    def _tell(self, news: Sequence[tuple[str, int]]) -> None:
+    def tell(self, news: Sequence[tuple[str, int]]) -> None:
+        """These numbers are new; in the event loop."""
+        if not news:
+            return
         for key, number in news:
             for future, known in self._waiting.get(key, {}).items():
                 if known != number and not future.done():
@@ -108,7 +116,7 @@ class Waits:
                 failures += 1
                 if failures >= FAILURES:
                     self._fail(error)
-            await asyncio.sleep(INTERVAL)
+            await asyncio.sleep(self._interval)
 
     def _compare(self, numbers: dict[str, int]) -> None:
         for key, futures in self._waiting.items():

@@ -14,16 +14,18 @@ from typing import Any
 import pytest
 
 from extproc.adapters import hold_schema
+from extproc.adapters.hold_postgres import PostgresHoldStore
 from extproc.adapters.hold_sqlite import SqliteHoldStore
 from extproc.domain.grant import Grant, GrantState
 from extproc.domain.hold import HoldError, HoldState, Verdict
 from extproc.domain.quorum import may_see
 from extproc.domain.terms import GrantTerms
+from tests.adapters.conftest import NewSchema
 from tests.adapters.hold_process import granted_ask
 from tests.adapters.test_hold_store import refused, start
 from tests.support.holds import AGENT, ANNA, BERT, CLEO, NOW, MemoryHoldStore, ask, principal, shaped, vote
 
-Store = SqliteHoldStore | MemoryHoldStore
+Store = SqliteHoldStore | PostgresHoldStore | MemoryHoldStore
 TERMS = GrantTerms(600.0, 3, "shape")
 
 pytestmark = pytest.mark.anyio
@@ -39,13 +41,20 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "holds.db"
 
 
-@pytest.fixture(params=["sqlite", "memory"])
-async def store(request: pytest.FixtureRequest, path: Path) -> AsyncIterator[Store]:
+@pytest.fixture(params=["sqlite", "postgres", "memory"])
+async def store(
+    request: pytest.FixtureRequest, path: Path, postgres_schema: NewSchema
+) -> AsyncIterator[Store]:
     if request.param == "memory":
         yield MemoryHoldStore()
         return
-    async with SqliteHoldStore(path, clock=lambda: NOW) as made:
-        yield made
+    if request.param == "postgres":
+        dsn, schema = postgres_schema()
+        async with PostgresHoldStore(dsn, schema=schema, clock=lambda: NOW) as made:
+            yield made
+        return
+    async with SqliteHoldStore(path, clock=lambda: NOW) as kept:
+        yield kept
 
 
 async def grant_of(store: Store, terms: GrantTerms = TERMS, *, release: bool = True) -> Grant:

@@ -16,15 +16,17 @@ from typing import Any
 
 import pytest
 
+from extproc.adapters.hold_postgres import PostgresHoldStore
 from extproc.adapters.hold_sqlite import SqliteHoldStore, new_hold_id
 from extproc.domain.decision import Quorum
 from extproc.domain.errors import StoreUnavailableError
 from extproc.domain.hold import MOVES, HoldError, HoldLimits, HoldState, Verdict
 from extproc.domain.lifecycle import KINDS
 from extproc.domain.quorum import may_see
+from tests.adapters.conftest import NewSchema
 from tests.support.holds import AGENT, ANNA, BERT, CLEO, NOW, MemoryHoldStore, ask, demand, principal, vote
 
-Store = SqliteHoldStore | MemoryHoldStore
+Store = SqliteHoldStore | PostgresHoldStore | MemoryHoldStore
 MakeStore = Callable[..., Store]
 ROOT = Path(__file__).parents[2]
 
@@ -36,13 +38,19 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(params=["sqlite", "memory"])
-async def make(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MakeStore]:
-    made: list[SqliteHoldStore] = []
+@pytest.fixture(params=["sqlite", "postgres", "memory"])
+async def make(
+    request: pytest.FixtureRequest, tmp_path: Path, postgres_schema: NewSchema
+) -> AsyncIterator[MakeStore]:
+    made: list[SqliteHoldStore | PostgresHoldStore] = []
 
     def make_store(**options: Any) -> Store:
         if request.param == "memory":
             return MemoryHoldStore(**options)
+        if request.param == "postgres":
+            dsn, schema = postgres_schema()
+            made.append(PostgresHoldStore(dsn, schema=schema, clock=lambda: NOW, **options))
+            return made[-1]
         made.append(SqliteHoldStore(tmp_path / f"{len(made)}.db", clock=lambda: NOW, **options))
         return made[-1]
 
