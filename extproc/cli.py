@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "extproc.commands.evidence:evidence",
         "Export packets that an auditor can check alone, verify them, share single records.",
     ),
+    "store": ("extproc.commands.store:store", "Make the tables of a hold store in Postgres."),
     "render": ("extproc.commands.render:render", "Write Envoy configuration from extproc.yaml."),
 }
 

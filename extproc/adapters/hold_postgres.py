@@ -17,7 +17,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
 
-import asyncpg
+import asyncpg  # type: ignore[import-untyped]
 import msgspec
 
 from extproc.adapters.hold_postgres_schema import SCHEMA_VERSION, version_of
@@ -57,6 +57,13 @@ SMALLEST_SKEW = 1.0
 """Seconds below which a clock counts as right."""
 COMMAND_SECONDS = 5.0
 
+LOST = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that was cut off in the middle
+    OSError,
+    TimeoutError,
+)
 HOLD = """h.doc, (SELECT coalesce(sum(w.count), 0) FROM waiters w JOIN processes p ON p.name = w.process
     WHERE w.hold_id = h.id AND p.seen_at > now() - interval '60 seconds')"""
 GRANT = (
@@ -525,7 +532,7 @@ class PostgresHoldStore:
                 yield db
         except (HoldError, StoreUnavailableError):
             raise
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except LOST as error:
             raise StoreUnavailableError(f"the hold store cannot be used ({type(error).__name__})") from error
         except (ValueError, msgspec.ValidationError) as error:  # what is stored is not what we stored
             raise StoreUnavailableError("the hold store holds what we did not write") from error
@@ -580,7 +587,7 @@ class PostgresHoldStore:
                 while True:
                     await db.execute("UPDATE processes SET seen_at = now() WHERE name = $1", self._process)
                     await asyncio.sleep(BEAT)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            except LOST:
                 await asyncio.sleep(POLL)  # meanwhile whoever waits looks for himself
             finally:
                 if db is not None:

@@ -14,10 +14,9 @@ import structlog
 import uvicorn
 
 from extproc.adapters.control import Control
-from extproc.adapters.hold_sqlite import SqliteHoldStore
 from extproc.adapters.jwks import JwksKeys
 from extproc.app.governing import provider_rules
-from extproc.app.worker import open_holds, open_keys, open_ledger, recorder
+from extproc.app.worker import Holds, open_holds, open_keys, open_ledger, recorder
 from extproc.config import Address, Settings
 from extproc.config.settings import ApprovalsTls
 from extproc.domain.errors import PolicyError, StoreUnavailableError
@@ -168,7 +167,7 @@ def reason_mask() -> Callable[[str], str]:
     return lambda text: masker.text(text)[0]
 
 
-async def _forget(holds: SqliteHoldStore, keep: float) -> None:
+async def _forget(holds: Holds, keep: float) -> None:
     """Drop holds that closed long ago; their moves stay in the ledger."""
     while True:
         try:

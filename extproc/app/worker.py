@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import structlog
@@ -26,6 +26,7 @@ from extproc.app.relaying import build_relay
 from extproc.app.siblings import Siblings
 from extproc.app.state_keys import load_state_keys
 from extproc.config import Address, Settings
+from extproc.domain.grant import ApprovalStore
 from extproc.domain.hold import HoldLimits
 from extproc.domain.record import Record
 from extproc.ledger.lines import new_writer_id
@@ -105,12 +106,28 @@ def lock_file(settings: Settings) -> LockFile:
     return LockFile(settings.state / "locks.json")
 
 
-def open_holds(settings: Settings) -> SqliteHoldStore:
-    """The hold store all processes of this machine share."""
-    limits = settings.holds.limits
-    return SqliteHoldStore(
-        settings.holds.store.path, limits=HoldLimits(limits.per_principal, limits.total, limits.waiters)
-    )
+class Holds(ApprovalStore, Protocol):
+    """A hold store as the processes of a machine open and close it."""
+
+    async def check(self) -> None:
+        """Open it now. Raises StoreUnavailableError."""
+
+    async def aclose(self) -> None:
+        """Let go of it."""
+
+    async def forget(self, before: float) -> int:
+        """Drop what closed long ago; how many holds."""
+
+
+def open_holds(settings: Settings) -> Holds:
+    """The hold store that all processes share: of this machine, or of several."""
+    bounds = settings.holds.limits
+    limits = HoldLimits(bounds.per_principal, bounds.total, bounds.waiters)
+    if settings.holds.postgres is None:
+        return SqliteHoldStore(settings.holds.store.path, limits=limits)
+    from extproc.adapters.hold_postgres import PostgresHoldStore  # 60 ms that most do not need
+
+    return PostgresHoldStore(settings.holds.postgres.resolve(), limits=limits)
 
 
 class Worker:

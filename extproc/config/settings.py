@@ -501,6 +501,13 @@ class Holds(Branch, frozen=True, kw_only=True):
     """Where requests wait."""
 
     store: Annotated[StoreLocation, about("`sqlite:path`.")] = field(default_factory=_hold_store)
+    postgres: Annotated[
+        SecretRef | None,
+        about(
+            "Connection string of a Postgres that several machines share, instead of `store`; "
+            "`extproc store migrate` makes its tables."
+        ),
+    ] = None
     limits: Annotated[HoldLimits, about("How many may be open.")] = HoldLimits()
     keep: Annotated[
         Duration, about("How long a closed hold stays in the store; the ledger keeps its moves for good.")
@@ -725,6 +732,8 @@ class Settings(Branch, frozen=True, kw_only=True):
             yield "console.login.client_secret", login.client_secret
         if self.console is not None and self.console.one_time is not None:
             yield "console.one_time.code", self.console.one_time.code
+        if self.holds.postgres is not None:
+            yield "holds.postgres", self.holds.postgres
         for place, reference in (
             ("masking.hash_salt", self.masking.hash_salt),
             ("masking.hmac_key", self.masking.hmac_key),

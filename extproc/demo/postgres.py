@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -53,6 +54,7 @@ class Postgres:
         self.socket = self.directory / f".s.PGSQL.{self.port}"
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
+        self._serve: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Postgres:
         self.start()
@@ -88,6 +90,21 @@ class Postgres:
                 target.write_bytes(source.read_bytes())
                 if own:
                     os.chown(target, own["user"], own["group"])
+        self._serve = lambda: self._launch(folder, data, own)
+        self._serve()
+
+    def kill(self) -> None:
+        """As a crash would; its data stays."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def restart(self) -> None:
+        """Serve the same data again."""
+        (self.directory / "data" / "postmaster.pid").unlink(missing_ok=True)
+        self._serve()
+
+    def _launch(self, folder: Path, data: Path, own: dict[str, Any]) -> None:
         settings = {
             "listen_addresses": "127.0.0.1" if self._tls is not None else "",
             "port": str(self.port),
