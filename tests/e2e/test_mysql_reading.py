@@ -51,7 +51,6 @@ SELECT 1 AS größe, 'größe'
 SELECT 1 AS a b
 SELECT	1
 SELECT 1;
-;SELECT 1;;SELECT 2;
 SELECT 1; SELECT 2 /* ; */; SELECT '3;4'
 SELECT ';', "a;b", `c;d` FROM (SELECT 1 AS `c;d`) q; SELECT 2
 """

@@ -1,0 +1,34 @@
+CREATE DATABASE shop CHARACTER SET utf8mb4;
+CREATE DATABASE hr CHARACTER SET utf8mb4;
+USE shop;
+CREATE TABLE customers (id int PRIMARY KEY, name varchar(40), secret varchar(40), pin int, KEY by_secret (secret));
+INSERT INTO customers VALUES
+  (1, 'Ada', 'kumquat-ada', 7431901), (2, 'Grace', 'kumquat-grace', 7431902), (3, 'Edsger', NULL, NULL),
+  (4, 'Ada', 'kumquat-ada', 7431901), (5, 'Grace', 'kumquat-grace', 7431902);
+CREATE TABLE vault (id int PRIMARY KEY, secret varchar(40), twice varchar(80) AS (concat(secret, '!')) PERSISTENT);
+INSERT INTO vault (id, secret) VALUES (1, 'kumquat-vault');
+CREATE VIEW letters AS SELECT id, secret AS word FROM customers;
+CREATE VIEW shouted AS SELECT id, upper(secret) AS loud FROM customers;
+CREATE TABLE ledger (id int PRIMARY KEY, note varchar(40));
+INSERT INTO ledger VALUES (1, 'one'), (2, 'two'), (3, 'three');
+CREATE TABLE orders (id int PRIMARY KEY, customer int, amount int, note varchar(40));
+INSERT INTO orders VALUES (1, 1, 10, 'note'), (2, 2, 20, 'note'), (3, 1, 30, 'note'), (4, 2, 40, 'note');
+CREATE TABLE inbox (id int AUTO_INCREMENT PRIMARY KEY, note varchar(200));
+CREATE TABLE salaries (id int PRIMARY KEY, who varchar(40), amount int);
+INSERT INTO salaries VALUES (1, 'durian-boss', 900), (2, 'durian-clerk', 100);
+CREATE TABLE salaries_my (id int, who varchar(40)) ENGINE=MyISAM;
+INSERT INTO salaries_my VALUES (3, 'durian-ghost');
+CREATE VIEW payroll AS SELECT id, who FROM salaries;
+CREATE TABLE hr.payslips (id int, line varchar(40));
+INSERT INTO hr.payslips VALUES (1, 'durian-slip');
+CREATE TABLE `Odd.Name` (id int, line varchar(40));
+INSERT INTO `Odd.Name` VALUES (1, 'durian-odd');
+CREATE SEQUENCE numbers NOCACHE;
+CREATE FUNCTION wipe() RETURNS int BEGIN DELETE FROM ledger; RETURN 1; END;
+CREATE FUNCTION `count`(a int) RETURNS int BEGIN DELETE FROM ledger; RETURN 1; END;
+CREATE FUNCTION leaks() RETURNS varchar(40) READS SQL DATA RETURN (SELECT secret FROM customers WHERE id = 1);
+CREATE PROCEDURE purging() DELETE FROM ledger;
+CREATE PROCEDURE runs(x text) EXECUTE IMMEDIATE x;
+CREATE PROCEDURE moves() EXECUTE IMMEDIATE 'USE hr';
+CREATE VIEW sneaky AS SELECT wipe() AS one;
+CREATE TRIGGER ring AFTER INSERT ON inbox FOR EACH ROW BEGIN IF NEW.note = 'ring' THEN DELETE FROM ledger; END IF; END;
