@@ -148,6 +148,44 @@ def test_the_pages_example_is_a_configuration_and_a_policy(tmp_path: Path) -> No
         parse_config(yaml.safe_dump(changed), base=tmp_path)
 
 
+def test_the_page_about_mysql_has_a_configuration(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "mysql.md"
+    (config,) = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.S)
+    (target,) = parse_config(config, base=tmp_path).targets
+    assert target.kind == "mysql"
+
+
+MYSQL_MISTAKES = {
+    "rows kept": (
+        "    kind: mysql\n",
+        "    kind: mysql\n    record: {response: masked}\n",
+        "rows of MySQL are not kept",
+    ),
+    "the contrib filter asks": (
+        'upstream: {address: "unix:pg.sock"}',
+        'upstream: {address: "db.internal:3306", tls: {originate: contrib, ca: c}}',
+        "contrib is for Postgres",
+    ),
+    "the contrib filter answers": (
+        "target: db}",
+        "target: db, tls: {certificate: c, key: k, terminate: contrib}}",
+        "contrib is for Postgres",
+    ),
+    "another protocol": ("protocol: mysql", "protocol: postgres", '"db" is no postgres target'),
+}
+
+
+@pytest.mark.parametrize("name", MYSQL_MISTAKES)
+def test_a_mistake_about_mysql_is_told(name: str, tmp_path: Path) -> None:
+    before, after, told = MYSQL_MISTAKES[name]
+    good = GOOD.replace("postgres", "mysql")
+    assert before in good
+    parse_config(good, base=tmp_path)
+    with pytest.raises(InvalidConfigError) as refused:
+        parse_config(good.replace(before, after, 1), base=tmp_path)
+    assert told in str(refused.value)
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_told_with_its_place(name: str, tmp_path: Path) -> None:
     before, after, told = MISTAKES[name]

@@ -17,7 +17,7 @@ import pytest
 
 from extproc.demo.processes import wait_until
 from tests.e2e.approving import Approvals, somebody
-from tests.e2e.databases import SCHEMA, DatabaseStack
+from tests.e2e.databases import SCHEMA, DatabaseStack, GovernedDatabase
 from tests.e2e.test_postgres import PAY
 from tests.e2e.test_postgres_sessions import goodbye
 from tests.support.asking import Asking
@@ -119,7 +119,7 @@ def test_a_key_that_nobody_has_gets_no_answer_and_goes_nowhere(stack: DatabaseSt
 class Operator:
     """`extproc lock` as an operator calls it."""
 
-    def __init__(self, stack: DatabaseStack, *groups: str) -> None:
+    def __init__(self, stack: GovernedDatabase, *groups: str) -> None:
         self._stack = stack
         self._token = stack.approver("olga", groups=groups or ("operators",))
 
