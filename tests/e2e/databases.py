@@ -33,6 +33,7 @@ INSERT INTO customers VALUES
 CREATE TABLE orders (id int PRIMARY KEY, customer int, amount int);
 INSERT INTO orders SELECT n, 1 + n % 3, n * 10 FROM generate_series(1, 100) n;
 CREATE TABLE payments (id int);
+CREATE TABLE refunds (id int);
 CREATE VIEW mails AS SELECT id, email AS address FROM customers;
 GRANT ALL ON ALL TABLES IN SCHEMA public TO app_reader, app_writer;
 GRANT CREATE ON SCHEMA public TO app_writer;
@@ -70,6 +71,9 @@ rules:
         expires: 1h
         use_within: 10m
         reason: "Payments need a second pair of eyes."
+  - name: refunds-hardly-wait
+    when: '"refunds" in sql.tables_written'
+    then: {hold: {approvers: {all_of: [{group: finance, count: 1}]}, wait: 2s, expires: 1h, use_within: 10m}}
 masks:
   pii: {columns: [customers.email, customers.age], entities: [EMAIL_ADDRESS], operator: replace}
 """

@@ -308,31 +308,85 @@ def test_a_held_statement_runs_once_it_is_approved(stack: DatabaseStack, simple:
     assert [intent["code"] for intent in held if intent["hold"]["id"] == hold["id"]] == ["released"]
 
 
-def test_a_rejected_statement_fails_and_the_connection_lives(stack: DatabaseStack) -> None:
-    who, approvals = somebody(), Approvals(stack)
-    with payer(stack, who) as connection:
-        asking = Asking(lambda: connection.execute(PAY, (51,)))
-        approvals.deny(approvals.hold_of(who)["id"], "not today")
-        with pytest.raises(psycopg.errors.InsufficientPrivilege) as refused:
-            asking.finish()
-        assert "not today" in str(refused.value)
-        assert connection.execute("SELECT 1").fetchone() == (1,)
-    assert stack.postgres.run("SELECT count(*) FROM payments WHERE id = 51") == [(0,)]
+WAYS = ["simple", "extended", "in a transaction"]
+LEFT_UNDONE = {
+    "rejected": ("42501", "rejected"),
+    "cancelled": ("57014", "abandoned"),
+    "nobody decided": ("57014", "abandoned"),
+    "left": ("", "abandoned"),
+}
+"""What the client is told, and what becomes of the hold."""
 
 
-def test_a_cancel_ends_the_wait_and_the_connection_lives(stack: DatabaseStack) -> None:
-    who, approvals = somebody(), Approvals(stack)
-    with payer(stack, who) as connection:
-        asking = Asking(lambda: connection.execute(PAY, (52,)))
-        hold = approvals.hold_of(who)
-        connection.cancel_safe(timeout=10)
-        with pytest.raises(psycopg.errors.QueryCanceled):
-            asking.finish()
-        assert connection.execute("SELECT 1").fetchone() == (1,)
-    wait_until(
-        lambda: approvals.show(hold["id"])["state"] == "abandoned", what="the hold is abandoned", within=10.0
+def held_payment(
+    stack: DatabaseStack, connection: psycopg.Connection[Any], way: str, table: str, number: int
+) -> Asking:
+    """An order, where there is a transaction for it, and a payment that waits."""
+    if way == "in a transaction":
+        connection.execute("INSERT INTO orders VALUES (%s, 1, 1)", (number,))
+    text = f"INSERT INTO {table} VALUES (%s)"
+    if way == "simple":
+        return Asking(lambda: connection.execute(text.replace("%s", str(number))))
+    return Asking(lambda: connection.execute(text, (number,)))
+
+
+def paid(stack: DatabaseStack, number: int) -> list[Any]:
+    """Payments, refunds and orders of that number."""
+    counts = (
+        f"(SELECT count(*) FROM {table} WHERE id = {number})" for table in ("payments", "refunds", "orders")
     )
-    assert stack.postgres.run("SELECT count(*) FROM payments WHERE id = 52") == [(0,)]
+    return [int(count) for count in stack.postgres.run(f"SELECT {', '.join(counts)}")[0]]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("ending", LEFT_UNDONE)
+def test_a_held_statement_that_is_not_let_go_never_runs(stack: DatabaseStack, ending: str, way: str) -> None:
+    who, approvals, number = somebody(), Approvals(stack), next(PAYMENTS)
+    in_transaction = way == "in a transaction"
+    with payer(stack, who, autocommit=not in_transaction) as connection:
+        table = "refunds" if ending == "nobody decided" else "payments"
+        asking = held_payment(stack, connection, way, table, number)
+        hold = approvals.hold_of(who)
+        sqlstate, becomes = LEFT_UNDONE[ending]
+        if ending == "rejected":
+            approvals.deny(hold["id"], "not today")
+        elif ending == "cancelled":
+            connection.cancel_safe(timeout=10)
+        elif ending == "left":
+            connection.pgconn.finish()
+            asking.join(10)
+        if ending != "left":
+            with pytest.raises(psycopg.Error) as refused:
+                asking.finish()
+            assert refused.value.sqlstate == sqlstate
+            assert ending != "rejected" or "not today" in str(refused.value)
+            if in_transaction:
+                with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+                    connection.execute("SELECT 1")
+                connection.rollback()
+            assert connection.execute("SELECT 'alive'").fetchone() == ("alive",)
+    wait_until(
+        lambda: approvals.show(hold["id"])["state"] == becomes, what=f"the hold is {becomes}", within=10.0
+    )
+    assert paid(stack, number) == [0, 0, 0]
+    (intent,) = stack.wait_for_records(
+        lambda r: r["kind"] == "intent" and r.get("hold", {}).get("id") == hold["id"]
+    )
+    (outcome,) = stack.wait_for_records(
+        lambda r: r["kind"] == "outcome" and r["decision_id"] == intent["decision_id"]
+    )
+    assert outcome["executed"] is False
+
+
+def test_an_approved_statement_runs_inside_its_transaction(stack: DatabaseStack) -> None:
+    who, approvals, number = somebody(), Approvals(stack), next(PAYMENTS)
+    with payer(stack, who, autocommit=False) as connection:
+        asking = held_payment(stack, connection, "in a transaction", "payments", number)
+        approvals.approve(approvals.hold_of(who)["id"])
+        asking.finish()
+        assert paid(stack, number) == [0, 0, 0]  # nobody else sees it yet
+        connection.commit()
+    assert paid(stack, number) == [1, 0, 1]
 
 
 def test_a_running_statement_can_be_cancelled(stack: DatabaseStack) -> None:
@@ -344,25 +398,6 @@ def test_a_running_statement_can_be_cancelled(stack: DatabaseStack) -> None:
         with pytest.raises(psycopg.errors.QueryCanceled):
             asking.finish()
         assert connection.execute("SELECT 1").fetchone() == (1,)
-
-
-def test_a_client_that_leaves_during_a_hold_abandons_it(stack: DatabaseStack) -> None:
-    who, approvals = somebody(), Approvals(stack)
-    connection = payer(stack, who)
-    asking = Asking(lambda: connection.execute(PAY, (53,)))
-    hold = approvals.hold_of(who)
-    connection.pgconn.finish()
-    asking.join(10)
-    wait_until(
-        lambda: approvals.show(hold["id"])["state"] == "abandoned", what="the hold is abandoned", within=10.0
-    )
-    assert stack.postgres.run("SELECT count(*) FROM payments WHERE id = 53") == [(0,)]
-    records = stack.wait_for_records(
-        lambda r: (
-            r["kind"] == "outcome" and r.get("operation") == "statement" and r.get("reason") == "abandoned"
-        )
-    )
-    assert records[-1]["executed"] is False
 
 
 # ---------------------------------------------------------------------- size and trouble
