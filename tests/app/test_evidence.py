@@ -59,7 +59,7 @@ BOT = {
 }
 EVIL = "</td><script>alert(1)</script>\u202e\x1b[2J"
 MIDDLE = Asked("2026-11-23T17:50:03.000000Z", "2026-11-23T17:50:07.000000Z", reason="the audit")
-WHOLE = Asked("2026-11-23T00:00:00.000000Z", "2026-11-24T00:00:00.000000Z", reason="the audit")
+WHOLE = Asked("2026-11-23T00:00:00.000000Z", "2026-11-23T17:51:00.000000Z", reason="the audit")
 
 
 def hold(number: int, approver, **fields) -> list[Record]:
@@ -469,6 +469,33 @@ def break_note(files):
     files["ledger/checkpoints.log"] = files["ledger/checkpoints.log"].replace(b"records 1", b"records 2")
 
 
+def lie_about_a_verdict(files):
+    files["tables/exchanges.jsonl"] = files["tables/exchanges.jsonl"].replace(
+        b'"verdict": "deny"', b'"verdict": "allow"'
+    )
+
+
+def leave_out_an_exchange(files):
+    lines = files["tables/exchanges.jsonl"].splitlines(keepends=True)
+    files["tables/exchanges.jsonl"] = b"".join(lines[1:])
+
+
+def invent_an_exchange(files):
+    lines = files["tables/exchanges.jsonl"].splitlines(keepends=True)
+    row = json.loads(lines[0]) | {"record": "worker0-a-1:999"}
+    files["tables/exchanges.jsonl"] = b"".join([*lines, json.dumps(row).encode() + b"\n"])
+
+
+def lie_about_an_approver(files):
+    files["tables/approvals.jsonl"] = files["tables/approvals.jsonl"].replace(
+        b'"ann@bank.example"', b'"bob@bank.example"'
+    )
+
+
+def leave_out_a_hold(files):
+    files["tables/approvals.jsonl"] = b""
+
+
 def not_json(files):
     files["ledger/proof.json"] = b"{"
 
@@ -484,6 +511,11 @@ TAMPERED = {
     "no checkpoints": (drop_notes, {"packet"}),
     "a changed checkpoint": (break_note, {"packet", "signature"}),
     "a proof that is no JSON": (not_json, {"packet"}),
+    "a table that lies about a verdict": (lie_about_a_verdict, {"table"}),
+    "a table without an exchange": (leave_out_an_exchange, {"table"}),
+    "a table with an exchange that never was": (invent_an_exchange, {"table"}),
+    "a dossier that lies about who agreed": (lie_about_an_approver, {"table"}),
+    "a dossier without a hold": (leave_out_a_hold, {"table"}),
 }
 
 
@@ -498,8 +530,16 @@ def test_a_packet_that_was_changed_and_hashed_anew_does_not_verify(whole, tmp_pa
     assert {problem.code for problem in resigned.problems} & codes
 
 
+def test_an_old_checkpoint_cannot_pass_for_the_end_of_the_period(tmp_path):
+    fill_ledger(tmp_path / "ledger")
+    later = Asked(WHOLE.since, "2026-11-23T19:00:00.000000Z")
+    report = check(export(tmp_path / "ledger", later, None)[1], tmp_path)
+    assert report.problems == []
+    assert any("whether more was recorded after" in gap for gap in report.unchecked)
+
+
 def test_a_changed_table_or_page_is_named(whole, tmp_path):
-    for name in ("tables/approvals.jsonl", "index.html", "verify.py", "controls.json"):
+    for name in ("tables/access.jsonl", "index.html", "verify.py", "controls.json"):
         files = files_of(whole)
         files[name] += b" "
         assert [p.code for p in check(build_zip(files), tmp_path).problems] == ["file-changed"]

@@ -11,11 +11,13 @@ import pymysql  # type: ignore[import-untyped]
 import pytest
 
 from extproc.demo.processes import wait_until
+from extproc.protocols.mysql.commands import COMMANDS
 from tests.e2e.approving import Approvals, somebody
 from tests.e2e.databases import FRONTS, PASSWORD
 from tests.e2e.mysql import SCHEMA, MysqlStack
 from tests.support.asking import Asking
 from tests.support.mariadb import MISSING, MariaDB, is_here
+from tests.support.prepared import Prepared
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not is_here(), reason=MISSING)]
 
@@ -378,3 +380,104 @@ def test_the_upstream_password_is_nowhere(stack: MysqlStack) -> None:
         if path.is_file():
             assert PASSWORD.encode() not in path.read_bytes(), path
     assert PASSWORD not in (stack.directory / "serve.log").read_text()
+
+
+# ---------------------------------------------------------------------- prepared statements
+
+
+def test_a_prepared_statement_is_judged_with_its_parameters_and_recorded(stack: MysqlStack) -> None:
+    with stack.connect() as connection:
+        asked = Prepared(connection, "SELECT id, name FROM customers WHERE id = ? OR name = ?")
+        assert asked.execute(2, "Ada") == [(1, "Ada"), (2, "Grace")]
+        assert asked.execute(3, None) == [(3, "Edsger")]
+        with pytest.raises(pymysql.err.OperationalError) as refused:
+            Prepared(connection, "DELETE FROM orders WHERE id = ?")
+        assert refused.value.args[0] == 1142
+        assert rows_of(connection, "SELECT 1") == [(1,)]
+        asked.close()
+    stories = [
+        s for s in stack.statements("WHERE id = ? OR name") if s["intent"]["statement"].get("parameters")
+    ]
+    shown = [[part.get("text") for part in s["intent"]["statement"]["parameters"]] for s in stories[-2:]]
+    assert shown == [["2", "Ada"], ["3", None]]
+    assert [s["outcome"]["response"]["rows"] for s in stories[-2:]] == [2, 1]
+
+
+def test_masks_reach_binary_rows_and_cursors(stack: MysqlStack) -> None:
+    with analyst(stack) as connection:
+        asked = Prepared(connection, "SELECT id, email AS e, age, note FROM customers WHERE id < ?")
+        assert asked.execute(9) == [
+            (1, "[customers.email]", None, '{"mail": "[EMAIL_ADDRESS]"}'),
+            (2, "[customers.email]", None, '{"mail": "none"}'),
+            (3, None, None, None),
+        ]
+        # under a cursor MariaDB tells an alias for the real name, so that there is none where rows are masked
+        named = Prepared(connection, "SELECT email AS name FROM customers WHERE id < ?")
+        assert named.execute(9, cursor=True)[0] == ("[customers.email]",)
+        assert not named.is_open
+    with stack.connect() as connection:
+        asked = Prepared(connection, "SELECT id, name FROM customers WHERE id < ?")
+        assert asked.execute(9, cursor=True) == []  # its rows come when they are fetched
+        assert rows_of(connection, "SELECT 1") == [(1,)]  # others run between
+        assert asked.fetch(1) == [(1, "Ada")]
+        assert asked.fetch(5) == [(2, "Grace"), (3, "Edsger")]
+    story = [s for s in stack.statements("SELECT id, name FROM customers WHERE id <") if "outcome" in s][-1]
+    assert story["outcome"]["response"]["rows"] == 3
+    stories = [s for s in stack.statements("AS e, age, note") if s["intent"]["statement"].get("parameters")]
+    assert stories[-1]["outcome"]["response"]["masked"]["customers.email"] == 2
+
+
+def test_a_prepared_statement_is_held_with_its_parameters_each_time(stack: MysqlStack) -> None:
+    who, approvals = somebody(), Approvals(stack)
+    with payer(stack, who) as connection:
+        pay = Prepared(connection, "INSERT INTO payments VALUES (?)")  # nothing runs yet
+        for _ in range(2):
+            number = next(PAYMENTS)
+            asking = Asking(lambda number=number: pay.execute(number))  # type: ignore[misc]
+            hold = approvals.hold_of(who)
+            assert approvals.show(hold["id"])["view"]["raw"]["parameters"] == [str(number)]
+            approvals.approve(hold["id"])
+            assert asking.finish() == []
+            assert paid(stack, number) == 1
+
+
+def test_long_data_is_part_of_what_is_judged(stack: MysqlStack) -> None:
+    with stack.connect() as connection:
+        asked = Prepared(connection, "SELECT LENGTH(?) AS n")
+        for _ in range(3):
+            asked.send(0, b"x" * 100_000)
+        assert asked.execute("", sent=[0]) == [(300_000,)]
+        for _ in range(12):
+            asked.send(0, b"x" * 100_000)
+        with pytest.raises(pymysql.err.MySQLError) as refused:  # longer than a statement may be
+            asked.execute("", sent=[0])
+        assert refused.value.args[0] == 1153
+        assert asked.execute("abc") == [(3,)]
+
+
+def test_a_reset_connection_is_as_new(stack: MysqlStack) -> None:
+    with stack.connect() as connection:
+        rows_of(connection, "SET SESSION sql_mode = 'ANSI_QUOTES'")
+        asked = Prepared(connection, "SELECT 1")
+        connection._execute_command(0x1F, b"")
+        connection._read_ok_packet()
+        gone = pytest.raises(pymysql.err.MySQLError)
+        with gone as refused:
+            asked.execute()
+        assert refused.value.args[0] == 1243
+        assert rows_of(connection, 'SELECT "name" FROM customers WHERE id = 1') == [("name",)]
+
+
+@pytest.mark.parametrize("code", [0x08, 0x0A, 0x0C, 0x0D, 0x11, 0x12, 0x15, 0x1E, 0xFA], ids=hex)
+def test_commands_that_no_rule_can_allow_are_refused_and_recorded(stack: MysqlStack, code: int) -> None:
+    with stack.connect() as connection:
+        connection._execute_command(code, b"\x01\x00\x00\x00")
+        with pytest.raises(pymysql.err.MySQLError) as refused:
+            connection._read_packet()
+        assert refused.value.args[0] == 1235
+        name = COMMANDS[code].name
+        assert name in refused.value.args[1]
+        assert rows_of(connection, "SELECT 1") == [(1,)]
+    story = stack.statements(name)[-1]
+    assert story["intent"]["verdict"] == "deny"
+    assert story["intent"]["code"] == "command-refused"

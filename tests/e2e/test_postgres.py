@@ -508,10 +508,6 @@ rules:
 @pytest.fixture(scope="module")
 def open_stack(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseStack]:
     """Everything allowed, even what is not understood."""
-    folder = binaries()
-    assert folder is not None
-    local = ["-h", str(postgres.directory), "-U", "postgres", "postgres"]
-    subprocess.run([folder / "pgbench", "-i", "-q", *local], check=True, capture_output=True)
     postgres.run("GRANT ALL ON ALL TABLES IN SCHEMA public TO app_reader")
     with DatabaseStack(
         tmp_path_factory.mktemp("open"), postgres, policy=PERMISSIVE, database={"unparsed": "judge"}
@@ -534,13 +530,6 @@ def tool(stack: DatabaseStack, name: str, *arguments: str, given: str = "") -> s
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-@pytest.mark.parametrize("mode", ["simple", "extended", "prepared"])
-def test_pgbench_runs_in_every_mode(open_stack: DatabaseStack, mode: str) -> None:
-    told = tool(open_stack, "pgbench", "-n", "-c", "4", "-t", "25", "-M", mode)
-    assert "number of transactions actually processed: 100/100" in told
-    assert "number of failed transactions: 0" in told
 
 
 def test_pg_dump_and_copy_work_and_opting_out_is_recorded(open_stack: DatabaseStack) -> None:

@@ -1075,6 +1075,8 @@ def verify_packet(path: Path, key: Key | None, report: Report) -> None:
             )
         checked = PacketLedger(packet, manifest["scope"], key, report)
         checked.check()
+        _check_exchanges(packet, checked, report)
+        _check_approvals(packet, checked, report)
         _check_custody(packet, manifest, checked, report)
     except (Bad, zipfile.BadZipFile) as bad:
         report.add("packet", "", -1, str(bad))
@@ -1109,6 +1111,7 @@ class PacketLedger:
         self.lines: dict[tuple[str, int], Line] = {}
         self.proven: set[tuple[str, int]] = set()
         self.proof = packet.json("ledger/proof.json")
+        self.last_time = ""  # of the checkpoint that the proof rests on
 
     def check(self) -> None:
         notes = self._notes()
@@ -1126,6 +1129,9 @@ class PacketLedger:
                 message = "grew from %d to %d records, and none of them is accounted for" % (old, head.size)
                 self.report.add("incomplete", writer, old, message, head.size - 1)
         self._check_payloads()
+        if self.last_time < self.scope["to"]:
+            text = "whether more was recorded after %s: the latest checkpoint here is older than the end of the period"
+            self.report.unchecked.append(text % (self.last_time or "the beginning"))
         hidden = len(hashes) - len(self.lines)
         self.report.count("records", len(self.lines))
         if hidden:
@@ -1188,6 +1194,7 @@ class PacketLedger:
                 "checkpoint %s, which the proof rests on, is not there or not signed" % named["checkpoint"]
             )
         checkpoint = notes[named["checkpoint"]][1]
+        self.last_time = max(self.last_time, checkpoint.time)
         heads = {w: Head(w, int(size), root, head) for w, size, root, head in named["heads"]}
         if len(heads) != checkpoint.writers or writers_root(heads) != checkpoint.writers_root:
             raise Bad("the trees are not those that checkpoint %d commits to" % checkpoint.number)
@@ -1288,6 +1295,82 @@ class PacketLedger:
             if made != place["commitment"] or len(data) != place["size"]:
                 message = "payload %s is not what the line commits to" % one["name"]
                 self.report.add("payload-mismatch", line.writer, line.seq, message)
+
+
+def _check_exchanges(packet: Packet, ledger: PacketLedger, report: Report) -> None:
+    """The table of exchanges tells of every request in the period what its records say."""
+    since, until = ledger.scope["from"], ledger.scope["to"]
+    due = {
+        "%s:%d" % place
+        for place, line in ledger.lines.items()
+        if line.kind == "intent" and since <= line.at < until
+    }
+    for row in packet.lines("tables/exchanges.jsonl"):
+        report.count("exchanges")
+        for record, digest in ((row["record"], row["hash"]), (row["outcome_record"], row["outcome_hash"])):
+            if not record:
+                continue
+            writer, _, seq = str(record).rpartition(":")
+            line = ledger.lines.get((writer, int(seq)))
+            if line is None or line.hash != digest:
+                report.add(
+                    "table", writer, int(seq), "tables/exchanges.jsonl rests on a record that is not there"
+                )
+            elif not _tells(row, line):
+                report.add(
+                    "table", writer, int(seq), "tables/exchanges.jsonl says something else than the record"
+                )
+        due.discard(str(row["record"]))
+    for record in sorted(due):
+        writer, _, seq = record.rpartition(":")
+        report.add("table", writer, int(seq), "is missing in tables/exchanges.jsonl")
+
+
+def _tells(row: dict[str, Any], line: Line) -> bool:
+    """Does the row say what the record says, where the record says it?"""
+    values = line.values
+    same = all(
+        row[name] == values[name] for name in ("decision_id", "session_id", "target") if name in values
+    )
+    if line.kind == "intent":
+        rules = [str(rule["rule"]) for rule in values.get("rules", []) if not rule.get("shadow")]
+        shown = str(row["rules"]).split()
+        same = same and all(
+            row[name] == values[name] for name in ("verdict", "code", "policy") if name in values
+        )
+        same = same and row["at"] == line.at and shown[: len(rules)] == rules
+        return same and row["principal"] == (values.get("principal") or {}).get("subject", "")
+    return same and all(row[name] == values[name] for name in ("executed", "duration_us") if name in values)
+
+
+def _check_approvals(packet: Packet, ledger: PacketLedger, report: Report) -> None:
+    """The dossier names for every hold who asked and who agreed, as the records do."""
+    since, until = ledger.scope["from"], ledger.scope["to"]
+    asked: dict[str, str] = {}
+    agreed: dict[str, set[str]] = {}
+    for line in ledger.lines.values():
+        hold = line.values.get("hold")
+        if not (line.kind.startswith("hold.") and isinstance(hold, str) and since <= line.at < until):
+            continue
+        agreed.setdefault(hold, set())
+        if line.kind == "hold.opened":
+            asked[hold] = _person(line.values.get("requester"))
+        elif line.kind == "hold.vote" and line.values.get("vote") == "approve":
+            agreed[hold].add(_person(line.values.get("approver")))
+    rows = {str(row["hold"]): row for row in packet.lines("tables/approvals.jsonl")}
+    for hold, people in sorted(agreed.items()):
+        report.count("holds")
+        row = rows.get(hold)
+        separate = asked[hold] not in people if hold in asked and people else None
+        if row is None or set(str(row["approvers"]).split()) != {one for p in people for one in p.split()}:
+            report.add("table", "", -1, "tables/approvals.jsonl does not name who agreed to %s" % hold)
+        elif row["separate"] != separate or (hold in asked and row["requester_person"] != asked[hold]):
+            report.add("table", "", -1, "tables/approvals.jsonl does not tell truly who asked for %s" % hold)
+
+
+def _person(principal: Any) -> str:
+    known = principal if isinstance(principal, dict) else {}
+    return str(known.get("person") or "%s|%s" % (known.get("issuer", ""), known.get("subject", "")))
 
 
 def _check_custody(packet: Packet, manifest: dict[str, Any], ledger: PacketLedger, report: Report) -> None:

@@ -271,23 +271,27 @@ class MysqlConnection:
 
     def pass_rows(self, id: int) -> None:
         """This result set goes on untouched."""
-        self._server.decide_columns(id, read=False)
-        self._go_on()
+        if self._stage is Stage.SESSION:
+            self._server.decide_columns(id, read=False)
+            self._go_on()
 
     def read_rows(self, id: int) -> None:
         """Raise RowsReceived for this result set."""
-        self._server.decide_columns(id, read=True)
-        self._go_on()
+        if self._stage is Stage.SESSION:
+            self._server.decide_columns(id, read=True)
+            self._go_on()
 
     def replace_rows(self, id: int, rows: Sequence[Sequence[bytes | None] | None]) -> None:
         """One item per row of the event, in order: its new values, or None to let that row pass as it is."""
-        self._server.replace_rows(id, rows)
-        self._go_on()
+        if self._stage is Stage.SESSION:
+            self._server.replace_rows(id, rows)
+            self._go_on()
 
     def replace_message(self, text: str | None) -> None:
         """The text to send instead; None lets the error pass as it is."""
-        self._server.replace_message(text)
-        self._go_on()
+        if self._stage is Stage.SESSION:
+            self._server.replace_message(text)
+            self._go_on()
 
     # at any time
 

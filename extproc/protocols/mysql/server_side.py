@@ -205,6 +205,8 @@ class ServerSide:
         if not is_end(payload, self._session.capabilities):
             raise _unexpected()
         okay = parse_end(payload, self._session.capabilities)
+        if okay.status & CURSOR_EXISTS and run.prepared is None:
+            raise _unexpected()
         self._send(run, payload)
         self._described(run)
         if okay.status & CURSOR_EXISTS:

@@ -152,7 +152,7 @@ def test_what_is_denied_never_goes_on(asked):
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=600, deadline=None)
 def test_a_result_that_was_tampered_with_never_shows_what_is_masked(data):
     """One byte of it is another: the client sees a mask, an error or nothing, but no value."""
     at = data.draw(st.integers(0, len(RESULT) - 1))
@@ -301,3 +301,12 @@ def test_openings_parse_or_say_why_not(data):
             parse(data)
         except ProtocolError:
             pass
+
+
+def test_a_cursor_that_nobody_asked_for_ends_it():
+    wire = long_wire()
+    wire.receive_from_client(query("SELECT a"))
+    wire.forward(1, rows=True)
+    wire.receive_from_server(packets(1, b"\x01", column("a")) + eof(3, status=2 | 64))
+    assert ended(wire).code == "unexpected-message"
+    wire.read_rows(1)  # an answer that comes too late is none
