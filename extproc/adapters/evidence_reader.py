@@ -75,10 +75,11 @@ def read_notes(directory: Path, since: str, until: str) -> Notes:
 
 @dataclass(slots=True)
 class Found:
-    """What the cut does not hold: the policy in force when the period began, and the latest before its end."""
+    """What the cut does not hold: policy and settings when the period began, and the latest policy before its end."""
 
     hashes: dict[str, list[bytes]] = field(default_factory=dict)
     policy_before: tuple[Line, bytes] | None = None
+    settings_before: tuple[Line, bytes] | None = None
     policy_last: Line | None = None
 
 
@@ -94,19 +95,27 @@ def cut_ledger(directory: Path, cut: Cut, shown: Shown, custody: str) -> Found:
             line = parse_line(raw)
             hashes.append(bytes.fromhex(line.hash))
             times.append(line.at)
+            if (
+                line.kind == "config.loaded"
+                and line.at < cut.since
+                and _is_later(line, found.settings_before)
+            ):
+                found.settings_before = line, raw
             if line.kind == "policy.activated" and line.at < cut.until:
-                if line.at < cut.since and (
-                    found.policy_before is None or found.policy_before[0].at <= line.at
-                ):
+                if line.at < cut.since and _is_later(line, found.policy_before):
                     found.policy_before = line, raw
                 if found.policy_last is None or found.policy_last.at <= line.at:
                     found.policy_last = line
         found.hashes[writer] = hashes
         cut.add_writer(writer, hashes, times, _reader(directory, writer), shown, whole=writer == custody)
-    if found.policy_before is not None:
-        line, raw = found.policy_before
-        cut.add_record(found.hashes[line.writer], line, raw)
+    for before in (found.policy_before, found.settings_before):
+        if before is not None:
+            cut.add_record(found.hashes[before[0].writer], *before)
     return found
+
+
+def _is_later(line: Line, known: tuple[Line, bytes] | None) -> bool:
+    return known is None or known[0].at <= line.at
 
 
 def holds_of(directory: Path, target: str) -> frozenset[str]:

@@ -164,8 +164,9 @@ def _collect(
     found = cut_ledger(directory, cut, shown, custody.writer if custody is not None else "")
     shelf = PayloadShelf(directory, asked.payload_limit)
     lines = cut.period
-    if found.policy_before is not None:
-        lines = [found.policy_before[0], *lines]
+    lines = [
+        before[0] for before in (found.policy_before, found.settings_before) if before is not None
+    ] + lines
     last = shelf.read(found.policy_last, "sources") if found.policy_last is not None else None
     seed = asked.seed or (sha256(notes.last_raw).hexdigest() if notes.last_raw else packet)
     tables = build_tables(

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
 import click
@@ -14,6 +15,9 @@ import click
 from extproc.commands.ledger_place import Place, config_option, dir_option, parse_moment
 from extproc.domain.errors import ExtprocError
 from extproc.ledger.alone import verify as alone
+
+MAX_SHEET = 1 << 20
+"""Bytes of a reviewed sheet that are kept."""
 
 
 @click.group()
@@ -126,6 +130,28 @@ def share(
         output.write_text(text, "utf-8")
     else:
         click.echo(text, nl=False)
+
+
+@evidence.command("sign-off")
+@click.argument("sheet", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@config_option
+@click.option("--packet", required=True, help="The packet it came from: evd_…")
+@click.option("--reviewer", required=True, help="Who reviewed it.")
+@click.option("--decision", required=True, help="What was decided, in a sentence.")
+def sign_off(sheet: Path, config: Path | None, packet: str, reviewer: str, decision: str) -> None:
+    """Record that SHEET (a filled-in access.csv, say) was reviewed: its hash, by whom, and what was decided.
+
+    The sheet is kept beside the record, up to 1 MiB; a larger one by its hash only.
+    """
+    place = Place(None, config)
+    place.find()
+    data = sheet.read_bytes()
+    fields = {
+        "packet": packet[:100], "sheet": sheet.name[:200], "sha256": sha256(data).hexdigest(), "size": len(data),
+        "reviewer": reviewer[:200], "decision": decision[:500],
+    }  # fmt: skip
+    place.note("evidence.reviewed", fields, {"sheet": data} if len(data) <= MAX_SHEET else {})
+    click.echo(fields["sha256"])
 
 
 def _moment(text: str, now: float) -> str:

@@ -51,7 +51,7 @@ class Place:
         except ConfigError as mistake:
             raise click.UsageError(f"{mistake}\nSay where the ledger is with --dir or --config.") from None
 
-    def note(self, kind: str, fields: Mapping[str, Any]) -> None:
+    def note(self, kind: str, fields: Mapping[str, Any], payloads: Mapping[str, bytes] | None = None) -> None:
         """Record a reading of the service's own ledger before anything is shown; exits with 3 if that fails.
 
         With `--dir` nothing is written: it names files, possibly a copy that must stay as it is.
@@ -64,12 +64,14 @@ class Place:
         try:
             ledger = open_ledger(self.settings(), "reader")
             try:
-                ledger.append(Record(kind, time.time(), {"by": {"uid": os.getuid()}, **fields}))
+                ledger.append(
+                    Record(kind, time.time(), {"by": {"uid": os.getuid()}, **fields}, payloads or {})
+                )
                 ledger.commit()
             finally:
                 ledger.close()
         except LedgerUnavailableError as failure:
-            click.echo(f"this reading cannot be recorded, so nothing is shown: {failure}", err=True)
+            click.echo(f"this cannot be recorded, so nothing is done: {failure}", err=True)
             sys.exit(3)
 
 

@@ -90,6 +90,10 @@ def fill_ledger(directory: Path, approver=ANN) -> None:
     supervisor.append(
         Record("policy.activated", START - 5, activated, {"sources": json.dumps({"p": POLICY}).encode()})
     )
+    settings = [{"state": "a", "workers": 1}, {"state": "a", "workers": 2}]
+    for at, loaded in zip((START - 6, START + 5), settings, strict=True):
+        fields = {"digest": f"sha256:{loaded['workers']}", "size": 1}
+        supervisor.append(Record("config.loaded", at, fields, {"settings": json.dumps(loaded).encode()}))
     supervisor.commit()
     clock = [START - 1]
     worker = open_writer(directory, clock=lambda: clock[0])
@@ -346,6 +350,42 @@ def test_the_dossier_says_who_asked_who_agreed_and_what_ran(whole):
     assert row["approvers"] == "ann@bank.example"
     assert (row["separate"], row["enough"], row["executed"]) == (True, True, True)
     assert (row["reasons"], row["view"], row["used_by"]) == ("CHG-1", '{"raw":"DELETE 1"}', "d4")
+
+
+def test_settings_are_shown_as_they_were_with_what_changed(middle):
+    first, second = tables_of(middle)["configuration"]
+    assert json.loads(first["settings"])["workers"] == 1  # in force when the period began
+    assert '- "workers": 1' in second["change"]
+    assert '+ "workers": 2' in second["change"]
+
+
+def test_a_reviewed_sheet_comes_back_as_a_record(home, tmp_path):
+    sheet = tmp_path / "access.csv"
+    sheet.write_text("principal,keep,reviewer\nbot,yes,ann\n")
+    given = (
+        "--packet",
+        "evd_1",
+        "--reviewer",
+        "ann",
+        "--decision",
+        "all rights stay",
+        "--config",
+        home / "extproc.yaml",
+    )
+    assert run("sign-off", sheet, *given).stdout.strip() == sha256(sheet.read_bytes()).hexdigest()
+    records = [
+        json.loads(line)
+        for path in home.glob("ledger/reader-*/*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    (record,) = [record for record in records if record["kind"] == "evidence.reviewed"]
+    assert (record["reviewer"], record["decision"], record["payloads"]["sheet"]["size"]) == (
+        "ann",
+        "all rights stay",
+        len(sheet.read_bytes()),
+    )
+    assert record["sha256"] == sha256(sheet.read_bytes()).hexdigest()
+    assert verify_directory(home / "ledger", KEY.key).ok
 
 
 def test_granted_is_set_beside_used(whole):

@@ -61,6 +61,8 @@ def render_page(scope: Mapping[str, Any], tables: Tables, mapping: Mapping[str, 
         links.insert(1, ("approvals", "Approvals"))
     if "policies" in wanted:
         links.append(("policies", "Policies"))
+    if "configuration" in wanted:
+        links.append(("configuration", "Configuration"))
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width,initial-scale=1">',
@@ -89,6 +91,8 @@ def render_page(scope: Mapping[str, Any], tables: Tables, mapping: Mapping[str, 
     parts += [_table(name, tables) for name in sections]
     if "policies" in wanted:
         parts += _policies(tables)
+    if "configuration" in wanted:
+        parts += _configuration(tables)
     parts.append("</main><footer>Times are UTC. What is shown was masked before it was recorded. ")
     parts.append("Files and their hashes: <code>manifest.json</code>.</footer></body></html>\n")
     return "".join(parts)
@@ -224,6 +228,22 @@ def _policies(tables: Tables) -> list[str]:
             f"<details><summary>{_t(row['at'])} {_t(row['what'])} by {_t(row['author'] or row['asked_by'])}</summary>"
             f'<p class="small soft">{_t(row["policy"])}, before: {_t(row["before"] or "nothing")}</p>{error}'
             f"<pre>{change}</pre></details>"
+        )
+    return parts
+
+
+def _configuration(tables: Tables) -> list[str]:
+    rows = tables["configuration"]
+    parts = [
+        '<h2 id="configuration">Configuration</h2>',
+        f'<p class="soft">{number("configuration", tables)} starts of the service in the period. '
+        "<code>tables/configuration.csv</code></p>",
+    ]
+    for row in rows[:ROWS_SHOWN]:
+        change = "\n".join(_diff_line(line) for line in str(row["change"]).splitlines())
+        parts.append(
+            f"<details><summary>{_t(row['at'])}</summary>"
+            f'<p class="small soft">{_t(row["digest"])}, record {_t(row["record"])}</p><pre>{change}</pre></details>'
         )
     return parts
 

@@ -422,6 +422,35 @@ def _policies(period: Period) -> list[Row]:
     return rows
 
 
+def _configuration(period: Period) -> list[Row]:
+    """The settings at every start of the service, with what changed against the start before."""
+    rows: list[Row] = []
+    before: Mapping[str, str] = {}
+    for line in sorted(period.lines, key=lambda line: line.at):
+        if line.kind != "config.loaded":
+            continue
+        settings = _pretty(period.read(line, "settings"))
+        now = {"settings": settings} if settings else {}
+        rows.append(
+            {
+                "at": line.at,
+                "digest": line.fields.get("digest", ""),
+                "change": _diff(before, now) if now else "",
+                "settings": settings,
+                "record": f"{line.writer}:{line.seq}",
+            }
+        )
+        before = now or before
+    return rows
+
+
+def _pretty(payload: bytes | None) -> str:
+    try:
+        return json.dumps(json.loads(payload), indent=1, sort_keys=True) if payload is not None else ""
+    except ValueError:
+        return ""
+
+
 def _administration(period: Period) -> list[Row]:
     """What people and the service itself did to it, readings of evidence included."""
     kinds = ("admin.", "evidence.", "policy.", "config.", "grant.", "retention.", "start", "stop", "gap")
@@ -571,6 +600,12 @@ TABLES: dict[str, Table] = {
         ("at", "what", "policy", "before", "author", "asked_by", "error", "files", "change", "record"),
         "one policy that came into force or was refused",
         _policies,
+    ),
+    "configuration": Table(
+        "Configuration",
+        ("at", "digest", "change", "settings", "record"),
+        "one start of the service with its settings; secrets are references",
+        _configuration,
     ),
     "administration": Table(
         "Administration", ("at", "kind", "who", "detail", "record"), "one act", _administration
