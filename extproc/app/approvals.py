@@ -15,6 +15,7 @@ import uvicorn
 
 from extproc.adapters.control import Control
 from extproc.adapters.jwks import JwksKeys
+from extproc.adapters.webhooks import Endpoint, Webhooks, key_of
 from extproc.app.governing import provider_rules
 from extproc.app.worker import Holds, open_holds, open_keys, open_ledger, recorder
 from extproc.config import Address, Settings
@@ -22,6 +23,7 @@ from extproc.config.settings import ApprovalsTls
 from extproc.domain.errors import PolicyError, StoreUnavailableError
 from extproc.domain.mask import MaskSpec
 from extproc.domain.principal import Principal
+from extproc.domain.record import Record
 from extproc.identity import NeedKeysFor, Verifier
 from extproc.masking import ENTITIES, MaskSecrets, compile_masker
 from extproc.servers.approvals_api import create_app
@@ -106,6 +108,7 @@ async def run_approvals(settings: Settings, control: Control, stopping: asyncio.
             auditors=settings.approvals.auditors,
             mask=mask,
         )
+        webhooks = open_webhooks(settings, record)
         servers = [HttpServer(_config(app, settings.approvals.tls))]
         doors = [(servers[0], _bind(settings.approvals.listen), "api")]
         if settings.console is not None:
@@ -117,7 +120,8 @@ async def run_approvals(settings: Settings, control: Control, stopping: asyncio.
         tasks = [
             *(asyncio.create_task(server.serve([door]), name=name) for server, door, name in doors),
             asyncio.create_task(keys.run(), name="keys"),
-            asyncio.create_task(tend_holds(holds, record, time.time), name="holds"),
+            asyncio.create_task(tend_holds(holds, telling(record, webhooks), time.time), name="holds"),
+            *((asyncio.create_task(webhooks.run(), name="webhooks"),) if webhooks is not None else ()),
             asyncio.create_task(_forget(holds, settings.holds.keep), name="forget"),
             asyncio.create_task(supervisor.listen(), name="control"),
             asyncio.create_task(stopping.wait(), name="stop"),
@@ -140,6 +144,33 @@ async def run_approvals(settings: Settings, control: Control, stopping: asyncio.
         await keys.close()
         await holds.aclose()
         ledger.close()
+
+
+def open_webhooks(settings: Settings, record: Callable[[Record], None]) -> Webhooks | None:
+    """Those of the settings, None without any. Raises ConfigError for a secret that is none."""
+    endpoints = [
+        Endpoint(each.name, each.url, key_of(each.secret.resolve()), frozenset(each.events))
+        for each in settings.approvals.webhooks
+    ]
+
+    def dead(endpoint: str, message: str) -> None:
+        record(Record("admin.webhook_dead", time.time(), {"endpoint": endpoint, "message": message}))
+
+    console = settings.console.url if settings.console is not None else ""
+    place = settings.state / "webhooks"
+    return Webhooks(place, endpoints, console=console, now=time.time, dead=dead) if endpoints else None
+
+
+def telling(record: Callable[[Record], None], webhooks: Webhooks | None) -> Callable[[Record], None]:
+    """Records a move and then spools its message; a crash in between does both again."""
+    if webhooks is None:
+        return record
+
+    def record_and_tell(entry: Record) -> None:
+        record(entry)
+        webhooks.spool(entry)
+
+    return record_and_tell
 
 
 def authenticator(settings: Settings, keys: JwksKeys) -> Callable[[str], Awaitable[Principal]]:

@@ -1,4 +1,4 @@
-"""The console: reached over https or from this machine alone, and entered only by who may come to the API as well."""
+"""The console and webhooks: over https or on this machine alone; the console for who may come to the API as well."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from extproc.config.document import Place
-from extproc.config.findings import Finding, exposure, socket_path
+from extproc.config.findings import Finding, exposure, socket_path, twice
+from extproc.config.identity_checks import https
 from extproc.config.settings import Console, Settings
 from extproc.config.units import Address, format_duration
 
 SHORTEST_SESSION = 60.0
 LONGEST_SESSION = 24 * 3600.0
+
+
+def check_webhooks(settings: Settings) -> Iterator[Finding]:
+    """`approvals.webhooks`: told over https alone, each under a name of its own."""
+    webhooks = settings.approvals.webhooks
+    yield from twice(("approvals", "webhooks"), [webhook.name for webhook in webhooks])
+    for number, webhook in enumerate(webhooks):
+        where: Place = ("approvals", "webhooks", number, "url")
+        yield from https(where, webhook.url, webhook.insecure_loopback)
 
 
 def check_console(settings: Settings) -> Iterator[Finding]:

@@ -37,16 +37,17 @@ def _provider(where: Place, provider: Provider) -> Iterator[Finding]:
     if (keys.discovery, keys.jwks_url is not None, keys.jwks_file is not None).count(True) != 1:
         yield (*where, "keys"), "needs exactly one of discovery, jwks_url and jwks_file"
     if keys.discovery or provider.issuer.startswith("http:"):
-        yield from _https((*where, "issuer"), provider.issuer, provider.insecure_loopback)
+        yield from https((*where, "issuer"), provider.issuer, provider.insecure_loopback)
     if keys.jwks_url is not None:
-        yield from _https((*where, "keys", "jwks_url"), keys.jwks_url, provider.insecure_loopback)
+        yield from https((*where, "keys", "jwks_url"), keys.jwks_url, provider.insecure_loopback)
     if provider.skew > MAX_SKEW:
         yield (*where, "skew"), f"must be at most {format_duration(MAX_SKEW)}"
     if len(set(provider.audiences)) != len(provider.audiences):
         yield (*where, "audiences"), "names an audience twice"
 
 
-def _https(where: Place, url: str, insecure_loopback: bool) -> Iterator[Finding]:
+def https(where: Place, url: str, insecure_loopback: bool) -> Iterator[Finding]:
+    """A URL that others may be called by: https, or http on loopback where that is allowed."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port

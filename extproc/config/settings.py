@@ -521,6 +521,30 @@ class ApprovalsTls(Branch, frozen=True, kw_only=True):
     key: Annotated[Path, about("PEM private key.")]
 
 
+HoldMoveKind = Literal[
+    "hold.opened",
+    "hold.vote",
+    "hold.approved",
+    "hold.rejected",
+    "hold.expired",
+    "hold.withdrawn",
+    "hold.abandoned",
+    "hold.void",
+    "hold.released",
+    "hold.revoked",
+]
+
+
+class Webhook(Branch, frozen=True, kw_only=True):
+    """A system that is told what happens to holds, by signed messages (Standard Webhooks)."""
+
+    name: Annotated[Name, about("Unique name.")]
+    url: Annotated[Text, about("Where messages are posted; https.")]
+    secret: Annotated[SecretRef, about("`whsec_` and base64 of at least 24 bytes; signs every message.")]
+    events: Annotated[tuple[HoldMoveKind, ...], Meta(min_length=1), about("What is told.")] = ("hold.opened",)
+    insecure_loopback: Annotated[bool, about("Allow http on this machine.")] = False
+
+
 class Approvals(Branch, frozen=True, kw_only=True):
     """The API that lets held requests go."""
 
@@ -537,6 +561,7 @@ class Approvals(Branch, frozen=True, kw_only=True):
         "operators",
     )
     auditors: Annotated[tuple[Text, ...], about("Groups that may read every hold.")] = ("auditors",)
+    webhooks: Annotated[tuple[Webhook, ...], about("Who is told what happens to holds.")] = ()
     tls: Annotated[ApprovalsTls | None, about("Required off loopback.")] = None
     insecure: Annotated[bool, about("Allow plain TCP on loopback.")] = False
 
@@ -732,6 +757,8 @@ class Settings(Branch, frozen=True, kw_only=True):
             yield "console.login.client_secret", login.client_secret
         if self.console is not None and self.console.one_time is not None:
             yield "console.one_time.code", self.console.one_time.code
+        for number, webhook in enumerate(self.approvals.webhooks):
+            yield f"approvals.webhooks[{number}].secret", webhook.secret
         if self.holds.postgres is not None:
             yield "holds.postgres", self.holds.postgres
         for place, reference in (

@@ -1,0 +1,200 @@
+"""What happens to holds, told to other systems by signed webhooks (Standard Webhooks 1.0).
+
+A message is a file in the spool before it is sent, so a restart loses none. It is tried again for about a day; what
+never gets through is kept as a dead letter. A message says that something happened and where to look; the link leads
+to the console, where somebody has to log in: following it decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+import structlog
+
+from extproc import __version__
+from extproc.domain.display import escape_json
+from extproc.domain.errors import ConfigError, StoreUnavailableError
+from extproc.domain.record import Record
+from extproc.domain.times import rfc3339
+
+log = structlog.get_logger("extproc.webhooks")
+
+RETRIES: Final = (5.0, 30.0, 120.0, 600.0, 3600.0, 4 * 3600.0, 8 * 3600.0, 12 * 3600.0)
+"""Seconds until each further try."""
+SECONDS: Final = 10.0
+"""A receiver has to answer."""
+LOOK: Final = 1.0
+MAX_SPOOL: Final = 10_000
+"""Messages that wait; beyond it a new one becomes a dead letter at once."""
+SHORTEST_KEY: Final = 24
+KEPT: Final = ("hold", "target", "rules", "expires_at", "from", "to", "vote", "by", "reason", "use_before")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\.[0-9]{1,9}")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Endpoint:
+    """One receiver. `key` is the secret's bytes; `kinds` are the record kinds it wants."""
+
+    name: str
+    url: str
+    key: bytes
+    kinds: frozenset[str]
+
+
+def key_of(secret: str) -> bytes:
+    """`whsec_` and base64, or base64 alone. Raises ConfigError for less than 24 bytes."""
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        raise ConfigError("a webhook's secret is whsec_ and base64") from None
+    if len(key) < SHORTEST_KEY:
+        raise ConfigError(f"a webhook's secret has at least {SHORTEST_KEY} bytes")
+    return key
+
+
+def message_of(record: Record, console: str) -> dict[str, Any]:
+    """What is told of a move: who, what for, and where to look; nothing of the request itself."""
+    data = {name: record.fields[name] for name in KEPT if record.fields.get(name) not in (None, "")}
+    requester = record.fields.get("requester")
+    if isinstance(requester, Mapping):
+        data["requester"] = {name: requester.get(name) for name in ("subject", "kind", "person")}
+    approver = record.fields.get("approver")
+    if isinstance(approver, Mapping):
+        data["approver"] = str(approver.get("person", ""))
+    if console:
+        data["link"] = f"{console}/holds/{record.fields.get('hold', '')}"
+    shown = escape_json(data, multiline=False)
+    return {"type": record.kind, "timestamp": rfc3339(record.at), "data": shown}
+
+
+def headers_of(endpoint: Endpoint, message_id: str, at: int, body: bytes) -> dict[str, str]:
+    """Standard Webhooks, "Signature scheme": HMAC-SHA256 over id, timestamp and body."""
+    signed = f"{message_id}.{at}.".encode() + body
+    signature = base64.b64encode(hmac.digest(endpoint.key, signed, hashlib.sha256)).decode()
+    return {
+        "content-type": "application/json",
+        "user-agent": f"extproc/{__version__}",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(at),
+        "webhook-signature": f"v1,{signature}",
+    }
+
+
+class Webhooks:
+    """The spool in `directory` and the one that empties it.
+
+    `dead` is told of each message that was given up: endpoint and message id.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        endpoints: Sequence[Endpoint],
+        *,
+        console: str,
+        now: Callable[[], float],
+        dead: Callable[[str, str], None],
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._directory = directory
+        self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
+        self._console = console
+        self._now = now
+        self._dead = dead
+        self._transport = transport
+        for endpoint in endpoints:
+            (directory / endpoint.name / "dead").mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def spool(self, record: Record) -> None:
+        """Keep a move's message for every endpoint that wants it. The same move again is the same message.
+
+        Raises StoreUnavailableError.
+        """
+        move = str(record.fields.get("move", ""))
+        wanted = [each for each in self._endpoints.values() if record.kind in each.kinds]
+        if not wanted or not _NAME.fullmatch(move):
+            return
+        message = json.dumps({"message": message_of(record, self._console), "tries": 0, "next": 0})
+        for endpoint in wanted:
+            try:
+                _write(self._directory / endpoint.name / f"{move}.json", message)
+            except OSError as error:
+                raise StoreUnavailableError(f"a webhook cannot be kept: {error.strerror}") from None
+
+    async def run(self) -> None:
+        """Send what is due, for ever; ends by being cancelled. One receiver that hangs holds no other back."""
+        async with asyncio.TaskGroup() as group:
+            for endpoint in self._endpoints.values():
+                group.create_task(self._tend(endpoint))
+
+    async def _tend(self, endpoint: Endpoint) -> None:
+        while True:
+            try:
+                await self.send_due(endpoint)
+            except OSError as error:
+                log.error("webhooks_cannot_be_read", endpoint=endpoint.name, error=error.strerror)
+            await asyncio.sleep(LOOK)
+
+    async def send_due(self, endpoint: Endpoint) -> int:
+        """Try every message that is due, oldest first; how many got through. Raises OSError."""
+        folder = self._directory / endpoint.name
+        waiting = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+        sent = 0
+        for number, path in enumerate(waiting):
+            try:
+                kept = json.loads(path.read_text("utf-8"))
+                message, tries, due = kept["message"], int(kept["tries"]), float(kept["next"])
+            except (ValueError, KeyError, TypeError):
+                self._give_up(endpoint, path)
+                continue
+            if due > self._now():
+                continue
+            if await self._post(endpoint, path.stem, message):
+                path.unlink()
+                sent += 1
+            elif tries >= len(RETRIES) or len(waiting) - number > MAX_SPOOL:
+                self._give_up(endpoint, path)
+            else:
+                again = {"message": message, "tries": tries + 1, "next": self._now() + RETRIES[tries]}
+                _write(path, json.dumps(again))
+        return sent
+
+    def _give_up(self, endpoint: Endpoint, path: Path) -> None:
+        self._dead(endpoint.name, path.stem)
+        path.replace(path.parent / "dead" / path.name)
+        log.error("webhook_is_dead", endpoint=endpoint.name, message=path.stem)
+
+    async def _post(self, endpoint: Endpoint, message_id: str, message: Mapping[str, Any]) -> bool:
+        body = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+        headers = headers_of(endpoint, message_id, int(self._now()), body)
+        try:
+            async with (
+                asyncio.timeout(SECONDS),
+                httpx2.AsyncClient(transport=self._transport, follow_redirects=False) as client,
+                client.stream("POST", endpoint.url, content=body, headers=headers) as answer,
+            ):
+                return 200 <= answer.status_code < 300  # its body is not read
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError, TimeoutError):
+            return False
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all, even across a power cut."""
+    partial = path.with_suffix(".part")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

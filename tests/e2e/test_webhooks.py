@@ -1,0 +1,85 @@
+"""A real receiver is told of a hold by a signed message, even when it was away at first."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from standardwebhooks.webhooks import Webhook
+
+from extproc.demo.processes import wait_until
+from tests.e2e.approving import JSON, PAYMENT, Approvals
+from tests.e2e.stack import Stack
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
+
+
+class Receiver(HTTPServer):
+    """Refuses the first message, takes the rest."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.got: list[tuple[int, dict[str, str], bytes]] = []
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        status = 204 if self.server.got else 503
+        self.server.got.append((status, {k.lower(): v for k, v in self.headers.items()}, body))
+        self.send_response(status)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    server = Receiver()
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_hold_is_told_with_a_link_that_decides_nothing(tmp_path: Path, receiver: Receiver):
+    webhook = {
+        "name": "ops", "url": f"http://127.0.0.1:{receiver.server_port}/hook", "insecure_loopback": True,
+        "secret": {"env": "HOOK_SECRET"}, "events": ["hold.opened", "hold.rejected"],
+    }  # fmt: skip
+    settings: dict[str, Any] = {"approvals": {"webhooks": [webhook]}}
+    with Stack(tmp_path, settings=settings, environment={"HOOK_SECRET": SECRET}) as stack:
+        token = stack.token("payments-bot", groups=["payments"])
+        held = stack.request(
+            "POST", "/payments", token=token, body=PAYMENT, headers=[JSON, ("prefer", "hold=async")]
+        )
+        assert held.status == 403
+        people = Approvals(stack)
+        (hold,) = people.holds()
+        people.deny(hold["id"])
+        wait_until(lambda: len(receiver.got) >= 3, what="three deliveries", within=30, process=stack.service)
+        told = [Webhook(SECRET).verify(body, headers) for status, headers, body in receiver.got]
+        assert {each["type"] for each in told} == {"hold.opened", "hold.rejected"}
+        assert {each["data"]["hold"] for each in told} == {hold["id"]}
+        ids = [headers["webhook-id"] for _, headers, _ in receiver.got]
+        assert sorted(ids) == [f"{hold['id']}.1", f"{hold['id']}.1", f"{hold['id']}.3"]
+        assert b"5000" not in b"".join(body for _, _, body in receiver.got)
+        wait_until(
+            lambda: not list((tmp_path / "state" / "webhooks" / "ops").glob("*.json")),
+            what="an empty spool",
+            within=10,
+        )
+        assert SECRET not in json.dumps(stack.records())
