@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,7 +41,9 @@ def is_here() -> bool:
 class MariaDB:
     """One server with a database `shop`. Its own administrator, `root`, needs no password on the unix socket."""
 
-    def __init__(self, *, tls: tuple[Path, Path] | None = None, **settings: str) -> None:
+    def __init__(
+        self, *, tls: tuple[Path, Path] | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
         """`settings` are server settings beside those that make it small and quick to start. With `tls`, certificate
         and key, it also listens on 127.0.0.1, for TLS alone.
         """
@@ -49,7 +52,7 @@ class MariaDB:
         # a socket path holds 107 bytes at most, and the owner must reach it
         self.directory = Path(tempfile.mkdtemp(prefix="maria-", dir="/tmp"))
         self.socket = self.directory / "mariadb.sock"
-        self._settings = settings
+        self._settings = dict(settings or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> MariaDB:
