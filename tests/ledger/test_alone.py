@@ -10,7 +10,6 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
-import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
@@ -19,20 +18,20 @@ from hypothesis import strategies as st
 from extproc.adapters.ledger_reader import CHECKPOINTS, verify_directory
 from extproc.ledger.alone import VERIFIER
 from extproc.ledger.alone.verify import Report, ed25519_verifies, main, parse_key, verify_ledger
-from extproc.ledger.lines import Chain
 from extproc.ledger.note import split_notes
 from extproc.ledger.payloads import HEADER_SIZE
 from tests.support.books import (
     KEY,
     OTHER_KEY,
-    START,
     fill,
+    forge,
     line_files,
     lines_of,
     open_checkpointer,
     open_writer,
     put_lines,
     read_all,
+    rechain,
     sign_now,
 )
 
@@ -101,24 +100,6 @@ def edited(line: bytes) -> bytes:
     return line.replace(b"2026-11", b"2026-12", 1)
 
 
-def forge(lines: list[bytes], at: int) -> bytes:
-    """A well-formed record that continues the one before `at`."""
-    chain = Chain(WRITER, at, sha256(lines[at - 1]).hexdigest())
-    return chain.encode("intent", START, {"verdict": "deny"})[:-1]
-
-
-def rechained(lines: list[bytes], start: int) -> list[bytes]:
-    """Records from `start` on written anew, so that the chain is whole again."""
-    chain = Chain(WRITER, start, sha256(lines[start - 1]).hexdigest())
-    made = []
-    for line in lines[start:]:
-        record = orjson.loads(line)
-        fields = {k: v for k, v in record.items() if k not in ("v", "writer", "seq", "prev", "at", "kind")}
-        fields.pop("payloads", None)
-        made.append(chain.encode(record["kind"], START, fields)[:-1])
-    return lines[:start] + made
-
-
 def replaced(lines: list[bytes], at: int, *others: bytes) -> list[bytes]:
     return [*lines[:at], *others, *lines[at + 1 :]]
 
@@ -179,7 +160,7 @@ TAMPERING = {
     "truncation": (lambda ls: ls[:VICTIM], "truncated", VICTIM),
     "truncation of one": (lambda ls: ls[:-1], "truncated", RECORDS - 1),
     "truncation of everything": (lambda ls: [], "truncated", 0),
-    "a rewritten tail": (lambda ls: rechained(ls, VICTIM), "rewritten", SIGNED[0]),
+    "a rewritten tail": (lambda ls: rechain(ls, VICTIM), "rewritten", SIGNED[0]),
 }
 
 
@@ -194,7 +175,7 @@ def test_both_verifiers_name_the_first_bad_record(ledger, how):
 
 
 def test_a_fork_signed_with_another_key_is_refused(ledger):
-    put_lines(ledger, rechained(lines_of(ledger), VICTIM))
+    put_lines(ledger, rechain(lines_of(ledger), VICTIM))
     (ledger / CHECKPOINTS).unlink()
     sign_now(ledger, OTHER_KEY)
     assert both(ledger)[0] == ("signature", "", -1)
@@ -203,7 +184,7 @@ def test_a_fork_signed_with_another_key_is_refused(ledger):
 
 def test_a_fork_from_the_second_checkpoint_on_is_refused_there(ledger):
     notes, _ = split_notes((ledger / CHECKPOINTS).read_bytes())
-    put_lines(ledger, rechained(lines_of(ledger), SIGNED[0] + 5))
+    put_lines(ledger, rechain(lines_of(ledger), SIGNED[0] + 5))
     (ledger / CHECKPOINTS).unlink()
     sign_now(ledger, OTHER_KEY)
     (forged,), _ = split_notes((ledger / CHECKPOINTS).read_bytes())

@@ -21,12 +21,14 @@ from tests.support.books import (
     OTHER_KEY,
     START,
     fill,
+    forge,
     line_files,
     lines_of,
     open_checkpointer,
     open_writer,
     put_lines,
     read_all,
+    rechain,
     sign_now,
 )
 
@@ -185,12 +187,6 @@ def test_a_deleted_first_record_is_named(ledger):
     assert first_bad(check(ledger)) == ("missing", 0)
 
 
-def forge(lines: list[bytes], at: int) -> bytes:
-    """A well-formed record that continues the one before `at`."""
-    chain = Chain("worker0-a-1", at, sha256(lines[at - 1]).hexdigest())
-    return chain.encode("intent", START, {"verdict": "deny"})[:-1]
-
-
 def test_an_inserted_record_is_named(ledger):
     lines = lines_of(ledger)
     lines.insert(VICTIM, forge(lines, VICTIM))
@@ -242,21 +238,6 @@ def test_a_torn_record_that_was_signed_is_truncation(ledger):
     report = check(ledger)
     assert first_bad(report) == ("truncated", RECORDS - 1)
     assert "torn tail" in report.notes[0]
-
-
-def rechain(lines: list[bytes], start: int) -> list[bytes]:
-    """Rewrite records from `start` on, so that the chain is whole again."""
-    chain = Chain("worker0-a-1", start, sha256(lines[start - 1]).hexdigest())
-    made = []
-    for line in lines[start:]:
-        record = orjson.loads(line)
-        fields = {
-            name: value
-            for name, value in record.items()
-            if name not in ("v", "writer", "seq", "prev", "at", "kind", "payloads")
-        }
-        made.append(chain.encode(record["kind"], START, fields)[:-1])
-    return lines[:start] + made
 
 
 def test_a_rewritten_tail_contradicts_the_checkpoints(ledger):

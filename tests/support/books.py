@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from extproc.adapters.checkpoint_key import FileSigner, signer_of
@@ -13,6 +15,7 @@ from extproc.adapters.checkpointer import Checkpointer
 from extproc.adapters.ledger_files import LedgerWriter
 from extproc.domain.record import INTENT, OUTCOME, Record
 from extproc.ledger.checkpoint import Clock
+from extproc.ledger.lines import RESERVED, Chain
 
 START = 1_795_456_200.0
 KEY = signer_of(Ed25519PrivateKey.from_private_bytes(b"\x07" * 32))
@@ -121,3 +124,20 @@ def put_lines(directory: Path, lines: list[bytes]) -> None:
     """Write the only segment anew."""
     (path,) = line_files(directory)
     path.write_bytes(b"".join(line + b"\n" for line in lines))
+
+
+def forge(lines: list[bytes], at: int) -> bytes:
+    """A well-formed record that continues the one before `at`."""
+    chain = Chain("worker0-a-1", at, sha256(lines[at - 1]).hexdigest())
+    return chain.encode("intent", START, {"verdict": "deny"})[:-1]
+
+
+def rechain(lines: list[bytes], start: int) -> list[bytes]:
+    """Records from `start` on written anew, so that the chain is whole again."""
+    chain = Chain("worker0-a-1", start, sha256(lines[start - 1]).hexdigest())
+    made = []
+    for line in lines[start:]:
+        record = orjson.loads(line)
+        fields = {name: value for name, value in record.items() if name not in RESERVED}
+        made.append(chain.encode(record["kind"], START, fields)[:-1])
+    return lines[:start] + made
