@@ -164,6 +164,9 @@ class StatementFacts:
     underlying: str = field(default="", repr=False)
     """The text that made the prepared statement or cursor it runs, once that is known: what an approval of
     `EXECUTE` or `FETCH` must be bound to as well."""
+    literals: tuple[tuple[str, str], ...] | None = field(default=None, repr=False)
+    """What `normalised` leaves out, by what stands for it there (`?3`); None where that is read off the text
+    when it is wanted, as on Postgres (`$3`)."""
     start: int = 0
     end: int = 0
 

@@ -47,12 +47,13 @@ def statement_shape(
         return None
     who = (principal.issuer, principal.subject, target, rules_digest, *where, transaction, shape)
     digests = _Digests(key, b"sql-shape", who)
-    written = literals(statement.text)
+    known = statement.facts[0].literals
+    written, sign = (literals(statement.text), "$") if known is None else (dict(known), "?")
     values = [(name, b"literal", text.encode()) for name, text in written.items()]
     values += [
-        (f"${n}", *_given(parameter))
+        (f"{sign}{n}", *_given(parameter))
         for n, parameter in enumerate(statement.parameters, 1)
-        if f"${n}" not in written  # a parameter that the text does not use
+        if f"{sign}{n}" not in written  # a parameter that the text does not use
     ]
     return Shape(digests.key, SQL_SAME, SQL_FREE, digests.of(values))
 

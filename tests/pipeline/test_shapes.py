@@ -18,6 +18,7 @@ from extproc.pipeline.parameters import read_parameter
 from extproc.pipeline.shapes import MAX_VALUES, http_shape, statement_shape
 from extproc.protocols.http.head import read_request_line
 from extproc.sql import analyze
+from extproc.sql.dialects import analyze as analyze_any
 from extproc.sql.shape import literals, normalise
 from tests.support.governed import NOW, governance
 
@@ -90,6 +91,23 @@ def test_anything_else_is(text: str) -> None:
 @pytest.mark.parametrize("text", NONE.values(), ids=NONE)
 def test_where_a_literal_may_be_more_than_a_value_there_is_no_shape(text: str) -> None:
     assert sql(text) is None
+
+
+def mysql(text: str, *parameters: str) -> Shape | None:
+    values = tuple(read_parameter(25, 0, value.encode(), "utf-8") for value in parameters)
+    facts = analyze_any(text, "mysql", database="shop", server="10.11.6-MariaDB")
+    statement = Statement(text, facts, values, "bound" if parameters else "simple")
+    return statement_shape(KEY, ALICE, "db", ("shop",), statement, "I", "r")
+
+
+def test_values_of_mysql_are_found_as_its_own_lexer_finds_them() -> None:
+    """Postgres' lexer would take backslashes, backquotes and double quotes for something else."""
+    one = of(mysql("UPDATE `a\"b` SET note = 'it\\'s', x = \"y\" WHERE id = ? # it's", "7"))
+    other = of(mysql("UPDATE `a\"b` SET note = 'z', x = _latin1'y' WHERE id = ?", "8"))
+    assert one.key == other.key
+    assert set(one.values) == set(other.values) == {"?1", "?2", "?3"}
+    assert all(one.values[name] != other.values[name] for name in one.values)
+    assert mysql("SET @a = 1") is None
 
 
 @pytest.mark.parametrize(

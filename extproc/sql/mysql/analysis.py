@@ -13,7 +13,7 @@ from extproc.sql.mysql.commands import COMMANDS
 from extproc.sql.mysql.opinion import Seen, second_opinion
 from extproc.sql.mysql.reader import Level, NotUnderstoodError, Reader
 from extproc.sql.mysql.session import Session
-from extproc.sql.mysql.shape import fingerprint, normalise
+from extproc.sql.mysql.shape import fingerprint, literals, normalise
 from extproc.sql.mysql.tokens import Token, UnreadableError, as_text, tokenize
 from extproc.sql.mysql.words import NULLARY
 
@@ -150,6 +150,7 @@ def _all(text: str, parts: list[list[Token]], size: int, session: Session) -> Te
                 statements=len(parts),
                 fingerprint=fingerprint(tokens),
                 normalised=normalise(tokens, text),
+                literals=tuple(literals(tokens, text).items()),
                 start=start,
                 end=end,
             )

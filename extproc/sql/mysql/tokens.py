@@ -24,7 +24,7 @@ class UnreadableError(Exception):
 
 @noun(frozen=True, slots=True)
 class Token:
-    """One piece of the text. `start` and `end` count characters."""
+    """One piece of the text. `start` and `end` count characters; a charset before a literal is part of it."""
 
     kind: Kind
     value: str
@@ -98,7 +98,8 @@ class _Lexer:
         self._session = session
         self._at = 0
         self._apart = False
-        self._introduced = False
+        self._introduced = -1
+        """Where the charset of the literal that follows begins."""
         self._opened = False
         """Inside an executable comment."""
         self._found: list[Token] = []
@@ -215,8 +216,10 @@ class _Lexer:
 
     def _add(self, kind: Kind, value: str, end: int) -> None:
         word = value.upper() if kind == "word" else ""
-        self._found.append(Token(kind, value, self._at, end, self._apart, word, self._introduced))
-        self._at, self._apart, self._introduced = end, False, False
+        is_introduced = self._introduced >= 0
+        start = self._introduced if is_introduced else self._at
+        self._found.append(Token(kind, value, start, end, self._apart, word, is_introduced))
+        self._at, self._apart, self._introduced = end, False, -1
 
     def _check_quoted(self, name: str) -> None:
         if not name or name != name.rstrip(" "):
@@ -236,8 +239,8 @@ class _Lexer:
         word = self._text[self._at : end]
         self._check_name(word)
         if word.startswith("_") and self._introduces(word, end):
-            self._at = end  # _utf8mb4'x': the literal is of that charset, and ends where it would without
-            self._introduced = True
+            # _utf8mb4'x': the literal is of that charset, and ends where it would without
+            self._introduced, self._at = self._at, end
             return
         dotted = self._text.startswith(".", end) and _IDENT.match(self._text, end + 1) is not None
         self._add("name" if dotted or self._touches(".") else "word", word, end)
