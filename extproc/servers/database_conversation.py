@@ -36,6 +36,7 @@ from extproc.pipeline.row_masking import ResultMask
 from extproc.pipeline.statements import GovernedStatement
 from extproc.protocols.endings import StatementEnded
 from extproc.protocols.postgres import BackendKey
+from extproc.servers.envoy_proto import CallMetadata
 from extproc.servers.network_ext_proc import Output
 from extproc.servers.service import Service
 
@@ -46,6 +47,18 @@ RECORD_FAILURE = "58030"
 INTERNAL_ERROR = "XX000"
 LAST_LOOK = 0.2
 """Seconds between looks at a statement that still runs while this process wants to stop."""
+
+
+def plans_of(service: Service, call: CallMetadata) -> tuple[DatabasePlan, ListenerPlan] | None:
+    """What governs a new connection to a database target; `open_conversation` checked that it is one.
+
+    None when it came by a listener that is none of ours.
+    """
+    governance = service.current()
+    plan = governance.targets[call.target].database
+    assert plan is not None  # noqa: S101  (targets of these kinds have one)
+    listener = governance.listener(call.listener, call.target)
+    return (plan, listener) if listener is not None else None
 
 
 class Wire(Protocol):

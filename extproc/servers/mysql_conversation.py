@@ -46,7 +46,7 @@ from extproc.protocols.mysql import (
 )
 from extproc.protocols.mysql.charsets import CODECS
 from extproc.protocols.postgres import BackendKey
-from extproc.servers.database_conversation import DatabaseConversation
+from extproc.servers.database_conversation import DatabaseConversation, plans_of
 from extproc.servers.envoy_proto import CallMetadata
 from extproc.servers.live_sessions import Found
 from extproc.servers.mysql_words import PlacedColumn, refusal, value_kind
@@ -72,17 +72,9 @@ BOUND_SETTINGS = ("database", "sql_mode", "character_set_client")
 def open_mysql(
     service: Service, call: CallMetadata, source: Source, later: Callable[[Output], None]
 ) -> MysqlConversation | None:
-    """A new connection to the target that Envoy's configuration names; `open_conversation` checked its kind.
-
-    None when it came by a listener that is none of ours.
-    """
-    governance = service.current()
-    plan = governance.targets[call.target].database
-    assert plan is not None  # noqa: S101  (targets of this kind have one)
-    listener = governance.listener(call.listener, call.target)
-    if listener is None:
-        return None
-    return MysqlConversation(service, plan, listener, source, later)
+    """A new connection to the target that Envoy's configuration names; None when its listener is none of ours."""
+    plans = plans_of(service, call)
+    return MysqlConversation(service, *plans, source, later) if plans is not None else None
 
 
 class MysqlConversation(DatabaseConversation):

@@ -49,7 +49,7 @@ from extproc.protocols.postgres import (
 )
 from extproc.protocols.postgres.encodings import codec_for
 from extproc.protocols.postgres.limits import LoginMethod
-from extproc.servers.database_conversation import DatabaseConversation
+from extproc.servers.database_conversation import DatabaseConversation, plans_of
 from extproc.servers.envoy_proto import CallMetadata
 from extproc.servers.live_sessions import Found
 from extproc.servers.network_ext_proc import Output
@@ -76,17 +76,9 @@ _catalogues = Catalogues()
 def open_postgres(
     service: Service, call: CallMetadata, source: Source, later: Callable[[Output], None]
 ) -> PostgresConversation | None:
-    """A new connection to the target that Envoy's configuration names; `open_conversation` checked its kind.
-
-    None when it came by a listener that is none of ours.
-    """
-    governance = service.current()
-    plan = governance.targets[call.target].database
-    assert plan is not None  # noqa: S101  (targets of this kind have one)
-    listener = governance.listener(call.listener, call.target)
-    if listener is None:
-        return None
-    return PostgresConversation(service, plan, listener, source, later)
+    """A new connection to the target that Envoy's configuration names; None when its listener is none of ours."""
+    plans = plans_of(service, call)
+    return PostgresConversation(service, *plans, source, later) if plans is not None else None
 
 
 class PostgresConversation(DatabaseConversation):
