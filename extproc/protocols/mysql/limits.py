@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
-
-LoginMethod = Literal["mysql_native_password", "caching_sha2_password", "client_ed25519"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,19 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from nacl.bindings import (
+    crypto_core_ed25519_scalar_add,
+    crypto_core_ed25519_scalar_mul,
+    crypto_core_ed25519_scalar_reduce,
+    crypto_scalarmult_ed25519_base_noclamp,
+)
 
 from extproc.domain.errors import ProtocolError
 
 NATIVE = "mysql_native_password"
 CACHING_SHA2 = "caching_sha2_password"
 CLEAR = "mysql_clear_password"
+ED25519 = "client_ed25519"
 _OAEP = padding.OAEP(mgf=padding.MGF1(algorithm=hashes.SHA1()), algorithm=hashes.SHA1(), label=None)  # noqa: S303
 OAEP_OVERHEAD = 42
 """Bytes of an RSA key's size that OAEP with SHA-1 takes: what is longer than the rest cannot be sent."""
@@ -39,6 +46,20 @@ def caching_sha2(password: bytes, nonce: bytes) -> bytes:
     once = hashlib.sha256(password).digest()
     twice = hashlib.sha256(once).digest()
     return _xor(once, hashlib.sha256(twice + nonce).digest())
+
+
+def ed25519(password: bytes, nonce: bytes) -> bytes:
+    """A signature of the nonce (MariaDB's plugin): Ed25519, but with a password of any length in the key's place."""
+    secret = hashlib.sha512(password).digest()
+    scalar = bytearray(secret[:32])
+    scalar[0] &= 248
+    scalar[31] = scalar[31] & 127 | 64
+    once = crypto_core_ed25519_scalar_reduce(hashlib.sha512(secret[32:] + nonce).digest())
+    point = crypto_scalarmult_ed25519_base_noclamp(once)
+    public = crypto_scalarmult_ed25519_base_noclamp(bytes(scalar))
+    challenge = crypto_core_ed25519_scalar_reduce(hashlib.sha512(point + public + nonce).digest())
+    answer = crypto_core_ed25519_scalar_add(crypto_core_ed25519_scalar_mul(challenge, bytes(scalar)), once)
+    return bytes(point + answer)
 
 
 def _masked(password: bytes, nonce: bytes) -> bytes:

@@ -6,12 +6,23 @@ from extproc.domain.errors import ProtocolError
 from extproc.protocols.mysql.capabilities import CONNECT_WITH_DB, PLUGIN_AUTH, PLUGIN_AUTH_LENENC, SSL
 from extproc.protocols.mysql.handshake import Greeting, Response, build_opening, build_response
 from extproc.protocols.mysql.limits import UpstreamLogin
-from extproc.protocols.mysql.passwords import CACHING_SHA2, NATIVE, caching_sha2, encrypt, native
+from extproc.protocols.mysql.passwords import (
+    CACHING_SHA2,
+    ED25519,
+    NATIVE,
+    caching_sha2,
+    ed25519,
+    encrypt,
+    native,
+)
 from extproc.protocols.mysql.replies import parse_error
 
-UNPROTECTED = frozenset({CACHING_SHA2})
+UNPROTECTED = frozenset({CACHING_SHA2, ED25519})
 """Plugins that show a listener on the way nothing that it could use."""
-PROTECTED = frozenset({CACHING_SHA2, NATIVE})
+PROTECTED = UNPROTECTED | {NATIVE}
+PROOFS = {NATIVE: native, CACHING_SHA2: caching_sha2, ED25519: ed25519}
+NONCES = {NATIVE: 20, CACHING_SHA2: 20, ED25519: 32}
+"""Bytes of what the server gives to be proven with."""
 MOST_STEPS = 8
 
 
@@ -35,7 +46,8 @@ class ServerLogin:
         self._password = login.password.encode()
         self._nonce = greeting.nonce
         self._allowed = PROTECTED if login.protected else UNPROTECTED
-        self._plugin = greeting.plugin if greeting.plugin in self._allowed else CACHING_SHA2
+        fits = greeting.plugin in self._allowed and len(greeting.nonce) == NONCES[greeting.plugin]
+        self._plugin = greeting.plugin if fits else CACHING_SHA2
         self._charset = charset
         self._awaits_key = False
         self._steps = 0
@@ -70,7 +82,7 @@ class ServerLogin:
         )
 
     def _proof(self) -> bytes:
-        return (native if self._plugin == NATIVE else caching_sha2)(self._password, self._nonce)
+        return PROOFS[self._plugin](self._password, self._nonce)
 
     def receive(self, payload: bytes) -> list[bytes] | None:
         """The payloads to answer with, none for nothing yet; None when the server let us in with this OK."""
@@ -101,7 +113,7 @@ class ServerLogin:
                 "upstream-login", f"{plugin} needs TLS or a unix socket on the way to the database"
             )
         self._plugin = plugin
-        self._nonce = nonce[:20]
+        self._nonce = nonce[: NONCES[plugin]]
         return [self._proof()]
 
     def _more(self, data: bytes) -> list[bytes]:

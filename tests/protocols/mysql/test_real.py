@@ -231,3 +231,18 @@ async def test_local_files_are_refused(mariadb, tmp_path):
                 cursor.execute(f"LOAD DATA LOCAL INFILE '{tmp_path}/file' INTO TABLE customers")
 
     await through(mariadb, gate, tmp_path, client)
+
+
+async def test_ed25519_upstream(mariadb, tmp_path):
+    mariadb.run(
+        "INSTALL SONAME 'auth_ed25519'; CREATE USER signer IDENTIFIED VIA ed25519 USING PASSWORD('a long secret ✓');"
+        "GRANT ALL ON *.* TO signer"
+    )
+    gate = Gate(UpstreamLogin("signer", "a long secret ✓"))
+
+    def client() -> None:
+        with connect(gate) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT CURRENT_USER()")
+            assert cursor.fetchone() == ("signer@%",)
+
+    await through(mariadb, gate, tmp_path, client)
