@@ -41,7 +41,7 @@ PEOPLE = """
 CREATE USER somebody IDENTIFIED BY 'y'; GRANT SELECT ON shop.* TO somebody;
 CREATE USER victim; GRANT ALL ON shop.* TO victim
 """
-SETTINGS: dict[str, Any] = {
+SETTINGS = {
     "secure-file-priv": "",
     "local-infile": "1",
     "sync-frm": "0",
@@ -195,7 +195,7 @@ class AdministratorStack(MysqlStack):
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[MariaWorld]:
-    with MariaDB(**SETTINGS) as server:
+    with MariaDB(settings=SETTINGS) as server:
         made = MariaWorld(server)
         yield made
         made.close()

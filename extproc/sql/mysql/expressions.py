@@ -431,7 +431,10 @@ def order_by(r: Reader, scope: Level) -> bool:
     r.need_word("BY")
     places = False
     while True:
-        places |= r.peek().kind in ("number", "param")
+        brackets = 0
+        while r.peek(brackets).is_sign("("):
+            brackets += 1
+        places |= r.peek(brackets).kind in ("number", "param")
         expression(r, scope)
         r.word("ASC", "DESC")
         if not r.sign(","):

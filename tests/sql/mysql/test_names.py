@@ -119,6 +119,9 @@ COLUMNS = {
     "order": ("SELECT 1 FROM users ORDER BY email", "shop.users.email", "shop.users.email"),
     "order-by-new-name": ("SELECT a AS e FROM t ORDER BY e", "shop.t.a shop.t.e", "shop.t.a shop.t.e"),
     "order-by-place": ("SELECT email FROM users ORDER BY 1", "shop.users.email", "shop.users.email"),
+    "order-by-place-in-brackets": (
+        "SELECT email FROM users ORDER BY ((1))", "shop.users.email", "shop.users.email",
+    ),
     "group-by-new-name": ("SELECT a e FROM t GROUP BY e", "shop.t.a shop.t.e", "shop.t.a shop.t.e"),
     "having-new-name": ("SELECT a e FROM t HAVING e > 'a'", "shop.t.a shop.t.e", "shop.t.a shop.t.e"),
     "new-name-deeper": ("SELECT email e, (SELECT e) FROM users", "e shop.users.email", "e shop.users.email"),
