@@ -6,7 +6,8 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from extproc.domain.hold import HeldRequest
 from extproc.domain.request import Source
@@ -69,6 +70,15 @@ KILL = re.compile(
 BOUND_SETTINGS = ("database", "sql_mode", "character_set_client")
 
 
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """A text as the server reads it: when it comes, or when it is prepared, whatever is set until it runs."""
+
+    texts: TextFacts
+    reading: Reading
+    settings: Mapping[str, str]
+
+
 def open_mysql(
     service: Service, call: CallMetadata, source: Source, later: Callable[[Output], None]
 ) -> MysqlConversation | None:
@@ -112,7 +122,7 @@ class MysqlConversation(DatabaseConversation):
         self._sql_mode = ""
         self._unread: StatementReceived | None = None
         """What waits for that answer."""
-        self._texts: dict[int, TextFacts] = {}
+        self._texts: dict[int, Understood] = {}
 
     def opened(self) -> Output:
         """The server speaks first."""
@@ -185,12 +195,22 @@ class MysqlConversation(DatabaseConversation):
             self._wire.use_codec(CODECS[client])
         self._reading = reading
 
+    def _understand(self, text: str) -> Understood:
+        reading = self._reading or Reading()
+        settings = {
+            "database": reading.database,
+            "sql_mode": self._sql_mode,
+            "character_set_client": reading.charset,
+        }
+        return Understood(analyze(text, reading), reading, settings)
+
     def _follow(self, event: StatementEnded) -> None:
         """A statement is over: how the server reads the next one may be another way now."""
         known = self._texts.pop(event.id, None)
         if known is None or event.end == "denied" or not event.executed:
             return
-        if all(sql.complete for sql in known.facts) and all(after == self._reading for after in known.after):
+        texts = known.texts
+        if all(sql.complete for sql in texts.facts) and all(after == known.reading for after in texts.after):
             return
         self._reading = None
 
@@ -201,26 +221,21 @@ class MysqlConversation(DatabaseConversation):
             self._unread = event
             self._wire.inquire(event.id, READING)
             return
-        reading = self._reading or Reading()
-        texts = analyze(event.text, reading)
+        understood = event.note if isinstance(event.note, Understood) else self._understand(event.text)
+        texts = understood.texts
         statement = Statement(
             text=event.text,
             facts=texts.facts,
             parameters=tuple(Parameter(p.type, 1, p.value, p.text) for p in event.parameters),
             kind="bound" if event.kind == "bound" else "simple",
         )
-        settings = {
-            "database": reading.database,
-            "sql_mode": self._sql_mode,
-            "character_set_client": reading.charset,
-        }
         governed = self._session.statement(
             Asked(
                 statement,
                 "T" if event.in_transaction else "I",
                 event.kind != "parse",
                 "",
-                settings,
+                understood.settings,
                 BOUND_SETTINGS,
                 self._wire.codec,
             ),
@@ -230,7 +245,7 @@ class MysqlConversation(DatabaseConversation):
         if event.kind == "command":
             self._answer(event.id, governed.never(now, event.text))
             return
-        self._texts[event.id] = texts
+        self._texts[event.id] = understood
         kill = KILL.match(event.text) if event.kind == "simple" else None
         if kill is not None:
             self._kill(event.id, kill, now)
@@ -299,7 +314,7 @@ class MysqlConversation(DatabaseConversation):
             return
         self._records += step.records
         if isinstance(step, Run):
-            self._wire.forward(number, rows=step.reads != "")
+            self._wire.forward(number, rows=step.reads != "", note=self._texts.get(number))
             return
         self._wire.deny(
             number,
@@ -316,7 +331,7 @@ class MysqlConversation(DatabaseConversation):
 
     def _is_admin(self, number: int) -> bool:
         known = self._texts.get(number)
-        return known is not None and any(sql.complete and "admin" in sql.effects for sql in known.facts)
+        return known is not None and any(sql.complete and "admin" in sql.effects for sql in known.texts.facts)
 
     def _inquiry_answered(self, event: InquiryAnswered, now: float) -> None:
         unread, self._unread = self._unread, None

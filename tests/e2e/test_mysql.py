@@ -427,6 +427,18 @@ def test_masks_reach_binary_rows_and_cursors(stack: MysqlStack) -> None:
     assert stories[-1]["outcome"]["response"]["masked"]["customers.email"] == 2
 
 
+def test_a_prepared_statement_is_judged_as_it_was_read_when_it_was_prepared(stack: MysqlStack) -> None:
+    with analyst(stack) as connection:
+        rows_of(connection, "SET SESSION sql_mode = 'ANSI_QUOTES'")
+        asked = Prepared(connection, 'SELECT CONCAT("email", "name") AS x FROM customers')
+        rows_of(connection, "SET SESSION sql_mode = ''")
+        with pytest.raises(
+            pymysql.err.MySQLError
+        ) as refused:  # by now the text alone would be of two literals
+            asked.execute()
+        assert "masked column" in refused.value.args[1]
+
+
 def test_a_prepared_statement_is_held_with_its_parameters_each_time(stack: MysqlStack) -> None:
     who, approvals = somebody(), Approvals(stack)
     with payer(stack, who) as connection:

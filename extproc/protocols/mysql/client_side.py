@@ -233,19 +233,28 @@ class ClientSide:
         run.kind = run.kind or kind
         session.waiting = Waiting(run.id, run, build_packets(payload, 0), sequence)
         session.events.append(
-            StatementReceived(run.id, kind, text, parameters, in_transaction=session.in_transaction)
+            StatementReceived(
+                run.id,
+                kind,
+                text,
+                parameters,
+                session.in_transaction,
+                run.prepared.note if run.prepared is not None else None,
+            )
         )
 
     def _send(self, run: Run, payload: bytes, sequence: int) -> None:
         self._session.to_server.append(build_packets(payload, 0))
         self._expect(run, sequence)
 
-    def forward(self, id: int, *, rows: bool) -> bool:
+    def forward(self, id: int, *, rows: bool, note: object) -> bool:
         session, waiting = self._session, self._take(id)
         if waiting is None:
             return False
         run, made = waiting.run, waiting.run.prepared
         run.wants_rows = rows
+        if run.kind == "parse" and made is not None:
+            made.note = note
         if run.kind == "bound" and made is not None:
             for which, data in made.long_data.items():
                 head = b"\x18" + made.id.to_bytes(4, "little") + which.to_bytes(2, "little")

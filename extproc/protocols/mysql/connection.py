@@ -240,9 +240,12 @@ class MysqlConnection:
 
     # answers to StatementReceived. False: it is no longer waiting (client gone)
 
-    def forward(self, id: int, *, rows: bool = False) -> bool:
-        """Let it go on. `rows` raises RowsDescribed for each of its result sets, otherwise rows pass untouched."""
-        done = self._client.forward(id, rows=rows)
+    def forward(self, id: int, *, rows: bool = False, note: object = None) -> bool:
+        """Let it go on. `rows` raises RowsDescribed for each of its result sets, otherwise rows pass untouched.
+
+        `note` comes back with every execution of what is prepared here.
+        """
+        done = self._client.forward(id, rows=rows, note=note)
         self._go_on()
         return done
 

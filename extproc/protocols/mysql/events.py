@@ -57,6 +57,8 @@ class StatementReceived:
     text: str = field(repr=False)
     parameters: tuple[BoundParameter, ...] = ()
     in_transaction: bool = False
+    note: object = None
+    """Of a "bound" one: what `forward` was given for its "parse". The server reads a text when it prepares it."""
 
 
 @noun(frozen=True, slots=True)

@@ -27,6 +27,8 @@ class Prepared:
     count: int = 0
     """How many parameters it has."""
     types: tuple[int, ...] = ()
+    note: object = None
+    """What whoever let it be prepared wants to know when it runs."""
     long_data: dict[int, bytearray] = field(default_factory=dict)
     """By parameter; not sent yet."""
     is_too_long: bool = False
