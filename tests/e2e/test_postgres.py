@@ -536,8 +536,12 @@ def tool(stack: DatabaseStack, name: str, *arguments: str, given: str = "") -> s
 def test_pg_dump_and_copy_work_and_opting_out_is_recorded(open_stack: DatabaseStack) -> None:
     dump = tool(open_stack, "pg_dump", "-t", "orders")
     assert dump.count("\n") > 100 and "COPY public.orders" in dump
-    assert tool(open_stack, "psql", "-X", "-c", "\\copy payments from stdin", given="71\n72\n") == "COPY 2\n"
-    assert tool(open_stack, "psql", "-X", "-At", "-c", "SELECT count(*) FROM payments WHERE id > 70") == "2\n"
+    assert (
+        tool(open_stack, "psql", "-X", "-c", "\\copy payments from stdin", given="90071\n90072\n")
+        == "COPY 2\n"
+    )
+    count = "SELECT count(*) FROM payments WHERE id IN (90071, 90072)"  # others pay here as well
+    assert tool(open_stack, "psql", "-X", "-At", "-c", count) == "2\n"
     story = open_stack.statement("COPY  payments")
     assert story["outcome"]["response"]["copied_in"] > 0
     assert "unparsed-judged" in story["intent"]["degraded"]

@@ -87,12 +87,12 @@ def test_a_cancel_finds_a_held_statement_in_whatever_worker_it_is(stack: Databas
 def test_a_cancel_finds_a_running_statement_in_whatever_worker_it_is(stack: DatabaseStack) -> None:
     with ExitStack() as stays:
         sessions = [stays.enter_context(writer(stack, "alice", "builders")) for _ in range(SESSIONS)]
-        asking = [Asking(lambda c=c: c.execute("SELECT pg_sleep(60)")) for c in sessions]  # type: ignore[misc]
-        running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(60)%'"
+        asking = [Asking(lambda c=c: c.execute("SELECT pg_sleep(110)")) for c in sessions]  # type: ignore[misc]
+        running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(110)%'"
         wait_until(
             lambda: stack.postgres.run(running + " AND state = 'active'") == [(SESSIONS,)],
             what="every statement to run",
-            within=20.0,
+            within=60.0,
         )
         for connection in sessions:
             connection.cancel_safe(timeout=10)
