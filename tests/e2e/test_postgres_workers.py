@@ -168,9 +168,11 @@ def test_a_lock_ends_what_waits_and_what_runs(stack: DatabaseStack) -> None:
     waiting, running = writer(stack, who), writer(stack, who, "builders")
     asking = Asking(lambda: waiting.execute(PAY, (7000,)))
     hold = approvals.hold_of(who)
-    sleeping = Asking(lambda: running.execute("SELECT pg_sleep(60)"))
+    # what a lock cuts off runs on at the server, which both fronts share: the text says whose it is
+    sleeping = Asking(lambda: running.execute(f"SELECT pg_sleep(60), '{who}'"))
     active = (
-        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(60)%' AND state = 'active'"
+        f"SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(60), ''{who}''%' "
+        "AND state = 'active'"
     )
     wait_until(lambda: stack.postgres.run(active) == [(1,)], what="the statement to run", within=10.0)
     lock = operator.lock("--subject", who, "--issuer", stack.issuer.issuer, "--for", "1h")
