@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 from collections import OrderedDict
@@ -9,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from extproc.domain.errors import ExtprocError
+from extproc.domain.errors import ExtprocError, StoreUnavailableError, TokenError
 from extproc.domain.principal import Principal
 
 MAX_SESSIONS: Final = 10_000
@@ -39,7 +40,8 @@ class Entered:
 
 
 Renew = Callable[[Entered], Awaitable[Entered]]
-"""A new proof of the same person, or LoginError; StoreUnavailableError when the issuer cannot be asked."""
+"""A new proof of the same person, or LoginError or TokenError; StoreUnavailableError when the issuer cannot be
+asked."""
 
 
 @dataclass(slots=True, repr=False)
@@ -53,6 +55,7 @@ class Session:
     said: list[str] = field(default_factory=list)
     streams: int = 0
     is_ended: bool = False
+    renewing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def principal(self) -> Principal:
@@ -79,7 +82,10 @@ class Sessions:
         return name
 
     async def find(self, name: str) -> Session | None:
-        """The session if it is still good. Asks the issuer again when its token is about to end."""
+        """The session if it is still good. Asks the issuer again when its token is about to end.
+
+        Raises StoreUnavailableError when the token has ended and the issuer cannot be asked.
+        """
         session = self._kept.get(_digest(name)) if name else None
         if session is None:
             return None
@@ -87,12 +93,19 @@ class Sessions:
         if self.is_over(session):
             self.end(name)
             return None
-        if session.entered.renewal and now >= session.entered.ends_at - RENEW_BEFORE:
+        if self._is_to_renew(session):
             try:
-                await self._renewed(session)
-            except LoginError:
+                async with session.renewing:
+                    # an issuer may take a renewal once: who waited here has what another page brought
+                    if not session.is_ended and self._is_to_renew(session):
+                        await self._renewed(session)
+            except (LoginError, TokenError):
                 self.end(name)
-                return None
+            except StoreUnavailableError:
+                if self._now() >= session.entered.ends_at:
+                    raise
+        if session.is_ended:
+            return None
         session.seen_at = now
         self._kept.move_to_end(_digest(name))
         return session
@@ -117,6 +130,9 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def _is_to_renew(self, session: Session) -> bool:
+        return bool(session.entered.renewal) and self._now() >= session.entered.ends_at - RENEW_BEFORE
 
     async def _renewed(self, session: Session) -> None:
         before = session.entered

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from extproc.domain.errors import StoreUnavailableError, TokenError
+from extproc.servers.console import Entered
 from extproc.servers.console.safety import local_path
 from tests.support.console import CODE, Browser, House, LoginError
 from tests.support.holds import NOW
@@ -215,6 +218,43 @@ class TestSessionsEnd:
         house.now = NOW + 400
         assert await where(browser) == "503"
         house.issuer.refuse = None
+        assert await where(browser) == "200"
+
+    async def test_two_pages_that_ask_at_once_use_a_renewal_once(self, house: House):
+        house.issuer.lifetime, house.issuer.renewal = 300, "r"
+        browser = await house.logged_in("anna")
+        house.now = NOW + 290
+        renew, asked = house.issuer.renew, list[Entered]()
+
+        async def once(entered: Entered) -> Entered:
+            asked.append(entered)
+            await asyncio.sleep(0)
+            if len(asked) > 1:
+                raise LoginError("session_over")  # the issuer takes each renewal once
+            return await renew(entered)
+
+        house.issuer.renew = once  # type: ignore[method-assign]
+        assert await asyncio.gather(*(where(browser) for _ in range(4))) == ["200"] * 4
+        assert len(asked) == 1
+
+    async def test_a_renewal_that_ends_it_ends_it_for_all_who_asked_at_once(self, house: House):
+        house.issuer.lifetime, house.issuer.renewal = 300, "r"
+        browser = await house.logged_in("anna")
+        house.now = NOW + 290
+
+        async def refuse(entered: Entered) -> Entered:
+            await asyncio.sleep(0)
+            raise TokenError("bad_signature", "x")
+
+        house.issuer.renew = refuse  # type: ignore[method-assign]
+        answers = await asyncio.gather(*(where(browser) for _ in range(4)))
+        assert all(answer.startswith("/login") for answer in answers)
+
+    async def test_an_issuer_that_is_down_is_no_trouble_while_the_token_is_good(self, house: House):
+        house.issuer.lifetime, house.issuer.renewal = 300, "r"
+        browser = await house.logged_in("anna")
+        house.issuer.refuse = StoreUnavailableError("down")
+        house.now = NOW + 290
         assert await where(browser) == "200"
 
 
