@@ -21,11 +21,10 @@ from extproc.app.worker import Holds, open_holds, open_keys, open_ledger, record
 from extproc.config import Address, Settings
 from extproc.config.settings import ApprovalsTls
 from extproc.domain.errors import PolicyError, StoreUnavailableError
-from extproc.domain.mask import MaskSpec
 from extproc.domain.principal import Principal
 from extproc.domain.record import Record
 from extproc.identity import NeedKeysFor, Verifier
-from extproc.masking import ENTITIES, MaskSecrets, compile_masker
+from extproc.masking import typed_mask
 from extproc.servers.approvals_api import create_app
 from extproc.servers.hold_outbox import tend_holds
 
@@ -89,7 +88,7 @@ async def run_approvals(settings: Settings, control: Control, stopping: asyncio.
     try:
         await holds.check()
         await keys.refresh_due(time.time())
-        authenticate, mask = authenticator(settings, keys), reason_mask()
+        authenticate, mask = authenticator(settings, keys), typed_mask()
 
         def status() -> dict[str, bool]:
             return {"ledger": ledger.healthy}
@@ -189,13 +188,6 @@ def authenticator(settings: Settings, keys: JwksKeys) -> Callable[[str], Awaitab
         return found
 
     return authenticate
-
-
-def reason_mask() -> Callable[[str], str]:
-    """What people type, after every recognizer has looked at it."""
-    secrets = MaskSecrets(hash_salt=bytes(32), hmac_key=bytes(32))  # `replace` uses neither
-    masker = compile_masker([MaskSpec("typed", entities=tuple(ENTITIES), operator="replace")], secrets)
-    return lambda text: masker.text(text)[0]
 
 
 async def _forget(holds: Holds, keep: float) -> None:

@@ -21,8 +21,9 @@ from extproc.commands.ledger_place import Place, config_option, dir_option, json
 from extproc.domain.display import escape_for_display
 from extproc.ledger.exchanges import COLUMNS, Exchange, csv_cell, row_of
 from extproc.ledger.lines import Line
-from extproc.ledger.search import Wanted, filters_of
+from extproc.ledger.search import Wanted, filters_of, typed_id
 from extproc.ledger.session_sums import Session
+from extproc.masking import typed_mask
 
 FOLLOW_EVERY = 0.3
 """Seconds between two looks of `tail`."""
@@ -82,7 +83,7 @@ def search_options(command: Callable[..., None]) -> Callable[..., None]:
 def list_(place: Place, wanted: Wanted, limit: int, as_json: bool) -> None:
     """Sessions with an exchange that matches, the latest last."""
     directory = place.find()
-    place.note("evidence.searched", {"command": "sessions list", "filters": filters_of(wanted)})
+    place.note("evidence.searched", {"command": "sessions list", "filters": filters_of(wanted, typed_mask())})
     found: dict[str, Session] = {}
     for exchange in matching(directory, wanted):
         name = exchange.text("session_id") or exchange.text("decision_id")
@@ -107,7 +108,7 @@ def show(session_id: str, directory: Path | None, config: Path | None, as_json: 
     """Every exchange of a session in order, with the moves of its holds."""
     place = Place(directory, config)
     where = place.find()
-    place.note("evidence.session_read", {"session_id": session_id})
+    place.note("evidence.session_read", {"session_id": typed_id(session_id, typed_mask())})
     exchanges, moves = whole_session(where, session_id)
     if not exchanges:
         click.echo(f"nothing is known of {escape_for_display(session_id)}", err=True)
@@ -136,7 +137,7 @@ def show(session_id: str, directory: Path | None, config: Path | None, as_json: 
 def tail(place: Place, wanted: Wanted, count: int, as_json: bool) -> None:
     """Follow exchanges as they end."""
     directory = place.find()
-    place.note("evidence.searched", {"command": "sessions tail", "filters": filters_of(wanted)})
+    place.note("evidence.searched", {"command": "sessions tail", "filters": filters_of(wanted, typed_mask())})
     tails: dict[str, Follower] = {}
     latest = heapq.nlargest(count, (e for e in _ended(directory, tails) if wanted(e)), key=_when)
     for exchange in reversed(latest):
@@ -161,7 +162,8 @@ def export(place: Place, wanted: Wanted, form: str, output: Path | None) -> None
     """
     directory = place.find()
     place.note(
-        "evidence.searched", {"command": "sessions export", "filters": filters_of(wanted), "format": form}
+        "evidence.searched",
+        {"command": "sessions export", "filters": filters_of(wanted, typed_mask()), "format": form},
     )
     file = output.open("w", encoding="utf-8", newline="") if output is not None else sys.stdout
     count = 0

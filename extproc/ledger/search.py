@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Final
 
 from extproc.ledger.exchanges import Exchange
+
+OUR_ID: Final = re.compile(r"(?:[a-z]{1,8}[_-])?[0-9a-f]{32}")
+"""Of a session, decision or trace: not to be taken for a number of somebody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +89,21 @@ class Wanted:
         return any(needle in text.casefold() for line in lines for text in _texts(line.fields))
 
 
-def filters_of(wanted: Wanted) -> dict[str, Any]:
-    """The filters that are set, as a record keeps them."""
+def filters_of(wanted: Wanted, mask: Callable[[str], str]) -> dict[str, Any]:
+    """The filters that are set, as a record keeps them: what somebody typed goes through `mask`."""
     kept = {name: getattr(wanted, name) for name in Wanted.__slots__}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items() if value}
+    return {name: _kept(value, mask) for name, value in kept.items() if value}
+
+
+def typed_id(text: str, mask: Callable[[str], str]) -> str:
+    """An id that somebody typed, as a record keeps it; one that has not the form of ours may be anything."""
+    return text if OUR_ID.fullmatch(text) else mask(text)
+
+
+def _kept(value: Any, mask: Callable[[str], str]) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return typed_id(value, mask) if isinstance(value, str) else value
 
 
 def _matches(pattern: str, name: str) -> bool:

@@ -345,6 +345,32 @@ def test_a_reading_of_the_services_own_ledger_is_a_record(ledger, config, readin
     assert verify_directory(ledger, KEY.key).ok
 
 
+CARD = "4111111111111111"
+OUR_SESSION = f"ses_{CARD}{CARD}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("sessions", "list", "--text", CARD, "--principal", "anna@example.com"),
+        ("sessions", "export", "--text", CARD),
+        ("sessions", "show", CARD),
+    ],
+)
+def test_what_somebody_looks_for_is_masked_in_the_record(ledger, config, command):
+    run(*command, "--config", config)
+    (path,) = ledger.glob("reader-*/*.jsonl")
+    text = path.read_text()
+    assert "evidence." in text
+    assert CARD not in text and "anna@" not in text
+
+
+def test_an_id_of_ours_is_recorded_as_it_is(ledger, config):
+    run("sessions", "show", OUR_SESSION, "--config", config)
+    (path,) = ledger.glob("reader-*/*.jsonl")
+    assert OUR_SESSION in path.read_text()
+
+
 def test_a_reading_of_files_writes_nothing(ledger):
     before = sorted(ledger.rglob("*"))
     assert run("sessions", "list", "--dir", ledger).exit_code == 0

@@ -75,9 +75,12 @@ class House:
         self.one_time = OneTime(TOKENS["anna"])
         self.app = create_console(
             self.store, url=url, record=self.record, now=lambda: self.now,
-            ways=Ways(issuer=self.issuer, renew=lambda entered: self.issuer.renew(entered), one_time=self.one_time, **ways),
+            ways=Ways(issuer=self.issuer, renew=self.renew, one_time=self.one_time, **ways),
             mask=lambda text: text.replace("s3cret", "[SECRET]"), records=records, checks=checks,
         )  # fmt: skip
+
+    async def renew(self, entered: Entered) -> Entered:
+        return await self.issuer.renew(entered)
 
     def record(self, record: Record) -> None:
         if self.ledger_down:

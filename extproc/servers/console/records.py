@@ -13,7 +13,7 @@ from extproc.domain.display import escape_for_display, escape_json
 from extproc.ledger.exchanges import Exchange, row_of
 from extproc.ledger.lines import Line
 from extproc.ledger.rule_counts import RuleCounts
-from extproc.ledger.search import Wanted, filters_of
+from extproc.ledger.search import Wanted, filters_of, typed_id
 from extproc.ledger.session_sums import Session as SessionSum
 from extproc.servers.approvals_problems import ProblemError
 from extproc.servers.console.pages import Pages, Role
@@ -102,7 +102,8 @@ class RecordPages:
         since = self._deciding.now() - RANGES[span] if RANGES[span] else 0.0
         names: dict[str, Any] = dict(given)
         wanted = Wanted(**names, verdicts=(verdict,) if verdict else (), since_us=int(since * 1_000_000))
-        self._write(session, "evidence.searched", {"command": "console", "filters": filters_of(wanted)})
+        filters = filters_of(wanted, self._deciding.mask)
+        self._write(session, "evidence.searched", {"command": "console", "filters": filters})
         found = await self._records.sessions(wanted, SHOWN)
         return self._pages.show(
             "sessions.html", session, given=given, within=span, ranges=list(RANGES), verdict=verdict,
@@ -114,7 +115,11 @@ class RecordPages:
     async def session(self, request: Request, session: Session) -> Response:
         self._may_read(session)
         session_id = request.path_params["session_id"]
-        self._write(session, "evidence.session_read", {"session_id": session_id[:MAX_FILTER]})
+        self._write(
+            session,
+            "evidence.session_read",
+            {"session_id": typed_id(session_id[:MAX_FILTER], self._deciding.mask)},
+        )
         whole = await self._records.session(session_id)
         if not whole.exchanges:
             raise ProblemError(404, "not_found", "Nothing is known of this session")

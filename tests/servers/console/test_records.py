@@ -106,6 +106,15 @@ async def test_every_reading_is_recorded_before_it_is_shown(house: House):
     assert (await browser.get("/sessions")).status_code == 503
 
 
+async def test_what_somebody_looks_for_is_masked_in_the_record(house: House):
+    browser = await house.logged_in("auditor")
+    await browser.get("/sessions?text=s3cret&principal=s3cret-2&within=all")
+    await browser.get("/sessions/s3cret")
+    searched, read = house.records[1:]
+    assert searched.fields["filters"] == {"text": "[SECRET]", "principal": "[SECRET]-2"}
+    assert read.fields["session_id"] == "[SECRET]"
+
+
 @pytest.mark.parametrize(
     ("query", "found"),
     [
