@@ -8,7 +8,7 @@ trap 'rm -rf "$scratch"' EXIT
 "${PYTHON:-python3}" -m venv "$scratch/venv"
 "$scratch/venv/bin/python" -m pip --disable-pip-version-check --quiet install uv
 compile() {
-  "$scratch/venv/bin/uv" pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header "$@"
+  "$scratch/venv/bin/uv" pip compile --quiet --universal --generate-hashes --no-header "$@"
 }
 
 # `tools/lock.sh image` leaves requirements.lock as it is.

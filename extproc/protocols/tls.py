@@ -7,6 +7,7 @@ can still be served this way.
 from __future__ import annotations
 
 import ssl
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from extproc.domain.errors import ProtocolError
 _PIECE = 65536
 
 
-class Tls:
+class Tls(ABC):
     """One TLS connection over memory (`ssl.MemoryBIO`)."""
 
     peer = ""
@@ -96,8 +97,9 @@ class Tls:
         self._tls.do_handshake()
         self.is_open = True
 
+    @abstractmethod
     def _failure(self, error: ssl.SSLError) -> ProtocolError:
-        raise NotImplementedError
+        """What broke it, in words that quote nothing of the peer."""
 
 
 class ClientTls(Tls):
