@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The programs that tests drive and that no wheel brings: psql, h2load, a PostgreSQL server that speaks TLS,
-# MariaDB with its clients, a browser, and JDBC where there is a Java.
+# MariaDB with its clients, a browser, Java with its Postgres driver.
 # Installed where root or sudo allows.
 set -euo pipefail
 
@@ -12,9 +12,8 @@ PATH="$PATH:/usr/sbin" command -v mariadbd >/dev/null || wanted+=(mariadb-server
 command -v mariadb >/dev/null || wanted+=(mariadb-client)
 command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null ||
   wanted+=(chromium)
-if command -v java >/dev/null && [ ! -e /usr/share/java/postgresql.jar ]; then
-  wanted+=(libpostgresql-jdbc-java)
-fi
+command -v java >/dev/null || wanted+=(default-jdk-headless)
+[ -e /usr/share/java/postgresql.jar ] || wanted+=(libpostgresql-jdbc-java)
 [ "${#wanted[@]}" -eq 0 ] && exit 0
 
 say() { printf '%s\n' "$*" >&2; }
