@@ -144,7 +144,7 @@ def about_target(target: str, holds: frozenset[str]) -> Shown:
         return (
             line.kind in OF_EVERYBODY
             or line.fields.get("target") == target
-            or (line.fields.get("hold") in holds and isinstance(line.fields.get("hold"), str))
+            or (isinstance(line.fields.get("hold"), str) and line.fields["hold"] in holds)
         )
 
     return shown

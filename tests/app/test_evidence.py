@@ -28,9 +28,10 @@ from extproc.domain.record import Record
 from extproc.ledger.alone.verify import Report, parse_key, verify_packet, verify_record
 from extproc.ledger.checkpoint import Clock
 from extproc.ledger.evidence.numbers import as_text, evaluate
-from extproc.ledger.evidence.packet import build_zip, sign_manifest
+from extproc.ledger.evidence.packet import build_zip, sign_manifest, table_files
 from extproc.ledger.evidence.tables import TABLES
 from extproc.ledger.exchanges import csv_cell
+from extproc.ledger.lines import Chain
 from tests.commands.test_sessions import CONFIG
 from tests.support.books import KEY, OTHER_KEY, START, Ticking, intent, open_writer, outcome, sign_now
 
@@ -105,6 +106,8 @@ def fill_ledger(directory: Path, approver=ANN) -> None:
         fields = {"target": "secret-db", "principal": ANN} if number % 3 == 2 else {"principal": BOT}
         if number == 5:
             fields |= {"verdict": "deny", "code": "rule-denied", "request": {"method": "GET", "path": EVIL}}
+        if number == 8:
+            fields |= {"hold": {"id": "h-8", "state": "waiting"}}
         if number == 4:
             fields |= {
                 "hold": {"id": "h-4", "state": "released"},
@@ -409,7 +412,7 @@ def test_the_sample_can_be_drawn_again(whole):
     assert tables["sample"][0]["kept_request"].startswith('{"body":"masked')
 
 
-def test_readings_and_the_export_itself_are_in_the_ledger(home, whole):
+def test_readings_and_the_export_itself_are_in_the_ledger(home, whole, one_target):
     kinds = [row["kind"] for row in tables_of(whole)["administration"]]
     assert "evidence.record_read" in kinds
     records = [
@@ -536,6 +539,120 @@ def leave_out_a_hold(files):
     files["tables/approvals.jsonl"] = b""
 
 
+def edit_json(files, name, change):
+    value = json.loads(files[name])
+    change(value)
+    files[name] = json.dumps(value).encode()
+
+
+def edit_rows(files, name, change):
+    """Change a table's rows, and its sheet with them."""
+    rows = [json.loads(line) for line in files[f"tables/{name}.jsonl"].splitlines()]
+    change(rows)
+    files.update(table_files({name: rows}))
+
+
+def leave_out_everything(files):
+    """The latest checkpoint passes for the one before the period: then nothing has grown since."""
+
+    def empty(proof):
+        proof["before"], proof["ranges"] = proof["after"], []
+
+    edit_json(files, "ledger/proof.json", empty)
+    files["ledger/records.jsonl"] = files["ledger/hidden.jsonl"] = files["ledger/payloads.jsonl"] = b""
+    for name in ("exchanges", "approvals"):
+        edit_rows(files, name, list.clear)
+    edit_json(files, "manifest.json", lambda manifest: manifest.update(custody=None))
+
+
+def begin_later(files):
+    """`before` is newer than what the proof rests on."""
+
+    def swap(proof):
+        proof["before"], proof["after"] = proof["after"], None
+
+    edit_json(files, "ledger/proof.json", swap)
+
+
+def only_what_is_unsigned(files):
+    """A range behind the signed tree accounts for nothing in it."""
+
+    def move(proof):
+        for one in proof["ranges"]:
+            if one["writer"] == "worker0-a-1":
+                one |= {"first": 500, "last": 500, "proof": [], "consistency": []}
+
+    edit_json(files, "ledger/proof.json", move)
+    lines = files["ledger/records.jsonl"].splitlines(keepends=True)
+    kept = [line for line in lines if b'"writer":"worker0-a-1"' not in line]
+    forged = Chain("worker0-a-1", 500, "ab" * 32).encode("intent", START, {"verdict": "allow"})
+    files["ledger/records.jsonl"] = b"".join([*kept, forged])
+
+
+def add_a_record(files):
+    forged = Chain("worker0-a-1", 500, "ab" * 32).encode("gap", START, {})
+    files["ledger/records.jsonl"] += forged
+
+
+def add_a_hash(files):
+    row = {"writer": "worker7-a-1", "seq": 0, "hash": "ab" * 32}
+    files["ledger/hidden.jsonl"] += json.dumps(row).encode() + b"\n"
+
+
+def row_without_records(files):
+    blank = {"record": "", "hash": "", "outcome_record": "", "outcome_hash": ""}
+    edit_rows(files, "exchanges", lambda rows: rows.append(rows[0] | blank))
+
+
+def row_twice(files):
+    edit_rows(files, "exchanges", lambda rows: rows.append(rows[0]))
+
+
+def row_without_its_outcome(files):
+    blank = {"outcome_record": "", "outcome_hash": "", "executed": None, "duration_us": "", "end": "unknown"}
+    edit_rows(files, "exchanges", lambda rows: rows[0].update(blank))
+
+
+def row_split_in_two(files):
+    def split(rows):
+        rows.append(rows[0] | {"record": "", "hash": ""})
+        rows[0] |= {
+            "outcome_record": "",
+            "outcome_hash": "",
+            "executed": None,
+            "duration_us": "",
+            "end": "unknown",
+        }
+
+    edit_rows(files, "exchanges", split)
+
+
+def lie_about_a_request(files):
+    edit_rows(files, "exchanges", lambda rows: rows[0].update(request="GET /harmless"))
+
+
+def invent_a_hold(files):
+    edit_rows(files, "approvals", lambda rows: rows.append(rows[0] | {"hold": "h-99"}))
+
+
+def tell_a_hold_twice(files):
+    edit_rows(files, "approvals", lambda rows: rows.append(rows[0]))
+
+
+def lie_in_a_sheet(files):
+    name = "tables/access.csv"
+    assert b"ann@bank.example" in files[name]
+    files[name] = files[name].replace(b"ann@bank.example", b"bob@bank.example")
+
+
+def another_scope(files):
+    edit_json(files, "manifest.json", lambda manifest: manifest["scope"].update(target="secret-db"))
+
+
+def another_reason(files):
+    edit_json(files, "manifest.json", lambda manifest: manifest.update(reason="of our own accord"))
+
+
 def not_json(files):
     files["ledger/proof.json"] = b"{"
 
@@ -556,6 +673,21 @@ TAMPERED = {
     "a table with an exchange that never was": (invent_an_exchange, {"table"}),
     "a dossier that lies about who agreed": (lie_about_an_approver, {"table"}),
     "a dossier without a hold": (leave_out_a_hold, {"table"}),
+    "nothing at all since the latest checkpoint": (leave_out_everything, {"incomplete"}),
+    "a beginning that comes after the end": (begin_later, {"incomplete"}),
+    "records that are under no checkpoint instead of those that are": (only_what_is_unsigned, {"incomplete"}),
+    "a record in no range": (add_a_record, {"foreign"}),
+    "a hash in no range": (add_a_hash, {"foreign"}),
+    "a row that rests on nothing": (row_without_records, {"table"}),
+    "a row twice": (row_twice, {"table"}),
+    "a row without its outcome": (row_without_its_outcome, {"table"}),
+    "a row split in two": (row_split_in_two, {"table"}),
+    "a row that tells another request": (lie_about_a_request, {"table"}),
+    "a hold that never was": (invent_a_hold, {"table"}),
+    "a hold twice": (tell_a_hold_twice, {"table"}),
+    "a sheet that lies": (lie_in_a_sheet, {"table"}),
+    "a manifest of another scope": (another_scope, {"custody"}),
+    "a manifest for another reason": (another_reason, {"custody"}),
 }
 
 
@@ -581,7 +713,7 @@ def test_an_old_checkpoint_cannot_pass_for_the_end_of_the_period(tmp_path):
 def test_a_changed_table_or_page_is_named(whole, tmp_path):
     for name in ("tables/access.jsonl", "index.html", "verify.py", "controls.json"):
         files = files_of(whole)
-        files[name] += b" "
+        files[name] += b"\n"
         assert [p.code for p in check(build_zip(files), tmp_path).problems] == ["file-changed"]
         assert [p.code for p in check(remake(files), tmp_path).problems] == ["signature"]
         assert [p.code for p in check(remake(files, signer=OTHER_KEY), tmp_path).problems] == ["signature"]
@@ -591,7 +723,11 @@ def test_files_that_are_gone_or_added_are_named(whole, tmp_path):
     files = files_of(whole)
     del files["tables/gaps.csv"]
     files["tables/extra.csv"] = b"x"
-    assert {p.code for p in check(build_zip(files), tmp_path).problems} == {"file-missing", "file-foreign"}
+    assert {p.code for p in check(build_zip(files), tmp_path).problems} == {
+        "file-missing",
+        "file-foreign",
+        "table",
+    }
 
 
 def test_another_key_refuses_everything(whole, tmp_path):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import csv
 import hashlib
 import hmac
 import io
@@ -1077,6 +1078,7 @@ def verify_packet(path: Path, key: Key | None, report: Report) -> None:
         checked.check()
         _check_exchanges(packet, checked, report)
         _check_approvals(packet, checked, report)
+        _check_sheets(packet, report)
         _check_custody(packet, manifest, checked, report)
     except (Bad, zipfile.BadZipFile) as bad:
         report.add("packet", "", -1, str(bad))
@@ -1110,6 +1112,7 @@ class PacketLedger:
         self.report = report
         self.lines: dict[tuple[str, int], Line] = {}
         self.proven: set[tuple[str, int]] = set()
+        self.covered: set[str] = set()  # writers of which a range reaches into the signed tree
         self.proof = packet.json("ledger/proof.json")
         self.last_time = ""  # of the checkpoint that the proof rests on
 
@@ -1117,15 +1120,14 @@ class PacketLedger:
         notes = self._notes()
         after = self._heads("after", notes)
         before = self._heads("before", notes)
+        self._check_before(notes)
         hashes = self._hashes()
-        covered = set()
         for one in self.proof["ranges"]:
-            if not one.get("extra"):  # a record from outside the period that something in it rests on
-                covered.add(one["writer"])
             self._check_range(one, hashes, after, before)
+        self._check_foreign(hashes)
         for writer, head in sorted(after.items()):
             old = before[writer].size if writer in before else 0
-            if writer not in covered and head.size > old:
+            if writer not in self.covered and head.size > old:
                 message = "grew from %d to %d records, and none of them is accounted for" % (old, head.size)
                 self.report.add("incomplete", writer, old, message, head.size - 1)
         self._check_payloads()
@@ -1194,11 +1196,34 @@ class PacketLedger:
                 "checkpoint %s, which the proof rests on, is not there or not signed" % named["checkpoint"]
             )
         checkpoint = notes[named["checkpoint"]][1]
-        self.last_time = max(self.last_time, checkpoint.time)
+        if which == "after":
+            self.last_time = checkpoint.time
         heads = {w: Head(w, int(size), root, head) for w, size, root, head in named["heads"]}
         if len(heads) != checkpoint.writers or writers_root(heads) != checkpoint.writers_root:
             raise Bad("the trees are not those that checkpoint %d commits to" % checkpoint.number)
         return heads
+
+    def _check_before(self, notes: dict[int, tuple[Note, Checkpoint]]) -> None:
+        """What `before` names was there already when the period began: only then may it go unaccounted for."""
+        before, after = self.proof.get("before"), self.proof.get("after")
+        if before is None:
+            return
+        checkpoint = notes[before["checkpoint"]][1]
+        if checkpoint.time >= self.scope["from"]:
+            message = "checkpoint %d, before which nothing is accounted for, is of %s: not before the period"
+            self.report.add("incomplete", "", -1, message % (checkpoint.number, checkpoint.time))
+        if after is None or checkpoint.number > after["checkpoint"]:
+            message = "checkpoint %d, before which nothing is accounted for, comes after the latest one"
+            self.report.add("incomplete", "", -1, message % checkpoint.number)
+
+    def _check_foreign(self, hashes: dict[tuple[str, int], str]) -> None:
+        """Every record and hash belongs to a range: nothing else ties it to a signed tree."""
+        ranges: dict[str, list[tuple[int, int]]] = {}
+        for one in self.proof["ranges"]:
+            ranges.setdefault(one["writer"], []).append((int(one["first"]), int(one["last"])))
+        for writer, seq in sorted(hashes):
+            if not any(first <= seq <= last for first, last in ranges.get(writer, [])):
+                self.report.add("foreign", writer, seq, "is in no range of the proof")
 
     def _hashes(self) -> dict[tuple[str, int], str]:
         """Record hashes by place, of the lines that are shown and of those that are not."""
@@ -1228,8 +1253,11 @@ class PacketLedger:
         before: dict[str, Head],
     ) -> None:
         writer, first, last = one["writer"], int(one["first"]), int(one["last"])
+        if not 0 <= first <= last:
+            raise Bad("a range from %d to %d" % (first, last))
         absent = next((seq for seq in range(first, last + 1) if (writer, seq) not in hashes), None)
         if absent is not None:
+            self.covered.add(writer)  # named here
             self.report.add("missing", writer, absent, "is not in the packet")
             return
         prev = None
@@ -1244,6 +1272,8 @@ class PacketLedger:
         if head is None or signed <= first:
             self.report.unchecked.append("%s:%d-%d: under no checkpoint yet" % (writer, first, last))
             return
+        if not one.get("extra"):  # a record from outside the period that something in it rests on
+            self.covered.add(writer)
         entries = [bytes.fromhex(hashes[writer, seq]) for seq in range(first, signed)]
         try:
             root = root_of_range(entries, first, head.size, [bytes.fromhex(node) for node in one["proof"]])
@@ -1298,74 +1328,149 @@ class PacketLedger:
 
 
 def _check_exchanges(packet: Packet, ledger: PacketLedger, report: Report) -> None:
-    """The table of exchanges tells of every request in the period what its records say."""
+    """The table of exchanges tells of every request in the period what its records say, once."""
     since, until = ledger.scope["from"], ledger.scope["to"]
-    due = {
-        "%s:%d" % place
-        for place, line in ledger.lines.items()
-        if line.kind == "intent" and since <= line.at < until
-    }
+    due: dict[tuple[str, int], Line] = {}
+    ends: dict[tuple[str, str], int] = {}  # the last outcome of a decision
+    for place, line in sorted(ledger.lines.items()):
+        if line.kind in ("intent", "outcome") and since <= line.at < until:
+            due[place] = line
+            if line.kind == "outcome":
+                ends[line.writer, str(line.values.get("decision_id"))] = line.seq
     for row in packet.lines("tables/exchanges.jsonl"):
         report.count("exchanges")
-        for record, digest in ((row["record"], row["hash"]), (row["outcome_record"], row["outcome_hash"])):
-            if not record:
-                continue
-            writer, _, seq = str(record).rpartition(":")
+        named = _records_of(row, ledger)
+        if not all(due.pop((line.writer, line.seq), None) for line in named) or not named:
+            message = "tables/exchanges.jsonl rests on a record that is not there, or on one twice: %s"
+            report.add("table", "", -1, message % (row["record"] or row["outcome_record"] or "none at all"))
+            continue
+        first = named[0]
+        where = first.writer, first.seq
+        if not _tells(row, named):
+            report.add("table", *where, "tables/exchanges.jsonl says something else than the record")
+        decision = first.values.get("decision_id")
+        if decision and len(named) == 1 and first.kind == "intent":
+            if ends.get((first.writer, str(decision)), -1) > first.seq:
+                report.add("table", *where, "tables/exchanges.jsonl does not name its outcome")
+    for writer, seq in sorted(due):
+        report.add("table", writer, seq, "is missing in tables/exchanges.jsonl")
+
+
+def _records_of(row: dict[str, Any], ledger: PacketLedger) -> list[Line]:
+    """The records a row names, its intent first; none if one of them is not there or is of another kind."""
+    found = []
+    for name, kind, digest in (("record", "intent", "hash"), ("outcome_record", "outcome", "outcome_hash")):
+        if row[name]:
+            writer, _, seq = str(row[name]).rpartition(":")
             line = ledger.lines.get((writer, int(seq)))
-            if line is None or line.hash != digest:
-                report.add(
-                    "table", writer, int(seq), "tables/exchanges.jsonl rests on a record that is not there"
-                )
-            elif not _tells(row, line):
-                report.add(
-                    "table", writer, int(seq), "tables/exchanges.jsonl says something else than the record"
-                )
-        due.discard(str(row["record"]))
-    for record in sorted(due):
-        writer, _, seq = record.rpartition(":")
-        report.add("table", writer, int(seq), "is missing in tables/exchanges.jsonl")
+            if line is None or line.hash != row[digest] or line.kind != kind:
+                return []
+            found.append(line)
+    if len({(line.writer, line.values.get("decision_id", "")) for line in found}) > 1:
+        return []
+    return found
 
 
-def _tells(row: dict[str, Any], line: Line) -> bool:
-    """Does the row say what the record says, where the record says it?"""
-    values = line.values
-    same = all(
-        row[name] == values[name] for name in ("decision_id", "session_id", "target") if name in values
-    )
-    if line.kind == "intent":
-        rules = [str(rule["rule"]) for rule in values.get("rules", []) if not rule.get("shadow")]
-        shown = str(row["rules"]).split()
-        same = same and all(
-            row[name] == values[name] for name in ("verdict", "code", "policy") if name in values
-        )
-        same = same and row["at"] == line.at and shown[: len(rules)] == rules
-        return same and row["principal"] == (values.get("principal") or {}).get("subject", "")
-    return same and all(row[name] == values[name] for name in ("executed", "duration_us") if name in values)
+def _tells(row: dict[str, Any], named: list[Line]) -> bool:
+    """Does the row say what its records say?"""
+    same = row["at"] == named[0].at and row["request"] == _asked(named)
+    for name in ("decision_id", "session_id", "target", "verdict", "code", "policy"):
+        same = same and row[name] == _text_of(named, name)
+    principal = _part_of(named, "principal")
+    for name, member in (
+        ("principal", "subject"),
+        ("issuer", "issuer"),
+        ("person", "person"),
+        ("kind", "kind"),
+    ):
+        same = same and row[name] == principal.get(member, "")
+    same = same and row["hold"] == _part_of(named, "hold").get("id", "")
+    rules = [rule for line in named for rule in line.values.get("rules", [])]
+    same = same and row["rules"] == " ".join(str(rule["rule"]) for rule in rules if not rule.get("shadow"))
+    outcome = named[-1].values if named[-1].kind == "outcome" else {}
+    same = same and row["executed"] == outcome.get("executed")
+    same = same and row["duration_us"] == outcome.get("duration_us", "")
+    return bool(same and row["end"] == (_text_of(named, "end") or "unknown"))
+
+
+def _text_of(named: list[Line], name: str) -> str:
+    found = (line.values.get(name) for line in named)
+    return next((value for value in found if isinstance(value, str)), "")
+
+
+def _part_of(named: list[Line], name: str) -> dict[str, Any]:
+    found = (line.values.get(name) for line in named)
+    return next((value for value in found if isinstance(value, dict)), {})
+
+
+def _asked(named: list[Line]) -> str:
+    """The statement's text, or method and path, or what else was done."""
+    statement, request = _part_of(named, "statement"), _part_of(named, "request")
+    if statement:
+        return str(statement.get("text", ""))
+    if request:
+        return "{} {}".format(request.get("method", ""), request.get("path", ""))
+    return _text_of(named, "operation")
 
 
 def _check_approvals(packet: Packet, ledger: PacketLedger, report: Report) -> None:
-    """The dossier names for every hold who asked and who agreed, as the records do."""
+    """The dossier names for every hold who asked and who agreed, as the records do, and no other hold."""
     since, until = ledger.scope["from"], ledger.scope["to"]
     asked: dict[str, str] = {}
     agreed: dict[str, set[str]] = {}
     for line in ledger.lines.values():
         hold = line.values.get("hold")
-        if not (line.kind.startswith("hold.") and isinstance(hold, str) and since <= line.at < until):
+        if not (
+            line.kind.startswith(("hold.", "grant.")) and isinstance(hold, str) and since <= line.at < until
+        ):
             continue
         agreed.setdefault(hold, set())
         if line.kind == "hold.opened":
             asked[hold] = _person(line.values.get("requester"))
         elif line.kind == "hold.vote" and line.values.get("vote") == "approve":
             agreed[hold].add(_person(line.values.get("approver")))
-    rows = {str(row["hold"]): row for row in packet.lines("tables/approvals.jsonl")}
+    rows: dict[str, dict[str, Any]] = {}
+    for row in packet.lines("tables/approvals.jsonl"):
+        name = str(row["hold"])
+        if name not in agreed:
+            report.add("table", "", -1, "tables/approvals.jsonl tells of %s, and no record does" % name)
+        if name in rows:
+            report.add("table", "", -1, "tables/approvals.jsonl tells of %s twice" % name)
+        rows[name] = row
     for hold, people in sorted(agreed.items()):
         report.count("holds")
-        row = rows.get(hold)
+        known = rows.get(hold)
         separate = asked[hold] not in people if hold in asked and people else None
-        if row is None or set(str(row["approvers"]).split()) != {one for p in people for one in p.split()}:
+        if known is None or known["approvers"] != " ".join(sorted(people)):
             report.add("table", "", -1, "tables/approvals.jsonl does not name who agreed to %s" % hold)
-        elif row["separate"] != separate or (hold in asked and row["requester_person"] != asked[hold]):
+        elif known["separate"] != separate or known["requester_person"] != asked.get(hold, ""):
             report.add("table", "", -1, "tables/approvals.jsonl does not tell truly who asked for %s" % hold)
+
+
+def _check_sheets(packet: Packet, report: Report) -> None:
+    """Every table says the same as CSV and as JSON lines."""
+    names = {name.rpartition(".")[0] for name in packet.names() if name.startswith("tables/")}
+    csv.field_size_limit(1 << 30)
+    for name in sorted(names):
+        try:
+            sheet = packet.read(name + ".csv").decode("utf-8-sig")
+            titles, *cells = csv.reader(io.StringIO(sheet, newline=""), strict=True)
+            rows = packet.lines(name + ".jsonl")
+            same = all(set(row) == set(titles) for row in rows) and len(set(titles)) == len(titles)
+            same = same and cells == [[csv_cell(row[title]) for title in titles] for row in rows]
+        except (Bad, ValueError, csv.Error):
+            same = False
+        if not same:
+            report.add("table", "", -1, "%s.csv does not say what %s.jsonl says" % (name, name))
+
+
+def csv_cell(value: Any) -> str:
+    """A value as it stands in a sheet: what would run as a formula there has an apostrophe before it."""
+    if value is None or isinstance(value, bool):
+        return {None: "", True: "true", False: "false"}[value]
+    text = str(value)
+    is_formula = isinstance(value, str) and text[:1] in ("=", "+", "-", "@", "\t", "\r", "\n")
+    return "'" + text if is_formula else text
 
 
 def _person(principal: Any) -> str:
@@ -1383,6 +1488,16 @@ def _check_custody(packet: Packet, manifest: dict[str, Any], ledger: PacketLedge
     line = ledger.lines.get(place)
     if line is None or line.kind != "evidence.exporting" or line.values.get("packet") != manifest["packet"]:
         raise Bad("the record of this export is not in the packet")
+    scope = manifest["scope"]
+    told = {
+        **{name: scope[name] for name in ("from", "to", "target", "controls")},
+        "reason": manifest["reason"],
+    }
+    for name, value in told.items():
+        if value != line.values.get(name):
+            report.add(
+                "custody", line.writer, line.seq, "the manifest names another `%s` than the record" % name
+            )
     key = parse_key(str(line.values.get("key")))
     note = parse_note(packet.read(MANIFEST_NOTE))
     digest = hashlib.sha256(packet.read(MANIFEST)).hexdigest()
