@@ -92,9 +92,9 @@ def headers_of(endpoint: Endpoint, message_id: str, at: int, body: bytes) -> dic
 
 
 class Webhooks:
-    """The spool in `directory` and the one that empties it.
+    """The spool in `directory` and the one that empties it. Nobody else writes there.
 
-    `dead` is told of each message that was given up: endpoint and message id.
+    `dead` is told of each message that was given up: endpoint and message id. It may raise StoreUnavailableError.
     """
 
     def __init__(
@@ -113,13 +113,18 @@ class Webhooks:
         self._now = now
         self._dead = dead
         self._transport = transport
+        self._due: dict[str, dict[str, float]] = {}
+        """When each message that waits is tried next, by endpoint and id; 0 for one that was not read yet."""
         for endpoint in endpoints:
-            (directory / endpoint.name / "dead").mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder = directory / endpoint.name
+            (folder / "dead").mkdir(mode=0o700, parents=True, exist_ok=True)
+            waiting = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+            self._due[endpoint.name] = dict.fromkeys((path.stem for path in waiting), 0.0)
 
     def spool(self, record: Record) -> None:
         """Keep a move's message for every endpoint that wants it. The same move again is the same message.
 
-        Raises StoreUnavailableError.
+        One that cannot be kept is given up at once. Raises StoreUnavailableError when not even that can be told.
         """
         move = str(record.fields.get("move", ""))
         wanted = [each for each in self._endpoints.values() if record.kind in each.kinds]
@@ -127,10 +132,23 @@ class Webhooks:
             return
         message = json.dumps({"message": message_of(record, self._console), "tries": 0, "next": 0})
         for endpoint in wanted:
+            due = self._due[endpoint.name]
+            if move in due:
+                continue
+            folder = self._directory / endpoint.name
+            is_full = len(due) >= MAX_SPOOL
             try:
-                _write(self._directory / endpoint.name / f"{move}.json", message)
+                _write((folder / "dead" if is_full else folder) / f"{move}.json", message)
             except OSError as error:
-                raise StoreUnavailableError(f"a webhook cannot be kept: {error.strerror}") from None
+                log.error(
+                    "webhook_cannot_be_kept", endpoint=endpoint.name, message=move, error=error.strerror
+                )
+                self._dead(endpoint.name, move)
+                continue
+            if is_full:
+                self._dead(endpoint.name, move)
+            else:
+                due[move] = 0.0
 
     async def run(self) -> None:
         """Send what is due, for ever; ends by being cancelled. One receiver that hangs holds no other back."""
@@ -140,39 +158,55 @@ class Webhooks:
 
     async def _tend(self, endpoint: Endpoint) -> None:
         while True:
-            try:
-                await self.send_due(endpoint)
-            except OSError as error:
-                log.error("webhooks_cannot_be_read", endpoint=endpoint.name, error=error.strerror)
+            await self.send_due(endpoint)
             await asyncio.sleep(LOOK)
 
     async def send_due(self, endpoint: Endpoint) -> int:
-        """Try every message that is due, oldest first; how many got through. Raises OSError."""
-        folder = self._directory / endpoint.name
-        waiting = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-        sent = 0
-        for number, path in enumerate(waiting):
+        """Try every message that is due, oldest first; how many got through. Only those are read.
+
+        A file that cannot be read or moved, or a death that cannot be told, waits and stops no other message.
+        """
+        due, sent = self._due[endpoint.name], 0
+        for message_id in [each for each, at in due.items() if at <= self._now()]:
             try:
-                kept = json.loads(path.read_text("utf-8"))
-                message, tries, due = kept["message"], int(kept["tries"]), float(kept["next"])
-            except (ValueError, KeyError, TypeError):
-                self._give_up(endpoint, path)
-                continue
-            if due > self._now():
-                continue
-            if await self._post(endpoint, path.stem, message):
-                path.unlink()
-                sent += 1
-            elif tries >= len(RETRIES) or len(waiting) - number > MAX_SPOOL:
-                self._give_up(endpoint, path)
-            else:
-                again = {"message": message, "tries": tries + 1, "next": self._now() + RETRIES[tries]}
-                _write(path, json.dumps(again))
+                sent += await self._try(endpoint, message_id)
+            except (OSError, StoreUnavailableError) as error:
+                log.error("webhook_waits", endpoint=endpoint.name, message=message_id, error=str(error))
+                if message_id in due:
+                    due[message_id] = self._now() + RETRIES[0]
         return sent
 
-    def _give_up(self, endpoint: Endpoint, path: Path) -> None:
+    async def _try(self, endpoint: Endpoint, message_id: str) -> bool:
+        due = self._due[endpoint.name]
+        path = self._directory / endpoint.name / f"{message_id}.json"
+        try:
+            kept = json.loads(await asyncio.to_thread(path.read_text, "utf-8"))
+            message, tries, at = kept["message"], int(kept["tries"]), float(kept["next"])
+        except FileNotFoundError:
+            del due[message_id]  # somebody took it away
+            return False
+        except (ValueError, KeyError, TypeError):
+            await self._give_up(endpoint, path)
+            return False
+        if at > self._now():
+            due[message_id] = at
+        elif await self._post(endpoint, message_id, message):
+            del due[message_id]
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+            return True
+        elif tries >= len(RETRIES):
+            await self._give_up(endpoint, path)
+        else:
+            at = self._now() + RETRIES[tries]
+            again = {"message": message, "tries": tries + 1, "next": at}
+            await asyncio.to_thread(_write, path, json.dumps(again))
+            due[message_id] = at
+        return False
+
+    async def _give_up(self, endpoint: Endpoint, path: Path) -> None:
         self._dead(endpoint.name, path.stem)
-        path.replace(path.parent / "dead" / path.name)
+        await asyncio.to_thread(path.replace, path.parent / "dead" / path.name)
+        del self._due[endpoint.name][path.stem]
         log.error("webhook_is_dead", endpoint=endpoint.name, message=path.stem)
 
     async def _post(self, endpoint: Endpoint, message_id: str, message: Mapping[str, Any]) -> bool:

@@ -161,7 +161,10 @@ def open_webhooks(settings: Settings, record: Callable[[Record], None]) -> Webho
 
 
 def telling(record: Callable[[Record], None], webhooks: Webhooks | None) -> Callable[[Record], None]:
-    """Records a move and then spools its message; a crash in between does both again."""
+    """Records a move and then spools its message; a crash in between does both again.
+
+    A message that cannot be kept does not have its move recorded again: it is told as a dead one.
+    """
     if webhooks is None:
         return record
 

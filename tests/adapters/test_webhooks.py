@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from extproc.adapters.webhooks import RETRIES, Endpoint, Webhooks, key_of, message_of
-from extproc.domain.errors import ConfigError
+from extproc.app.approvals import telling
+from extproc.domain.errors import ConfigError, LedgerUnavailableError
 from extproc.domain.record import Record
 
 pytestmark = pytest.mark.anyio
@@ -53,14 +55,20 @@ class Post:
     def __init__(self, folder: Path, receiver: Receiver, *kinds: str) -> None:
         self.now = 1_900_000_000.0
         self.dead: list[tuple[str, str]] = []
+        self.ledger_down = False
         self.folder = folder
         self.endpoint = Endpoint(
             "ops", "https://ops.test/hook", key_of(SECRET), frozenset(kinds or ("hold.opened",))
         )
         self.webhooks = Webhooks(
             folder, [self.endpoint], console=CONSOLE, now=lambda: self.now,
-            dead=lambda *what: self.dead.append(what), transport=httpx2.MockTransport(receiver),
+            dead=self.die, transport=httpx2.MockTransport(receiver),
         )  # fmt: skip
+
+    def die(self, endpoint: str, message: str) -> None:
+        if self.ledger_down:
+            raise LedgerUnavailableError("disk full")
+        self.dead.append((endpoint, message))
 
     async def send(self) -> int:
         return await self.webhooks.send_due(self.endpoint)
@@ -147,11 +155,69 @@ async def test_what_never_gets_through_is_a_dead_letter(tmp_path: Path):
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"message": 1}', "\ufeff"])
 async def test_a_spoiled_file_is_a_dead_letter_and_stops_no_other(tmp_path: Path, text: str):
-    post = Post(tmp_path, Receiver())
+    Post(tmp_path, Receiver())
     (tmp_path / "ops" / "h-0.1.json").write_text(text)
+    post = Post(tmp_path, Receiver())
     post.webhooks.spool(move())
     assert await post.send() == 1
     assert post.dead == [("ops", "h-0.1")]
+
+
+async def test_a_death_that_cannot_be_recorded_waits_and_stops_no_other(tmp_path: Path):
+    Post(tmp_path, Receiver())
+    (tmp_path / "ops" / "h-0.1.json").write_text("spoiled")
+    post = Post(tmp_path, Receiver())
+    post.ledger_down = True
+    post.webhooks.spool(move())
+    assert await post.send() == 1
+    assert post.waiting() == ["h-0.1.json"]
+    post.ledger_down = False
+    post.now += RETRIES[0]
+    await post.send()
+    assert (post.waiting(), post.dead) == ([], [("ops", "h-0.1")])
+
+
+async def test_a_file_that_cannot_be_read_stops_no_other(tmp_path: Path):
+    Post(tmp_path, Receiver())
+    (tmp_path / "ops" / "h-0.1.json").mkdir()
+    post = Post(tmp_path, Receiver())
+    post.webhooks.spool(move())
+    assert await post.send() == 1
+
+
+def test_a_move_whose_message_cannot_be_kept_is_recorded_once_and_its_message_as_dead(tmp_path: Path):
+    post = Post(tmp_path, Receiver())
+    shutil.rmtree(tmp_path / "ops")
+    records = list[Record]()
+    telling(records.append, post.webhooks)(move())
+    assert [record.kind for record in records] == ["hold.opened"]
+    assert post.dead == [("ops", "h-1.1")]
+
+
+async def test_beyond_the_spools_bound_a_new_message_is_a_dead_letter_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("extproc.adapters.webhooks.MAX_SPOOL", 2)
+    receiver = Receiver()
+    post = Post(tmp_path, receiver)
+    for number in (1, 2, 1, 3):
+        post.webhooks.spool(move(number=number))
+    assert (len(post.waiting()), post.dead) == (2, [("ops", "h-1.3")])
+    assert [path.name for path in (tmp_path / "ops" / "dead").iterdir()] == ["h-1.3.json"]
+    assert await post.send() == 2
+
+
+async def test_only_what_is_due_is_read(tmp_path: Path):
+    receiver = Receiver(500)
+    post = Post(tmp_path, receiver)
+    post.webhooks.spool(move())
+    await post.send()
+    (tmp_path / "ops" / "h-1.1.json").write_text("spoiled meanwhile")
+    await post.send()
+    assert post.dead == []
+    post.now += RETRIES[0]
+    await post.send()
+    assert post.dead == [("ops", "h-1.1")]
 
 
 @pytest.mark.parametrize(
