@@ -45,6 +45,9 @@ from extproc.domain.terms import GrantTerms
 T = TypeVar("T")
 Db = Any
 """An asyncpg connection."""
+Work = Callable[[Db, list[tuple[str, int]], float], Awaitable[T]]
+"""What a transaction does: with its connection, the news to be told of it, and the seconds to add to the time that
+its caller took for now."""
 
 LOCK = 0x65787468
 """Key of the advisory lock, with the schema's name: "exth"."""
@@ -52,7 +55,7 @@ POLL = 1.0
 """Seconds between two looks while somebody waits: a lost NOTIFY costs no more."""
 BEAT = 10.0
 """Seconds between two signs of life. The waiters of a process that was not heard of for 60 s no longer count; the
-lease on the outbox ends 15 s after its holder last looked."""
+lease on the outbox ends 15 s after its holder last took moves out."""
 SMALLEST_SKEW = 1.0
 """Seconds below which a clock counts as right."""
 COMMAND_SECONDS = 5.0
@@ -74,8 +77,10 @@ GRANT = (
 class PostgresHoldStore:
     """See `HoldStore` and `GrantStore`. Use it from one event loop, and `aclose()` it there.
 
-    `dsn` is libpq's. Times are the database's: a machine whose clock is a second or more off is corrected by the
-    difference, which is measured at each connection (`local_clock`). The tables are made by `extproc store migrate`.
+    `dsn` is a libpq URI that `check_dsn` accepts. Times are the database's: a machine whose clock is a second or more
+    off is corrected by the difference, which is measured each time a connection is taken from the pool
+    (`local_clock`). A change happens at the caller's time plus what it waited for its turn (`monotonic`). The tables
+    are made by `extproc store migrate`.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class PostgresHoldStore:
         limits: HoldLimits = DEFAULT_LIMITS,
         clock: Callable[[], float] = time.time,
         local_clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         new_id: Callable[[], str] = new_hold_id,
         notify: bool = True,
     ) -> None:
@@ -95,6 +101,7 @@ class PostgresHoldStore:
         self._schema = schema
         self._limits = limits
         self._local_clock = local_clock
+        self._monotonic = monotonic
         self._new_id = new_id
         self._notify = notify
         self._process = process_name()
@@ -142,8 +149,8 @@ class PostgresHoldStore:
     # -- changes ----------------------------------------------------------------------------------------------
 
     async def open(self, ask: HoldAsk, now: float) -> HeldRequest:
-        async def work(db: Db, told: list[tuple[str, int]]) -> HeldRequest:
-            at = now + self._skew
+        async def work(db: Db, told: list[tuple[str, int]], late: float) -> HeldRequest:
+            at = now + late
             is_new = False
             held = await _load(db, "h.binding = $1 AND h.deadline IS NOT NULL", ask.binding)
             if held is not None and held.is_overdue(at):
@@ -179,7 +186,7 @@ class PostgresHoldStore:
             raise
 
     async def leave(self, hold_id: str, now: float) -> None:
-        async def work(db: Db, told: list[tuple[str, int]]) -> None:
+        async def work(db: Db, told: list[tuple[str, int]], late: float) -> None:
             key = (hold_id, self._process)
             gone = await db.execute(
                 "DELETE FROM waiters WHERE hold_id = $1 AND process = $2 AND count = 1", *key
@@ -212,7 +219,7 @@ class PostgresHoldStore:
                 " OR EXISTS (SELECT 1 FROM grants WHERE deadline <= $1)",
                 at,
             )
-        return await self._change(lambda db, told: self._expire(db, told, at)) if due else 0
+        return await self._change(lambda db, told, late: self._expire(db, told, now + late)) if due else 0
 
     # -- grants -----------------------------------------------------------------------------------------------
 
@@ -345,8 +352,10 @@ class PostgresHoldStore:
 
     async def unrecorded(self, limit: int = 100) -> list[HoldMove]:
         """Only for the process that has the lease: of several machines one brings each move to its ledger."""
+        if await self.oldest_unrecorded() is None:
+            return []  # the usual case, asked several times a second, needs no lock
 
-        async def work(db: Db, told: list[tuple[str, int]]) -> list[HoldMove]:
+        async def work(db: Db, told: list[tuple[str, int]], late: float) -> list[HoldMove]:
             mine = await db.fetchval(
                 """INSERT INTO lease AS l VALUES ('outbox', $1, now() + interval '15 seconds')
                 ON CONFLICT (name) DO UPDATE SET process = $1, until = now() + interval '15 seconds'
@@ -363,6 +372,11 @@ class PostgresHoldStore:
 
         return await self._change(work)
 
+    async def oldest_unrecorded(self) -> float | None:
+        async with self._connection() as db:
+            at = await db.fetchval("SELECT at FROM moves WHERE NOT recorded ORDER BY seq LIMIT 1")
+        return None if at is None else float(at)
+
     async def recorded(self, move_ids: Sequence[str]) -> None:
         async with self._connection() as db:
             await db.execute("UPDATE moves SET recorded = true WHERE id = ANY($1)", list(move_ids))
@@ -370,7 +384,7 @@ class PostgresHoldStore:
     async def forget(self, before: float) -> int:
         """Drop closed holds that were made before `before` and whose every move a ledger has; how many."""
 
-        async def work(db: Db, told: list[tuple[str, int]]) -> int:
+        async def work(db: Db, told: list[tuple[str, int]], late: float) -> int:
             old = [
                 row[0]
                 for row in await db.fetch(
@@ -394,8 +408,8 @@ class PostgresHoldStore:
     ) -> HeldRequest:
         """Load, step, save. A hold that is overdue expires first, and stays so when the step then fails."""
 
-        async def work(db: Db, told: list[tuple[str, int]]) -> HeldRequest | HoldError:
-            at = now + self._skew
+        async def work(db: Db, told: list[tuple[str, int]], late: float) -> HeldRequest | HoldError:
+            at = now + late
             held = await _load(db, "h.id = $1", hold_id)
             if held is None:
                 return HoldError("not_found", "no such hold")
@@ -421,8 +435,8 @@ class PostgresHoldStore:
     ) -> Grant:
         """As `_move`, for a grant; `step` saves what it does."""
 
-        async def work(db: Db, told: list[tuple[str, int]]) -> Grant | HoldError:
-            at = now + self._skew
+        async def work(db: Db, told: list[tuple[str, int]], late: float) -> Grant | HoldError:
+            at = now + late
             grant = await _load_grant(db, "g.id = $1", grant_id)
             if grant is None:
                 return HoldError("not_found", "no such grant")
@@ -495,9 +509,9 @@ class PostgresHoldStore:
         if total >= self._limits.total:
             raise HoldError("too_many", f"{total} requests are held already")
 
-    async def _change(self, work: Callable[[Db, list[tuple[str, int]]], Awaitable[T]]) -> T:
+    async def _change(self, work: Work[T]) -> T:
         """One write transaction that a caller who leaves does not cut short."""
-        task = asyncio.ensure_future(self._transaction(work))
+        task = asyncio.ensure_future(self._transaction(work, self._monotonic()))
         self._running.add(task)
         task.add_done_callback(self._done)
         return await asyncio.shield(task)
@@ -507,11 +521,12 @@ class PostgresHoldStore:
         if not task.cancelled():
             task.exception()  # whoever asked has left; the next call will show it
 
-    async def _transaction(self, work: Callable[[Db, list[tuple[str, int]]], Awaitable[T]]) -> T:
+    async def _transaction(self, work: Work[T], asked: float) -> T:
         told: list[tuple[str, int]] = []
         async with self._connection() as db, db.transaction():
             await db.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", LOCK, self._schema)
-            outcome = await work(db, told)
+            # what was in time when it was asked may be overdue now that it is its turn
+            outcome = await work(db, told, self._skew + self._monotonic() - asked)
             if told and self._notify:
                 news = json.dumps(told[-200:])  # who misses one looks within a second
                 await db.execute("SELECT pg_notify($1, $2)", self._channel, news)
@@ -560,8 +575,10 @@ class PostgresHoldStore:
 
     async def _measure(self, db: Db) -> None:
         """How far this machine's clock is from the database's."""
+        before = self._local_clock()
         theirs = float(await db.fetchval("SELECT extract(epoch FROM clock_timestamp())"))
-        skew = theirs - self._local_clock()
+        after = self._local_clock()
+        skew = theirs - min(max(theirs, before), after)  # an answer that took long says nothing about clocks
         self._skew = skew if abs(skew) >= SMALLEST_SKEW else 0.0
 
     def _server_settings(self) -> dict[str, str]:
@@ -572,6 +589,8 @@ class PostgresHoldStore:
             "statement_timeout": "5s",
             "idle_in_transaction_session_timeout": "10s",
             "synchronous_commit": "on",
+            # whoever gets the advisory lock must see what the one before it wrote, whatever the role's default is
+            "default_transaction_isolation": "read committed",
         }
 
     async def _listen(self) -> None:

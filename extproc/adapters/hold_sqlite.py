@@ -272,6 +272,13 @@ class SqliteHoldStore:
 
         return await self._sqlite.run(work)
 
+    async def oldest_unrecorded(self) -> float | None:
+        def work(db: sqlite3.Connection) -> float | None:
+            row = db.execute("SELECT at FROM moves WHERE recorded = 0 ORDER BY seq LIMIT 1").fetchone()
+            return None if row is None else float(row[0])
+
+        return await self._sqlite.run(work)
+
     async def recorded(self, move_ids: Sequence[str]) -> None:
         await self._change(
             lambda db: db.executemany("UPDATE moves SET recorded = 1 WHERE id = ?", [(i,) for i in move_ids])

@@ -120,14 +120,17 @@ class Holds(ApprovalStore, Protocol):
 
 
 def open_holds(settings: Settings) -> Holds:
-    """The hold store that all processes share: of this machine, or of several."""
+    """The hold store that all processes share: of this machine, or of several. Raises ConfigError."""
     bounds = settings.holds.limits
     limits = HoldLimits(bounds.per_principal, bounds.total, bounds.waiters)
     if settings.holds.postgres is None:
         return SqliteHoldStore(settings.holds.store.path, limits=limits)
     from extproc.adapters.hold_postgres import PostgresHoldStore  # 60 ms that most do not need
+    from extproc.adapters.hold_postgres_dsn import check_dsn
 
-    return PostgresHoldStore(settings.holds.postgres.resolve(), limits=limits)
+    dsn = settings.holds.postgres.resolve()
+    check_dsn(dsn)
+    return PostgresHoldStore(dsn, limits=limits)
 
 
 class Worker:

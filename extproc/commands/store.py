@@ -32,6 +32,7 @@ def migrate(config: Path) -> None:
     Run it before the first `extproc serve`, and after an update that says so; a role that may create a schema is
     needed for this alone.
     """
+    from extproc.adapters.hold_postgres_dsn import check_dsn
     from extproc.config import load_config
     from extproc.domain.errors import ConfigError
 
@@ -40,6 +41,7 @@ def migrate(config: Path) -> None:
         if settings.holds.postgres is None:
             raise click.UsageError(f"{config} has no holds.postgres")
         dsn = settings.holds.postgres.resolve()
+        check_dsn(dsn)
     except ConfigError as mistake:
         raise click.UsageError(str(mistake)) from None
     try:

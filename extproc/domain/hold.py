@@ -223,5 +223,8 @@ class HoldStore(Protocol):
     async def unrecorded(self, limit: int = 100) -> list[HoldMove]:
         """Moves not yet told to the ledger, oldest first."""
 
+    async def oldest_unrecorded(self) -> float | None:
+        """When the oldest move happened that no ledger has yet. Changes nothing."""
+
     async def recorded(self, move_ids: Sequence[str]) -> None:
         """These moves are in the ledger now."""

@@ -262,8 +262,8 @@ async def health_checks(
 ) -> dict[str, bool]:
     """Names of checks and whether they hold; `outbox` is whether moves of holds reach the ledger in time."""
     try:
-        untold = await store.unrecorded(1)
-        late = bool(untold) and untold[0].at < now() - LATE_OUTBOX
+        oldest = await store.oldest_unrecorded()
+        late = oldest is not None and oldest < now() - LATE_OUTBOX
         checks = {"store": True, "outbox": not late}
     except ExtprocError:
         checks = {"store": False}

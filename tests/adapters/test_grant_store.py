@@ -50,7 +50,7 @@ async def store(
         return
     if request.param == "postgres":
         dsn, schema = postgres_schema()
-        async with PostgresHoldStore(dsn, schema=schema, clock=lambda: NOW) as made:
+        async with PostgresHoldStore(dsn, schema=schema, clock=lambda: NOW, monotonic=float) as made:
             yield made
         return
     async with SqliteHoldStore(path, clock=lambda: NOW) as kept:

@@ -13,10 +13,11 @@ from typing import Any
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 
-from extproc.adapters.hold_postgres import PostgresHoldStore
+from extproc.adapters.hold_postgres import LOCK, PostgresHoldStore
+from extproc.adapters.hold_postgres_dsn import check_dsn
 from extproc.adapters.hold_postgres_schema import SCHEMA_VERSION, migrate
 from extproc.adapters.hold_sqlite import SqliteHoldStore
-from extproc.domain.errors import StoreUnavailableError
+from extproc.domain.errors import ConfigError, StoreUnavailableError
 from extproc.domain.hold import HoldError, HoldState, Verdict
 from extproc.domain.quorum import is_satisfied
 from tests.adapters.conftest import NewSchema, dsn_of
@@ -123,6 +124,104 @@ async def test_time_is_the_databases_whatever_the_machines_say(postgres_schema: 
         other = await ahead.open(ask("b2"), time.time() + 7200)
         assert abs(other.created_at - time.time()) < 60
         assert (await ahead.vote(held.id, vote(ANNA), time.time() + 7200)).state is HoldState.APPROVED
+
+
+async def test_a_slow_answer_is_no_wrong_clock(postgres_schema: NewSchema):
+    dsn, schema = postgres_schema()
+    readings = list[float]()
+
+    def slow() -> float:
+        """A connection through which each answer takes ten seconds: the first reading of two is that much older."""
+        readings.append(time.time())
+        return readings[-1] - (10 if len(readings) % 2 else 0)
+
+    async with PostgresHoldStore(dsn, schema=schema, local_clock=slow) as store:
+        assert readings
+        assert store._skew == 0.0
+
+
+async def test_nothing_is_approved_that_expired_while_the_vote_waited_for_its_turn(
+    postgres_schema: NewSchema,
+):
+    dsn, schema = postgres_schema()
+    waited = iter([0.0, 0.0, 100.0, 103.0])  # when each change was asked for, and when its turn came
+    async with PostgresHoldStore(dsn, schema=schema, monotonic=lambda: next(waited)) as store:
+        held = await store.open(ask(wants=demand(expires=60.0)), NOW)
+        with pytest.raises(HoldError) as refused:
+            await store.vote(held.id, vote(ANNA, at=NOW + 58), NOW + 58)
+        assert refused.value.code == "not_open"
+        kept = await store.get(held.id, NOW + 58)
+        assert kept is not None and kept.state is HoldState.EXPIRED
+
+
+async def test_whether_something_waits_for_the_ledger_is_seen_without_a_turn(postgres_schema: NewSchema):
+    dsn, schema = postgres_schema()
+    async with PostgresHoldStore(dsn, schema=schema) as store, PostgresHoldStore(dsn, schema=schema) as other:
+        assert (await store.oldest_unrecorded(), await store.unrecorded()) == (None, [])
+        await store.open(ask(), NOW)
+        async with other._connection() as db, db.transaction():
+            await db.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", LOCK, schema)
+            oldest = await store.oldest_unrecorded()
+            assert oldest is not None and abs(oldest - NOW) < 10
+        await store.recorded([move.id for move in await store.unrecorded()])
+        async with other._connection() as db, db.transaction():
+            await db.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", LOCK, schema)
+            assert await store.unrecorded() == []
+
+
+async def test_a_change_sees_what_the_one_before_wrote_whatever_the_roles_default_is(
+    postgres_schema: NewSchema,
+):
+    dsn, schema = postgres_schema()
+    async with (
+        PostgresHoldStore(
+            dsn + "&options=-c%20default_transaction_isolation%3Dserializable", schema=schema
+        ) as store,
+        store._connection() as db,
+    ):
+        assert await db.fetchval("SHOW transaction_isolation") == "read committed"
+
+
+@pytest.mark.parametrize(
+    ("dsn", "environment"),
+    [
+        ("postgresql://u@/d?host=/run/postgresql", {}),
+        ("postgresql://u@%2Frun%2Fpostgresql/d", {}),
+        ("postgresql://u:p@localhost:5432/d", {}),
+        ("postgresql://u:p@127.0.0.1,[::1]:5433/d?sslmode=disable", {}),
+        ("postgres://u@/d", {}),
+        ("postgresql://u:p@db.internal/d?sslmode=verify-full", {}),
+        ("postgresql://u:p@db.internal/d?sslmode=verify-ca", {}),
+        ("postgresql://u:p@db.internal/d", {"PGSSLMODE": "verify-full"}),
+    ],
+)
+def test_a_database_that_is_here_or_proves_itself_is_accepted(dsn: str, environment: dict[str, str]):
+    check_dsn(dsn, environment)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "environment"),
+    [
+        ("postgresql://u:p4ss@db.internal/d", {}),
+        ("postgresql://u:p4ss@db.internal/d?sslmode=require", {"PGSSLMODE": "verify-full"}),
+        ("postgresql://u:p4ss@db.internal/d?sslmode=verify-full&sslmode=prefer", {}),
+        ("postgresql://u:p4ss@localhost,db.internal/d", {}),
+        ("postgresql://u:p4ss@localhost/d?host=db.internal", {}),
+        ("postgresql://u:p4ss@10.0.0.1:5432/d?sslmode=Verify-Full", {}),
+        ("postgresql://u:p4ss@/d", {"PGHOST": "db.internal"}),
+        ("postgresql://u:p4ss@/d", {"PGSERVICE": "holds"}),
+        ("postgresql:///d?service=holds", {}),
+        ("postgresql://u:p4ss@localhost.evil.test/d", {}),
+        ("postgresql://u:p4ss@[fe80::1]/d", {}),
+        ("host=db.internal password=p4ss", {}),
+        ("postgresql://u:p4ss@[::1/d", {}),
+        ("", {}),
+    ],
+)
+def test_a_database_elsewhere_has_to_prove_itself(dsn: str, environment: dict[str, str]):
+    with pytest.raises(ConfigError) as refused:
+        check_dsn(dsn, environment)
+    assert "holds.postgres" in str(refused.value) and "p4ss" not in str(refused.value)
 
 
 async def test_an_approval_outlives_the_replica_that_took_it(postgres_schema: NewSchema):

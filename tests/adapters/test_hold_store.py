@@ -49,7 +49,7 @@ async def make(
             return MemoryHoldStore(**options)
         if request.param == "postgres":
             dsn, schema = postgres_schema()
-            made.append(PostgresHoldStore(dsn, schema=schema, clock=lambda: NOW, **options))
+            made.append(PostgresHoldStore(dsn, schema=schema, clock=lambda: NOW, monotonic=float, **options))
             return made[-1]
         made.append(SqliteHoldStore(tmp_path / f"{len(made)}.db", clock=lambda: NOW, **options))
         return made[-1]

@@ -46,3 +46,8 @@ def test_what_cannot_be_reached_is_said_without_its_password(tmp_path: Path):
 
 def test_without_a_postgres_in_the_settings_there_is_nothing_to_do(tmp_path: Path):
     assert migrate(tmp_path, "x", "{}").exit_code == 2
+
+
+def test_a_database_elsewhere_that_need_not_prove_itself_is_refused(tmp_path: Path):
+    result = migrate(tmp_path, "postgresql://u:s3cret@db.test/db?sslmode=require")
+    assert (result.exit_code, "verify-full" in result.output, "s3cret" in result.output) == (2, True, False)

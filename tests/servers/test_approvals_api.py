@@ -665,10 +665,10 @@ class TestTheRest:
             {"store": True, "outbox": True, "ledger": False},
         )
 
-        async def lost(limit: int) -> Any:
+        async def lost() -> Any:
             raise StoreUnavailableError("gone")
 
-        monkeypatch.setattr(desk.store, "unrecorded", lost)
+        monkeypatch.setattr(desk.store, "oldest_unrecorded", lost)
         assert (await desk.get("", "/v1/healthz")).status_code == 503
 
     async def test_moves_that_do_not_reach_the_ledger_are_a_fault(self, desk: Desk, held: HeldRequest):

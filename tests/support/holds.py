@@ -279,6 +279,10 @@ class MemoryHoldStore:
     async def unrecorded(self, limit: int = 100) -> list[HoldMove]:
         return [move for move in self._moves if move.id not in self._recorded][:limit]
 
+    async def oldest_unrecorded(self) -> float | None:
+        moves = await self.unrecorded(1)
+        return moves[0].at if moves else None
+
     async def recorded(self, move_ids: Sequence[str]) -> None:
         self._recorded.update(move_ids)
 
