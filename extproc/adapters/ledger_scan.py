@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from extproc.adapters.ledger_reader import (
@@ -21,10 +21,17 @@ SLACK_US = 3_600_000_000
 """Microseconds that a writer's clock may have been set back: segments this close to a range are read as well."""
 
 
-def raw_lines(segment: SegmentFile) -> Iterator[bytes]:
-    """A segment's whole lines without their newlines. Raises OSError."""
+def never() -> bool:
+    """A reading that has all the time it needs."""
+    return False
+
+
+def raw_lines(segment: SegmentFile, is_over: Callable[[], bool] = never) -> Iterator[bytes]:
+    """A segment's whole lines without their newlines, until `is_over`, asked once a chunk. Raises OSError."""
     rest = b""
     for chunk in segment.chunks():
+        if is_over():
+            return
         *lines, rest = (rest + chunk).split(b"\n")
         yield from lines
 
@@ -38,21 +45,27 @@ def parsed(lines: Iterable[bytes]) -> Iterator[Line]:
             continue
 
 
-def writer_lines(directory: Path, writer: str, *, since_us: int = 0) -> Iterator[Line]:
-    """One writer's records. Segments that end well before `since_us` are not read. Raises OSError."""
+def writer_lines(
+    directory: Path, writer: str, *, since_us: int = 0, is_over: Callable[[], bool] = never
+) -> Iterator[Line]:
+    """One writer's records, until `is_over`. Segments that end well before `since_us` are not read. Raises OSError."""
     segments = list_segments(directory / writer)
     for segment, following in zip(segments, [*segments[1:], None], strict=True):
+        if is_over():
+            return
         if following is not None and since_us:
             first = next(parsed([read_first_line(following.path)]), None)
             if first is not None and first.at_us < since_us - SLACK_US:
                 continue
-        yield from parsed(raw_lines(segment))
+        yield from parsed(raw_lines(segment, is_over))
 
 
-def all_lines(directory: Path, *, since_us: int = 0) -> Iterator[Line]:
-    """All writers' records, writer by writer. Raises OSError."""
+def all_lines(
+    directory: Path, *, since_us: int = 0, is_over: Callable[[], bool] = never
+) -> Iterator[Line]:
+    """All writers' records, writer by writer, until `is_over`. Raises OSError."""
     for writer in list_writers(directory):
-        yield from writer_lines(directory, writer, since_us=since_us)
+        yield from writer_lines(directory, writer, since_us=since_us, is_over=is_over)
 
 
 def covering_checkpoint(directory: Path, writer: str, seq: int) -> int | None:

@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from extproc.adapters.ledger_reader import list_writers, read_payload_entry
-from extproc.adapters.ledger_scan import all_lines, writer_lines
+from extproc.adapters.ledger_scan import all_lines, never, writer_lines
 from extproc.ledger.exchanges import Exchange, pair
 from extproc.ledger.lines import Line
 from extproc.ledger.payloads import HEADER_SIZE, check_entry
 from extproc.ledger.search import Wanted
 
 
-def matching(directory: Path, wanted: Wanted) -> Iterator[Exchange]:
+def matching(
+    directory: Path, wanted: Wanted, is_over: Callable[[], bool] = never
+) -> Iterator[Exchange]:
     """Exchanges that match, writer by writer, each writer's in the order of their ends. Raises OSError."""
     for writer in list_writers(directory):
-        lines = writer_lines(directory, writer, since_us=wanted.since_us)
+        lines = writer_lines(directory, writer, since_us=wanted.since_us, is_over=is_over)
         yield from (exchange for exchange in pair(lines) if wanted(exchange))
 
 
-def whole_session(directory: Path, session_id: str) -> tuple[list[Exchange], list[Line]]:
-    """A session's exchanges, and the moves of its holds and of their grants. Raises OSError."""
+def whole_session(
+    directory: Path, session_id: str, *, at_most: int | None = None, is_over: Callable[[], bool] = never
+) -> tuple[list[Exchange], list[Line]]:
+    """A session's exchanges, and the moves of its holds and of their grants. Raises OSError.
+
+    `at_most` records of each writer and as many of the holds' other moves are looked at.
+    """
     exchanges: list[Exchange] = []
     moves: list[Line] = []
     for writer in list_writers(directory):
-        lines = writer_lines(directory, writer)
-        kept = [line for line in lines if line.fields.get("session_id") == session_id]
+        lines = writer_lines(directory, writer, is_over=is_over)
+        ours = (line for line in lines if line.fields.get("session_id") == session_id)
+        kept = list(islice(ours, at_most))
         exchanges += pair(kept)
         moves += [line for line in kept if _is_move(line)]
     holds = {str(line.fields.get("hold")) for line in moves}
     if holds:
-        moves += [
+        others = (
             line
-            for line in all_lines(directory)
+            for line in all_lines(directory, is_over=is_over)
             if _is_move(line)
             and str(line.fields.get("hold")) in holds
             and line.fields.get("session_id") != session_id
-        ]
+        )
+        moves += islice(others, at_most)
     return exchanges, moves
 
 

@@ -23,9 +23,12 @@ from extproc.servers.console.records import FoundSessions, LedgerState, WholeSes
 SECONDS = 8.0
 """A search that takes longer says that it did not look at everything."""
 QUEUE_SECONDS = 20.0
+MAX_EXCHANGES = 500
+"""Of one session, on one page."""
 MAX_PAYLOAD = 256 << 10
 """Bytes of a payload that are shown."""
-MAX_SHOWN_PAYLOADS = 200
+MAX_PAYLOADS = 1 << 20
+"""Bytes of a session's payloads that are shown, all of them together."""
 ACTIVATIONS = 20
 
 T = TypeVar("T")
@@ -72,56 +75,64 @@ class LedgerRecords:
     # -- in the thread ----------------------------------------------------------------------------------------
 
     def _sessions(self, wanted: Wanted, limit: int) -> FoundSessions:
-        deadline = time.monotonic() + self._seconds
+        limited = Limited(self._seconds)
         found: dict[str, Session] = {}
-        is_all = True
-        for exchange in matching(self._directory, wanted):
+        for exchange in matching(self._directory, wanted, limited.is_over):
             name = exchange.text("session_id") or exchange.text("decision_id")
             found.setdefault(name, Session(name)).add(exchange)
-            if time.monotonic() > deadline:
-                is_all = False
-                break
         latest = heapq.nlargest(limit, found.values(), key=lambda session: session.first_at)
-        return FoundSessions(latest, len(found), is_all)
+        return FoundSessions(latest, len(found), not limited.was_over)
 
     def _session(self, session_id: str) -> WholeSession:
-        exchanges, moves = whole_session(self._directory, session_id)
+        limited = Limited(self._seconds)
+        exchanges, moves = whole_session(
+            self._directory, session_id, at_most=2 * MAX_EXCHANGES + 2, is_over=limited.is_over
+        )
+        exchanges.sort(key=lambda exchange: exchange.at_us)
+        is_all = not limited.was_over and len(exchanges) <= MAX_EXCHANGES and len(moves) <= MAX_EXCHANGES
+        exchanges, moves = exchanges[:MAX_EXCHANGES], moves[:MAX_EXCHANGES]
         payloads: dict[str, dict[str, tuple[str, str]]] = {}
+        left = MAX_PAYLOADS
         for exchange in exchanges:
             for line in (exchange.intent, exchange.outcome):
-                if line is not None and line.payloads and len(payloads) < MAX_SHOWN_PAYLOADS:
-                    payloads[f"{line.writer}:{line.seq}"] = {
-                        name: (state, data.decode("utf-8", "backslashreplace"))
-                        for name, (state, data) in payloads_of(self._directory, line, MAX_PAYLOAD).items()
-                    }
-        return WholeSession(exchanges, moves, payloads)
+                if line is None or not line.payloads or limited.is_over():
+                    continue
+                found = payloads_of(self._directory, line, min(left, MAX_PAYLOAD))
+                left -= sum(len(data) for _, data in found.values())
+                payloads[f"{line.writer}:{line.seq}"] = {
+                    name: (state, data.decode("utf-8", "backslashreplace"))
+                    for name, (state, data) in found.items()
+                }
+        return WholeSession(exchanges, moves, payloads, is_all and not limited.was_over)
 
     def _rules(self, since_us: int) -> tuple[RuleCounts, bool]:
-        deadline = time.monotonic() + self._seconds
-        counts = count_rules(self._recent_lines(since_us, deadline))
-        return counts, time.monotonic() <= deadline
+        limited = Limited(self._seconds)
+        counts = count_rules(self._recent_lines(since_us, limited))
+        return counts, not limited.was_over
 
-    def _recent_lines(self, since_us: int, deadline: float) -> Iterator[bytes]:
-        """Lines not before `since_us`, told by their envelope alone; ends at the deadline."""
+    def _recent_lines(self, since_us: int, limited: Limited) -> Iterator[bytes]:
+        """Lines not before `since_us`, told by their envelope alone, as far as the time allows."""
         since = _envelope_time(since_us)
         for writer in list_writers(self._directory):
             for segment in list_segments(self._directory / writer):
-                for line in raw_lines(segment):
+                for line in raw_lines(segment, limited.is_over):
                     at = line.find(b'"at":"', 0, 400)
                     if at >= 0 and line[at + 6 : at + 33] >= since:
                         yield line
-                if time.monotonic() > deadline:
-                    return
 
     def _activations(self) -> Sequence[Line]:
-        found = [
+        limited = Limited(self._seconds)
+        found = (
             line
             for writer in list_writers(self._directory)
             if writer.startswith("supervisor-")
-            for line in writer_lines(self._directory, writer)
+            for line in writer_lines(self._directory, writer, is_over=limited.is_over)
             if line.kind == "policy.activated"
-        ]
-        return sorted(found, key=lambda line: line.at, reverse=True)[:ACTIVATIONS]
+        )
+        latest = heapq.nlargest(ACTIVATIONS, found, key=lambda line: line.at)
+        if limited.was_over:
+            raise StoreUnavailableError("the policies in force were not found in time")
+        return latest
 
     def _state(self) -> LedgerState:
         alarm = self._directory / ALARM
@@ -130,6 +141,18 @@ class LedgerRecords:
         age = max(0.0, time.time() - log.stat().st_mtime) if log.exists() else None
         told = alarm.read_text("utf-8", "replace")[:2000] if alarm.exists() else ""
         return LedgerState(running, age, told)
+
+
+class Limited:
+    """A reading's time: `is_over` is asked again and again, `was_over` says whether it ever said yes."""
+
+    def __init__(self, seconds: float) -> None:
+        self._ends_at = time.monotonic() + seconds
+        self.was_over = False
+
+    def is_over(self) -> bool:
+        self.was_over = self.was_over or time.monotonic() > self._ends_at
+        return self.was_over
 
 
 def _envelope_time(micros: int) -> bytes:

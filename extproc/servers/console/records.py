@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -40,11 +41,15 @@ class FoundSessions:
 
 @dataclass(frozen=True, slots=True)
 class WholeSession:
-    """Everything kept of one session. `payloads` are by record (`writer:seq`) and name: state and text."""
+    """What is kept of one session, oldest first. `payloads` are by record (`writer:seq`) and name: state and text.
+
+    `is_all` says that nothing was left out, for want of time or because it was too much.
+    """
 
     exchanges: Sequence[Exchange]
     moves: Sequence[Line]
     payloads: Mapping[str, Mapping[str, tuple[str, str]]] = field(default_factory=dict)
+    is_all: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +126,21 @@ class RecordPages:
             {"session_id": typed_id(session_id[:MAX_FILTER], self._deciding.mask)},
         )
         whole = await self._records.session(session_id)
+        if not whole.exchanges and not whole.is_all:
+            raise ProblemError(503, "unavailable", "This session was not found in time")
         if not whole.exchanges:
             raise ProblemError(404, "not_found", "Nothing is known of this session")
+        return await asyncio.to_thread(self._session_page, session, session_id, whole)
+
+    def _session_page(self, session: Session, session_id: str, whole: WholeSession) -> Response:
+        """In a thread: laying out a megabyte of payloads takes longer than others should wait."""
         total = SessionSum(session_id)
         for exchange in whole.exchanges:
             total.add(exchange)
         return self._pages.show(
             "session.html", session, session_id=escape_for_display(session_id),
             total=_plain(total.to_json()), events=events_of(whole), fall=waterfall(whole.exchanges, whole.moves),
+            is_all=whole.is_all,
         )  # fmt: skip
 
     async def policies(self, request: Request, session: Session) -> Response:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from extproc.adapters.ledger_files import LedgerWriter
+from extproc.app import ledger_records
 from extproc.app.ledger_records import LedgerRecords
 from extproc.domain.errors import StoreUnavailableError
 from extproc.domain.record import Record
@@ -207,3 +208,41 @@ async def test_waits_are_bars_of_their_own(ledger: Path):
     many = waterfall(list(whole.exchanges) * 100, ())
     assert (len(many.bars), many.omitted) == (ROWS, 100 - ROWS)
     assert waterfall((), ()).bars == ()
+
+
+async def test_a_search_that_finds_nothing_ends_in_time_as_well(ledger: Path):
+    late = LedgerRecords(ledger, seconds=-1)
+    found = await late.sessions(Wanted(principal="nobody"), 10)
+    assert (found.total, found.is_all) == (0, False)
+    whole = await late.session("ses-one")
+    assert (whole.exchanges, whole.is_all) == ([], False)
+    with pytest.raises(StoreUnavailableError):
+        await late.activations()
+
+
+async def test_a_session_that_was_not_found_in_time_is_not_said_to_be_unknown(ledger: Path):
+    async def checks() -> dict[str, bool]:
+        return {}
+
+    house = House(records=LedgerRecords(ledger, seconds=-1), checks=checks)
+    assert (await (await house.logged_in("auditor")).get("/sessions/ses-one")).status_code == 503
+
+
+async def test_a_session_too_large_for_a_page_is_cut_and_the_page_says_so(
+    ledger: Path, house: House, monkeypatch: pytest.MonkeyPatch
+):
+    files = LedgerWriter(ledger, writer_id="worker1-a", clock=lambda: NOW)
+    for number in range(5):
+        files.append(intent(f"many-{number}", NOW - 100 + number, session_id="ses-many"))
+        files.append(outcome(f"many-{number}", NOW - 99 + number, session_id="ses-many"))
+    files.commit()
+    files.close()
+    browser = await house.logged_in("auditor")
+    page = (await browser.get("/sessions/ses-many")).text
+    assert "GET /many-4" in text_of(page) and "not all of it" not in page
+    monkeypatch.setattr(ledger_records, "MAX_EXCHANGES", 3)
+    monkeypatch.setattr(ledger_records, "MAX_PAYLOADS", 30)
+    page = (await browser.get("/sessions/ses-many")).text
+    text = text_of(page)
+    assert "GET /many-2" in text and "GET /many-3" not in text and "not all of it" in page
+    assert text.count("[NAME]") == 1 and text.count("too large to be shown here") == 2
