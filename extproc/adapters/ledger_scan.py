@@ -60,9 +60,7 @@ def writer_lines(
         yield from parsed(raw_lines(segment, is_over))
 
 
-def all_lines(
-    directory: Path, *, since_us: int = 0, is_over: Callable[[], bool] = never
-) -> Iterator[Line]:
+def all_lines(directory: Path, *, since_us: int = 0, is_over: Callable[[], bool] = never) -> Iterator[Line]:
     """All writers' records, writer by writer, until `is_over`. Raises OSError."""
     for writer in list_writers(directory):
         yield from writer_lines(directory, writer, since_us=since_us, is_over=is_over)

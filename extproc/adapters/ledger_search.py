@@ -14,9 +14,7 @@ from extproc.ledger.payloads import HEADER_SIZE, check_entry
 from extproc.ledger.search import Wanted
 
 
-def matching(
-    directory: Path, wanted: Wanted, is_over: Callable[[], bool] = never
-) -> Iterator[Exchange]:
+def matching(directory: Path, wanted: Wanted, is_over: Callable[[], bool] = never) -> Iterator[Exchange]:
     """Exchanges that match, writer by writer, each writer's in the order of their ends. Raises OSError."""
     for writer in list_writers(directory):
         lines = writer_lines(directory, writer, since_us=wanted.since_us, is_over=is_over)

@@ -7,6 +7,8 @@ and `console/`.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +25,7 @@ from extproc.servers.approvals_input import HOLD_ID
 from extproc.servers.approvals_problems import NO_GRANT, NOT_FOUND, ProblemError
 
 REMEMBERED_READS = 10_000
+"""Readings that need no second record, 32 bytes each."""
 
 
 class Deciding:
@@ -49,7 +52,7 @@ class Deciding:
         self._record = record
         self._readers = frozenset(readers)
         self._via = {"via": via} if via else {}
-        self._read_before: OrderedDict[tuple[object, ...], None] = OrderedDict()
+        self._read_before: OrderedDict[bytes, None] = OrderedDict()
 
     # -- reading ----------------------------------------------------------------------------------------------
 
@@ -205,10 +208,11 @@ class Deciding:
         return grant
 
     def _is_news(self, key: tuple[object, ...]) -> bool:
-        if key in self._read_before:
-            self._read_before.move_to_end(key)
+        digest = hashlib.sha256(json.dumps(key).encode()).digest()  # a key may name a hundred holds
+        if digest in self._read_before:
+            self._read_before.move_to_end(digest)
             return False
-        self._read_before[key] = None
+        self._read_before[digest] = None
         if len(self._read_before) > REMEMBERED_READS:
             self._read_before.popitem(last=False)
         return True

@@ -159,6 +159,7 @@ def test_a_held_statement_is_approved_for_more_than_once(scene: Scene, browser: 
     page.get_by_label("Reason").fill("old orders")
     page.get_by_label("More than once").check()
     page.get_by_role("textbox", name="Uses").fill("2")
+    page.get_by_role("textbox", name="Uses").press("Enter")  # approves nothing: the form is still there
     page.get_by_role("textbox", name="Minutes").fill("5")
     page.get_by_role("radio", name="shape").check()
     page.get_by_role("button", name="Approve").click()

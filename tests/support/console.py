@@ -90,8 +90,8 @@ class House:
     def kinds(self) -> list[str]:
         return [record.kind for record in self.records]
 
-    def browser(self) -> Browser:
-        return Browser(self)
+    def browser(self, peer: str = "198.51.100.7") -> Browser:
+        return Browser(self, peer)
 
     async def logged_in(self, who: str) -> Browser:
         browser = self.browser()
@@ -102,10 +102,12 @@ class House:
 class Browser:
     """Keeps cookies, follows nothing by itself."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, peer: str) -> None:
         self.house = house
         self.client = httpx2.AsyncClient(
-            transport=httpx2.ASGITransport(house.app), base_url=house.url, follow_redirects=False
+            transport=httpx2.ASGITransport(house.app, client=(peer, 1234)),
+            base_url=house.url,
+            follow_redirects=False,
         )
 
     async def get(self, path: str, **options: Any) -> httpx2.Response:

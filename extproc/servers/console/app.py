@@ -26,7 +26,7 @@ from extproc.servers.console.live import Live
 from extproc.servers.console.login import Doors, IssuerLogin, OneTime, cookie_name
 from extproc.servers.console.pages import Pages, Role
 from extproc.servers.console.records import RecordPages, Records
-from extproc.servers.console.safety import Fence
+from extproc.servers.console.safety import Fence, origin_of
 from extproc.servers.console.sessions import Logins, Renew, Session, Sessions
 from extproc.servers.deciding import Deciding
 
@@ -63,13 +63,15 @@ def create_console(
     `record`, `mask`, `operators` and `auditors` are as for the API (`approvals_api.create_app`). `records` reads the
     ledger and `checks` says which checks hold; without them there are no pages of either.
     """
+    url = origin_of(url)
     deciding = Deciding(store, record, now, readers={*operators, *auditors}, mask=mask, via="console")
     pages = Pages(now, {Role.OPERATOR: frozenset(operators), Role.AUDITOR: frozenset(auditors)})
     sessions = Sessions(now, ways.longest, ways.idle, ways.renew)
     cookie = cookie_name(url)
     doors = Doors(
         url=url, cookie=cookie, issuer=ways.issuer, one_time=ways.one_time, sessions=sessions,
-        logins=Logins(now), tries=RateLimit(now, per_minute=60, burst=30), record=record, now=now,
+        logins=Logins(now), tries=RateLimit(now, per_minute=60, burst=30),
+        failures=RateLimit(now, per_minute=300, burst=300), record=record, now=now,
         one_time_for=ways.longest, show=pages.bare,
     )  # fmt: skip
     acts = RateLimit(now, per_minute=60, burst=30)
@@ -89,6 +91,9 @@ def create_console(
     def page(path: str, handler: Handler) -> Route:
         return Route(path, guard.page(handler), methods=["GET"])
 
+    def part(path: str, handler: Handler) -> Route:
+        return Route(path, guard.page(handler, is_use=False), methods=["GET"])
+
     def act(path: str, handler: Handler) -> Route:
         return Route(path, guard.act(handler), methods=["POST"])
 
@@ -103,9 +108,9 @@ def create_console(
         act("/logout", doors.leave),
         page("/", begin),
         page("/holds", holds.inbox),
-        page("/holds/list", holds.part),
+        part("/holds/list", holds.part),
         page("/holds/{hold_id}", holds.one),
-        page("/holds/{hold_id}/now", holds.now),
+        part("/holds/{hold_id}/now", holds.now),
         act("/holds/{hold_id}/approve", holds.approve),
         act("/holds/{hold_id}/deny", holds.deny),
         act("/holds/{hold_id}/withdraw", holds.withdraw),
@@ -113,7 +118,7 @@ def create_console(
         page("/grants", grants.all),
         page("/grants/{grant_id}", grants.one),
         act("/grants/{grant_id}/revoke", grants.revoke),
-        page("/live", live.stream),
+        part("/live", live.stream),
         *(page(path, handler) for path, handler in read),
         Mount("/static", StaticFiles(directory=HERE / "static")),
     ]
@@ -136,14 +141,17 @@ class Guard:
         self._url = url
         self._acts = acts
 
-    def page(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-        """For whoever is logged in; others go and log in first."""
+    def page(self, handler: Handler, *, is_use: bool = True) -> Callable[[Request], Awaitable[Response]]:
+        """For whoever is logged in; others go and log in first.
+
+        What an open page asks for by itself is no use of the session: somebody who went away is still away.
+        """
 
         @functools.wraps(handler)
         async def answer(request: Request) -> Response:
             session: Session | None = None
             try:
-                session = await self._session(request)
+                session = await self._session(request, is_use=is_use)
                 return self._log_in(request) if session is None else await handler(request, session)
             except Exception as error:
                 return self._trouble(error, session)
@@ -189,13 +197,13 @@ class Guard:
     async def lost(self, request: Request, error: Exception) -> Response:
         """For what Starlette raises before a handler is reached."""
         try:
-            session = await self._session(request)
+            session = await self._session(request, is_use=False)
         except Exception:
             session = None  # the page says what is lost, not who asks
         return self._trouble(error, session)
 
-    async def _session(self, request: Request) -> Session | None:
-        return await self._sessions.find(request.cookies.get(self._cookie, ""))
+    async def _session(self, request: Request, *, is_use: bool = True) -> Session | None:
+        return await self._sessions.find(request.cookies.get(self._cookie, ""), is_use=is_use)
 
     def _log_in(self, request: Request) -> Response:
         here = request.url.path + (f"?{request.url.query}" if request.url.query else "")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable
+
+from starlette.requests import Request
 
 REMEMBERED = 10_000
 
@@ -27,3 +30,19 @@ class RateLimit:
         if len(self._buckets) > REMEMBERED:
             self._buckets.popitem(last=False)
         return allowed
+
+
+def peer_of(request: Request) -> str:
+    """Who tries: the address the connection comes from, of IPv6 the network of 64 bits, which one host may own.
+
+    Behind a proxy or on a unix socket all are one peer.
+    """
+    if request.client is None:
+        return ""
+    try:
+        address = ipaddress.ip_address(request.client.host)
+    except ValueError:
+        return request.client.host
+    if address.version == 4:
+        return str(address)
+    return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))

@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from extproc.domain.errors import StoreUnavailableError, TokenError
 from extproc.domain.principal import Principal
 from extproc.domain.record import Record
-from extproc.servers.console.limits import RateLimit
+from extproc.servers.console.limits import RateLimit, peer_of
 from extproc.servers.console.safety import check_csrf, form_of, from_our_page, local_path, one
 from extproc.servers.console.sessions import Entered, LoginError, Logins, Session, Sessions
 
@@ -59,7 +59,10 @@ class OneTime(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """The handlers. `show` renders a template; `record` commits to the ledger or raises LedgerUnavailableError."""
+    """The handlers. `show` renders a template; `record` commits to the ledger or raises LedgerUnavailableError.
+
+    `tries` counts for each peer, `failures` those of all peers: what nobody proved must not fill the ledger.
+    """
 
     url: str
     cookie: str
@@ -68,6 +71,7 @@ class Doors:
     sessions: Sessions
     logins: Logins
     tries: RateLimit
+    failures: RateLimit
     record: Callable[[Record], None]
     now: Callable[[], float]
     one_time_for: float
@@ -86,8 +90,8 @@ class Doors:
     async def start(self, request: Request) -> Response:
         """To the issuer, remembering which browser went there and where it wanted to go."""
         if self.issuer is None:
-            return self._failed("unavailable")
-        if not self.tries.allows("start"):
+            return self._failed(request, "unavailable")
+        if not self.tries.allows(f"start {peer_of(request)}"):
             return self._page(request, "too_many", 429)
         then = local_path(request.query_params.get("next", "/"))
         state, browser, begun = self.logins.begin(then)
@@ -100,27 +104,25 @@ class Doors:
         return answer
 
     async def callback(self, request: Request) -> Response:
-        """Back from the issuer. Every failure is recorded, as far as `tries` lets one come."""
-        if not self.tries.allows("callback"):
-            return self._page(request, "too_many", 429)
+        """Back from the issuer. Failures alone count as tries: nobody's failures keep others out."""
         try:
             entered, then = await self._finished(request)
         except (LoginError, TokenError) as error:
-            return self._failed(error.code)
+            return self._failed(request, error.code)
         except StoreUnavailableError:
-            return self._failed("unavailable")
+            return self._failed(request, "unavailable")
         return self._come_in(request, entered, then, "issuer")
 
     async def code(self, request: Request) -> Response:
         """In by the code that works once."""
-        if not self.tries.allows("code"):
+        if not self.tries.allows(f"code {peer_of(request)}"):
             return self._page(request, "too_many", 429)
         if not from_our_page(request, self.url):
-            return self._failed("elsewhere")
+            return self._failed(request, "elsewhere")
         fields = await form_of(request)
         principal = self.one_time.spend(one(fields, "code").strip()) if self.one_time is not None else None
         if principal is None:
-            return self._failed("wrong_code")
+            return self._failed(request, "wrong_code")
         entered = Entered(principal, self.now() + self.one_time_for)
         return self._come_in(request, entered, local_path(one(fields, "next") or "/"), "one-time code")
 
@@ -132,8 +134,9 @@ class Doors:
         )
         self.sessions.end(request.cookies.get(self.cookie, ""))
         answer = RedirectResponse("/login?problem=session_over", 303)
-        answer.delete_cookie(self.cookie, path="/")
-        answer.headers["clear-site-data"] = '"cache", "cookies", "storage"'
+        self._drop(answer, self.cookie)
+        # not "cookies": that would be those of every host under the same domain (Clear Site Data §3.1)
+        answer.headers["clear-site-data"] = '"cache", "storage"'
         return answer
 
     async def _finished(self, request: Request) -> tuple[Entered, str]:
@@ -150,17 +153,19 @@ class Doors:
 
     def _come_in(self, request: Request, entered: Entered, then: str, way: str) -> Response:
         if entered.principal.kind != "human":
-            return self._failed("not_human")
+            return self._failed(request, "not_human")
         fields = {"by": entered.principal.to_record(), "via": "console", "way": way}
         self.record(Record("admin.login", self.now(), fields))
         self.sessions.end(request.cookies.get(self.cookie, ""))  # never carry on a session from before
         answer = RedirectResponse(then, 303)
         self._set(answer, self.cookie, self.sessions.start(entered))
-        answer.delete_cookie(self._browser_cookie, path="/")
+        self._drop(answer, self._browser_cookie)
         return answer
 
-    def _failed(self, code: str) -> Response:
-        """Recorded without a name: nobody proved one."""
+    def _failed(self, request: Request, code: str) -> Response:
+        """Recorded without a name: nobody proved one. Beyond the limits it is neither recorded nor told."""
+        if not (self.tries.allows(f"failed {peer_of(request)}") and self.failures.allows("")):
+            return self._page(request, "too_many", 429)
         self.record(Record("admin.login_failed", self.now(), {"via": "console", "code": code}))
         return RedirectResponse("/login?" + urlencode({"problem": code}), 303)
 
@@ -180,6 +185,10 @@ class Doors:
         answer.set_cookie(
             name, value, max_age=max_age, path="/", httponly=True, samesite="lax", secure=self._is_https
         )
+
+    def _drop(self, answer: Response, name: str) -> None:
+        # as it was set: browsers heed nothing of a `__Host-` cookie that is not Secure
+        answer.delete_cookie(name, path="/", httponly=True, samesite="lax", secure=self._is_https)
 
     @property
     def _is_https(self) -> bool:

@@ -31,17 +31,25 @@ HEADERS = {
 }
 """On every answer: nothing inline, nothing from elsewhere, in nobody's frame, kept by no cache."""
 
+DEFAULT_PORTS = {"https": 443, "http": 80}
+
+
+def origin_of(url: str) -> str:
+    """The origin as browsers write it (RFC 6454 §6.2): in lower case, without the scheme's own port."""
+    parts = urlsplit(url.lower())
+    suffix = f":{DEFAULT_PORTS[parts.scheme]}"
+    return f"{parts.scheme}://{parts.netloc.removesuffix(suffix)}"
+
 
 class Fence:
     """Answers only under the name in `url`, so that no other name can be made to lead here (DNS rebinding)."""
 
     def __init__(self, app: ASGIApp, url: str) -> None:
         self._app = app
-        parts = urlsplit(url)
-        self._hosts = {parts.netloc.lower()}
-        default = {"https": 443, "http": 80}[parts.scheme]
+        parts = urlsplit(origin_of(url))
+        self._hosts = {parts.netloc}
         if parts.port is None:
-            self._hosts.add(f"{parts.netloc.lower()}:{default}")
+            self._hosts.add(f"{parts.netloc}:{DEFAULT_PORTS[parts.scheme]}")
         self._headers = dict(HEADERS)
         if parts.scheme == "https":
             self._headers["strict-transport-security"] = "max-age=31536000"
@@ -69,7 +77,7 @@ def from_our_page(request: Request, origin: str) -> bool:
     """What browsers say of where a request comes from; silence is left to the form's own proof."""
     site = request.headers.get("sec-fetch-site", "same-origin")
     told = request.headers.get("origin", origin)
-    return site in ("same-origin", "none") and told.lower() == origin.lower()
+    return site in ("same-origin", "none") and told.lower() == origin
 
 
 async def form_of(request: Request) -> dict[str, list[str]]:

@@ -81,9 +81,10 @@ class Sessions:
             self._kept.popitem(last=False)[1].is_ended = True
         return name
 
-    async def find(self, name: str) -> Session | None:
+    async def find(self, name: str, *, is_use: bool = True) -> Session | None:
         """The session if it is still good. Asks the issuer again when its token is about to end.
 
+        `is_use` says that a person is there: only that keeps it from ending for want of use.
         Raises StoreUnavailableError when the token has ended and the issuer cannot be asked.
         """
         session = self._kept.get(_digest(name)) if name else None
@@ -106,8 +107,9 @@ class Sessions:
                     raise
         if session.is_ended:
             return None
-        session.seen_at = now
-        self._kept.move_to_end(_digest(name))
+        if is_use:
+            session.seen_at = now
+            self._kept.move_to_end(_digest(name))
         return session
 
     def is_over(self, session: Session) -> bool:

@@ -10,7 +10,7 @@ from extproc.domain.errors import StoreUnavailableError, TokenError
 from extproc.servers.console import Entered
 from extproc.servers.console.safety import local_path
 from tests.support.console import CODE, Browser, House, LoginError
-from tests.support.holds import NOW
+from tests.support.holds import NOW, ask
 
 pytestmark = pytest.mark.anyio
 COOKIE = "__Host-extproc"
@@ -176,6 +176,23 @@ async def test_logging_out_ends_it_and_wants_a_form_of_ours(house: House):
     assert house.kinds()[-1] == "admin.logout"
 
 
+async def test_logging_out_takes_the_cookie_away_and_nothing_of_other_sites(house: House):
+    browser = await house.logged_in("anna")
+    answer = await browser.post("/logout", {"csrf": await browser.csrf()})
+    (cookie,) = answer.headers.get_list("set-cookie")
+    # without these a browser takes no cookie of this name, not even one that ends it (RFC 6265bis §4.1.3.2)
+    assert cookie.startswith(f"{COOKIE}=") and "Max-Age=0" in cookie
+    assert "Secure" in cookie and "Path=/" in cookie and "HttpOnly" in cookie
+    # "cookies" would log people out of every service of the same domain (Clear Site Data §3.1)
+    assert answer.headers["clear-site-data"] == '"cache", "storage"'
+
+
+async def test_coming_in_takes_the_logins_cookie_away(house: House):
+    answer = await house.browser().log_in("anna")
+    gone = [cookie for cookie in answer.headers.get_list("set-cookie") if "Max-Age=0" in cookie]
+    assert len(gone) == 1 and gone[0].startswith(f"{COOKIE}-login=") and "Secure" in gone[0]
+
+
 class TestSessionsEnd:
     async def test_with_the_token(self, house: House):
         house.issuer.lifetime = 300
@@ -190,6 +207,17 @@ class TestSessionsEnd:
         house.now += 1799
         assert await where(browser) == "200"
         house.now += 1800
+        assert (await where(browser)).startswith("/login")
+
+    async def test_when_nobody_uses_them_although_a_page_stays_open(self, house: House):
+        held = await house.store.open(ask(), NOW)
+        browser = await house.logged_in("anna")
+        for minutes in (10, 20, 29):
+            house.now = NOW + minutes * 60
+            for path in ("/holds/list?show=waiting", f"/holds/{held.id}/now?version=0"):
+                answer = await browser.get(path, headers={"hx-request": "true"})
+                assert answer.status_code == 200
+        house.now = NOW + 1800
         assert (await where(browser)).startswith("/login")
 
     async def test_when_they_are_old_however_much_they_are_used(self):
@@ -280,8 +308,38 @@ class TestTheCodeThatWorksOnce:
         assert {answer.status_code for answer in answers[:30]} == {303}
         assert {answer.status_code for answer in answers[30:]} == {429}
         assert len(house.records) == 30
+        other = await house.browser("203.0.113.9").post("/login/code", {"code": "guess"})
+        assert other.status_code == 303
         house.now += 60
         assert (await house.browser().post("/login/code", {"code": CODE})).headers["location"] == "/"
+
+
+async def test_who_fails_again_and_again_stops_nobody_else_and_fills_no_ledger(house: House):
+    guesser = house.browser("2001:db8::1")
+    answers = [await guesser.get("/login/callback", params={"state": "guess"}) for _ in range(40)]
+    assert {answer.status_code for answer in answers[:30]} == {303}
+    assert {answer.status_code for answer in answers[30:]} == {429}
+    # addresses of one network are one peer: it has more of them than anybody can count
+    cousin = await house.browser("2001:db8::2").get("/login/callback", params={"state": "guess"})
+    assert cousin.status_code == 429
+    assert len(house.records) == 30
+    assert (await house.browser().log_in("anna")).headers["location"] == "/holds"
+    # not even whoever comes from the same address, once the issuer vouches for them
+    assert (await house.browser("2001:db8::3").log_in("anna")).headers["location"] == "/holds"
+
+
+async def test_many_peers_that_fail_fill_no_ledger_either(house: House):
+    for number in range(400):
+        guesser = house.browser(f"203.0.{number // 250}.{number % 250}")
+        await guesser.get("/login/callback", params={"state": "guess"})
+    assert len(house.records) == 300
+    assert (await house.browser().log_in("anna")).headers["location"] == "/holds"
+
+
+async def test_beginning_logins_is_slowed_down_for_each_peer(house: House):
+    answers = [await house.browser().get("/login/start") for _ in range(31)]
+    assert [answer.status_code for answer in answers[29:]] == [303, 429]
+    assert (await house.browser("203.0.113.9").get("/login/start")).status_code == 303
 
 
 async def test_without_a_ledger_nobody_comes_in(house: House):
@@ -299,3 +357,17 @@ async def test_another_host_name_leads_nowhere(house: House):
     for host in ("evil.test", "console.test.evil.test", "console.test:1", ""):
         assert (await browser.get("/holds", headers={"host": host})).status_code == 421
     assert (await browser.get("/holds", headers={"host": "CONSOLE.test:443"})).status_code == 200
+
+
+async def test_a_url_with_its_schemes_own_port_is_the_one_without(house: House):
+    """Browsers leave it out of what they send (RFC 6454 §6.1, RFC 3986 §6.2.3)."""
+    house = House(url="https://Console.test:443")
+    browser = house.browser()
+    browser.client.base_url = "https://console.test"
+    await browser.log_in("anna")
+    held = await house.store.open(ask(), NOW)
+    data = {"csrf": await browser.csrf(), "reason": "fine", "give": "once"}
+    headers = {"origin": "https://console.test", "host": "console.test"}
+    assert (await browser.post(f"/holds/{held.id}/approve", data, headers=headers)).status_code == 303
+    answer = await browser.post("/login/code", {"code": CODE}, headers=headers)
+    assert answer.headers["location"] == "/"

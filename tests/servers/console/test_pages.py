@@ -308,6 +308,12 @@ class TestDeciding:
         assert answer.status_code == status
         assert await state_of(house, held) is HoldState.PENDING
 
+    async def test_enter_in_a_field_presses_a_button_that_does_nothing(self, house: House, held: HeldRequest):
+        page = (await (await house.logged_in("anna")).get(f"/holds/{held.id}")).text
+        form = page[page.index('action="/holds/') :]
+        button = next(attributes for tag, attributes in Tags(form).found if tag == "button")
+        assert "disabled" in button and "formaction" not in button
+
     async def test_clicking_too_fast_is_slowed_down(self, house: House, held: HeldRequest):
         browser = await house.logged_in("anna")
         csrf = await browser.csrf()
