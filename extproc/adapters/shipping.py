@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
+from extproc.adapters.file_lock import locked
 from extproc.adapters.ledger_reader import (
     CHECKPOINTS,
     CHUNK,
@@ -26,6 +27,8 @@ from extproc.ledger.checkpoint import parse_checkpoint
 from extproc.ledger.note import iter_notes, parse_note
 
 FOLDER = "checkpoints"
+LOCK = "ship.lock"
+"""Two that ship at once would cut the checkpoint log differently, and store it twice."""
 NOTES_IN_OBJECT = 8 << 20
 """Bytes of checkpoints in one object, roughly."""
 _RANGE = re.compile(rf"{FOLDER}/([0-9]{{12}})-([0-9]{{12}})\.log\Z")
@@ -71,8 +74,19 @@ def ship(
 ) -> Result:
     """Ship what is closed and not there yet; `done` is called for each object that was read back.
 
-    `everything` compares what was there already byte by byte, else by size. Raises ShippingError and OSError.
+    `everything` compares what was there already byte by byte, else by size. Raises ShippingError, which says so if
+    another shipping is at work on this ledger, and OSError.
     """
+    try:
+        with locked(directory / LOCK, wait=False):
+            return _ship(directory, store, payloads, everything, done)
+    except BlockingIOError:
+        raise ShippingError("another shipping of this ledger is at work") from None
+
+
+def _ship(
+    directory: Path, store: Store, payloads: bool, everything: bool, done: Callable[[Shipped], None]
+) -> Result:
     result = Result()
     there = store.names()
     for name, path in closed_files(directory, payloads=payloads):

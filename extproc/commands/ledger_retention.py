@@ -8,21 +8,38 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
+from extproc.adapters.file_lock import locked
 from extproc.adapters.ledger_files import LedgerWriter
-from extproc.adapters.retention_files import Plan, erase, plan_purge, retention_lines
+from extproc.adapters.retention_files import (
+    LOCK,
+    Plan,
+    RetentionError,
+    erase,
+    plan_purge,
+    retention_lines,
+)
 from extproc.commands.ledger_place import Place, config_option, json_option, parse_moment
 from extproc.config.units import parse_duration
 from extproc.domain.display import escape_for_display
 from extproc.domain.errors import LedgerUnavailableError
 from extproc.domain.record import Record
 from extproc.ledger.lines import format_time
-from extproc.ledger.retention import ERASED, HELD, LET_GO, ROLE, KeepRule, standing_holds, tombstones
+from extproc.ledger.retention import (
+    ERASED,
+    HELD,
+    LET_GO,
+    ROLE,
+    KeepRule,
+    LegalHold,
+    standing_holds,
+    tombstones,
+)
 
 
 @click.command()
@@ -53,22 +70,24 @@ def purge(
     The tombstones are on disk before anything is erased. If a legal hold covers any of it, nothing is erased
     (--except-held leaves that part alone).
 
-    Exit codes: 0 done, 1 a legal hold forbids it, 2 wrong usage, 3 there is no ledger or it cannot be written.
+    Exit codes: 0 done, 1 a legal hold forbids it or some payloads are damaged, 2 wrong usage, 3 there is no ledger,
+    it cannot be written, or its records of legal holds are damaged.
     """
     place = Place(None, config)
     directory = place.find()
     rules = _rules(place, older_than, targets, payloads)
     try:
-        plan = plan_purge(directory, rules, standing_holds(retention_lines(directory)), time.time())
-        forbidden = bool(plan.held) and not except_held
-        if not (dry_run or forbidden) and plan.count:
-            _erase(place, directory, plan, reason)
-    except (OSError, LedgerUnavailableError) as failure:
+        with nullcontext() if dry_run else locked(directory / LOCK, wait=True):
+            plan = plan_purge(directory, rules, standing_holds(retention_lines(directory)), time.time())
+            forbidden = bool(plan.held) and not except_held
+            if not (dry_run or forbidden) and plan.count:
+                _erase(place, directory, plan, reason)
+    except (OSError, LedgerUnavailableError, RetentionError) as failure:
         click.echo(f"not everything was erased: {failure}", err=True)
         sys.exit(3)
     done = 0 if dry_run or forbidden else plan.count
     if as_json:
-        facts = {"due": plan.count, "bytes": plan.size, "erased": done, "held": plan.held}
+        facts = {"due": plan.count, "bytes": plan.size, "erased": done, "held": plan.held, "odd": plan.odd}
         click.echo(json.dumps(facts))
     else:
         what = "would be erased" if dry_run else "erased" if not forbidden else "due"
@@ -77,6 +96,11 @@ def purge(
             click.echo(f"{count} kept by the legal hold {hold}", err=True)
     if forbidden:
         click.echo("nothing was erased: a legal hold covers some of it (see --except-held)", err=True)
+    if plan.odd:
+        click.echo(
+            f"{plan.odd} payloads are not what their lines say, and stay (see `ledger verify`)", err=True
+        )
+    if forbidden or plan.odd:
         sys.exit(1)
 
 
@@ -84,7 +108,7 @@ def _erase(place: Place, directory: Path, plan: Plan, reason: str) -> None:
     """Tombstones first, then the bytes: after a crash in between a purge does the rest."""
     with _retention_writer(place) as ledger:
         for due in plan.dues:
-            for fields in tombstones(due.writer, due.payload, [seq for seq, _ in due.places]):
+            for fields in tombstones(due.writer, due.payload, [entry.seq for entry in due.entries]):
                 told = {**fields, "by": {"uid": os.getuid()}, "reason": reason[:500]}
                 ledger.append(Record(ERASED, time.time(), told))
         ledger.commit()
@@ -141,7 +165,7 @@ def add(config: Path | None, target: str, principal: str, since: str, until: str
 @json_option
 def list_(config: Path | None, as_json: bool) -> None:
     """The legal holds that stand."""
-    holds = standing_holds(retention_lines(Place(None, config).find()))
+    holds = _standing(Place(None, config).find())
     if as_json:
         click.echo(json.dumps([{name: getattr(one, name) for name in one.__slots__} for one in holds]))
         return
@@ -161,19 +185,29 @@ def list_(config: Path | None, as_json: bool) -> None:
 def remove(name: str, config: Path | None, reason: str) -> None:
     """Let a legal hold go."""
     place = Place(None, config)
-    if name not in {one.id for one in standing_holds(retention_lines(place.find()))}:
+    if name not in {one.id for one in _standing(place.find())}:
         click.echo(f"no legal hold {escape_for_display(name)} stands", err=True)
         sys.exit(1)
     _write(place, LET_GO, {"legal_hold": name, "reason": reason[:500]})
 
 
-def _write(place: Place, kind: str, fields: dict[str, Any]) -> None:
-    place.find()
+def _standing(directory: Path) -> list[LegalHold]:
     try:
-        with _retention_writer(place) as ledger:
+        return standing_holds(retention_lines(directory))
+    except (OSError, RetentionError) as failure:
+        click.echo(f"which legal holds stand cannot be told: {failure}", err=True)
+        sys.exit(3)
+
+
+def _write(place: Place, kind: str, fields: dict[str, Any]) -> None:
+    """A hold that is confirmed is on disk, and no purge is under way that does not know it."""
+    directory = place.find()
+    try:
+        with locked(directory / LOCK, wait=True), _retention_writer(place) as ledger:
             ledger.append(Record(kind, time.time(), {**fields, "by": {"uid": os.getuid()}}))
             ledger.commit()
-    except LedgerUnavailableError as failure:
+            ledger.sync()
+    except (OSError, LedgerUnavailableError) as failure:
         click.echo(f"nothing was changed: {failure}", err=True)
         sys.exit(3)
 

@@ -54,6 +54,8 @@ class WriterReport:
     stopped: bool = False
     payloads: int = 0
     erased: int = 0
+    erased_unsigned: int = 0
+    """Of `erased`: those whose tombstone is under no checkpoint."""
 
     @property
     def unsigned(self) -> int:

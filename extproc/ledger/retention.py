@@ -44,11 +44,14 @@ class LegalHold:
     until: str = ""
     at: str = ""
 
-    def covers(self, line: Line, people: Iterable[str]) -> bool:
-        """Would erasing this record's payloads break the hold? `people` are the names of whoever it is about."""
+    def covers(self, line: Line, people: Iterable[str] | None) -> bool:
+        """Would erasing this record's payloads break the hold?
+
+        `people` are the names of whoever it is about; None, if that is not known, may be anybody.
+        """
         return (
             (not self.target or fnmatchcase(str(line.fields.get("target", "")), self.target))
-            and (not self.principal or any(fnmatchcase(name, self.principal) for name in people))
+            and (not self.principal or _is_about(people, self.principal))
             and (not self.since or line.at >= self.since)
             and (not self.until or line.at < self.until)
         )
@@ -99,6 +102,10 @@ def read_tombstones(lines: Iterable[Line]) -> Erased:
                 if type(seq) is int:
                     of_writer[seq] = of_writer.get(seq, frozenset()) | {payload}
     return found
+
+
+def _is_about(people: Iterable[str] | None, principal: str) -> bool:
+    return people is None or any(fnmatchcase(name, principal) for name in people)
 
 
 def _is_in(name: str, patterns: tuple[str, ...]) -> bool:

@@ -16,7 +16,7 @@ from extproc.ledger.lines import MAX_LINE, Line, RecordError, is_hash, is_writer
 from extproc.ledger.note import Note, NoteError, NoteKey, iter_notes, parse_note
 from extproc.ledger.report import Problem, Report
 from extproc.ledger.retention import ROLE, read_tombstones
-from extproc.ledger.walk import Due, PayloadReader, Torn, Walk
+from extproc.ledger.walk import Due, Gone, PayloadReader, Torn, Walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +51,22 @@ def verify(
     report = Report()
     signed = _check_checkpoints(checkpoints, key, report)
     claims = _Claims(writers)
-    erased = read_tombstones(_records_of(files for files in writers if role_of(files.writer) == ROLE))
+    told = list(_records_of(files for files in writers if role_of(files.writer) == ROLE))
+    erased = read_tombstones(told)
+    vouched = read_tombstones(line for line in told if line.seq < signed[line.writer].last)
     for files in writers:
         dues = heapq.merge(signed[files.writer], claims.heads[files.writer], key=lambda due: due.size)
-        gone = erased.get(files.writer)
-        walk = Walk(files.writer, report, dues, payloads, thorough=thorough, erased=gone)
+        gone = Gone(erased.get(files.writer, {}), vouched.get(files.writer, {}))
+        walk = Walk(files.writer, report, dues, payloads, thorough=thorough, gone=gone)
         for segment in files.segments:
             walk.open_segment(segment.name, segment.first)
             for chunk in segment.chunks():
                 walk.feed(chunk)
         _check_torn(files.writer, walk.finish(), claims.torn.get(files.writer), report)
     _check_absent({files.writer for files in writers}, signed, claims, report)
+    unsigned = sum(writer.erased_unsigned for writer in report.writers.values())
+    if unsigned:
+        report.unchecked.append(f"{unsigned} payloads erased under tombstones that no checkpoint covers yet")
     if payloads is None:
         report.unchecked.append("payloads")
     if not thorough:
@@ -198,7 +203,7 @@ def _records_of(writers: Iterable[WriterFiles]) -> Iterator[Line]:
     """The records of few and short writers; what is none is named when they are walked."""
     for files in writers:
         for segment in files.segments:
-            for raw in b"".join(segment.chunks()).split(b"\n"):
+            for raw in b"".join(segment.chunks()).split(b"\n")[:-1]:  # a torn tail is no record
                 try:
                     line = parse_line(raw)
                 except RecordError:

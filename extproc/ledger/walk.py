@@ -58,6 +58,13 @@ class Torn(NamedTuple):
     digest: str
 
 
+class Gone(NamedTuple):
+    """Names of payloads by sequence number that a tombstone tells of, and those of which a signed one does."""
+
+    told: Mapping[int, frozenset[str]]
+    signed: Mapping[int, frozenset[str]]
+
+
 class _Suspect(NamedTuple):
     """`line` (record `seq`) does not continue the record before it: one of the two was changed."""
 
@@ -77,13 +84,10 @@ class Walk:
         payloads: PayloadReader | None = None,
         *,
         thorough: bool = False,
-        erased: Mapping[int, frozenset[str]] | None = None,
+        gone: Gone | None = None,
     ) -> None:
-        """`dues` come sorted by size. `thorough` also checks that every line is in canonical form.
-
-        `erased` are names of payloads by sequence number that a tombstone tells of.
-        """
-        self._erased = erased or {}
+        """`dues` come sorted by size. `thorough` also checks that every line is in canonical form."""
+        self._gone = gone or Gone({}, {})
         self.found = report.writers.setdefault(writer, WriterReport(writer))
         self._report = report
         self._writer = writer
@@ -221,8 +225,9 @@ class Walk:
                 self._problem("payload-missing", seq, f"payload {name} is not there", place=place.ref)
                 continue
             state = check_entry(entry, place.size, place.commitment)
-            if state == "erased" and name in self._erased.get(seq, ()):
+            if state == "erased" and name in self._gone.told.get(seq, ()):
                 self.found.erased += 1
+                self.found.erased_unsigned += name not in self._gone.signed.get(seq, ())
             elif state == "sealed":
                 self._report.unchecked.append(f"{self._writer}:{seq}: payload {name} is sealed")
             elif state != "good":

@@ -105,6 +105,22 @@ def test_shipping_goes_on_where_it_stopped(ledger, tmp_path):
     assert notes == (ledger / CHECKPOINTS).read_bytes()
 
 
+def test_two_do_not_ship_at_once(ledger, tmp_path):
+    """They would cut the checkpoint log at different places, and store it twice for good."""
+    store = folder_store(tmp_path)
+    refused: list[str] = []
+
+    def ship_again(_: Any) -> None:
+        if not refused:
+            with pytest.raises(ShippingError, match="another shipping") as trouble:
+                send(ledger, store)
+            refused.append(str(trouble.value))
+
+    ship(ledger, store, payloads=False, everything=False, done=ship_again)
+    assert refused
+    assert send(ledger, store).shipped == []  # and the lock is free again
+
+
 def sign_more(ledger: Path) -> None:
     writer = open_writer(ledger, "worker2-a-1")
     fill(writer, 3)

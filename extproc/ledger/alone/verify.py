@@ -695,9 +695,12 @@ class Writer:
     """
 
     def __init__(
-        self, folder: Path, report: Report, signed: list[Signed], erased: dict[int, set[str]]
+        self, folder: Path, report: Report, signed: list[Signed], erased: dict[int, dict[str, bool]]
     ) -> None:
-        self.erased = erased  # payloads by sequence number that a tombstone tells of
+        self.erased = (
+            erased  # payloads by sequence number that a tombstone tells of, and whether it is signed
+        )
+        self.erased_unsigned = 0
         self.name = folder.name
         self.folder = folder
         self.report = report
@@ -890,8 +893,9 @@ class Writer:
     def _check_payload(self, line: Line, name: str, entry: dict[str, Any]) -> None:
         self.report.count("payloads")
         state = check_payload(self.folder, entry)
-        if state == "erased" and name in self.erased.get(line.seq, ()):
+        if state == "erased" and name in self.erased.get(line.seq, {}):
             self.report.count("payloads erased under a tombstone")
+            self.erased_unsigned += not self.erased[line.seq][name]
         elif state == "sealed":
             self.report.unchecked.append("%s:%d: payload %s is sealed" % (self.name, line.seq, name))
         elif state != "good":
@@ -932,32 +936,37 @@ def verify_ledger(directory: Path, key: Key | None, report: Report, every: bool 
     folders = writers_of(directory)
     starts = {folder.name: _start_of(folder) for folder in folders}
     claims, torn = _claims(starts)
-    erased = _tombstones(folders)
-    unsigned = 0
+    erased = _tombstones(folders, checkpoints)
+    unsigned = erased_unsigned = 0
     for folder in folders:
         name = folder.name
         signed = checkpoints.signed.get(name, []) + claims.get(name, [])
         writer = Writer(folder, report, signed, erased.get(name, {}))
         writer.walk()
         unsigned += max(0, writer.seq - writer.signed)
+        erased_unsigned += writer.erased_unsigned
         _check_torn(name, writer.torn, torn.get(name), report)
     for name in sorted(set(checkpoints.signed) | set(claims)):
         size = max([due.size for due in checkpoints.signed.get(name, []) + claims.get(name, [])] + [0])
         if name not in starts and size:
             report.add("missing-writer", name, 0, "this writer's files are gone", size - 1)
+    if erased_unsigned:
+        text = "%d payloads erased under tombstones that no checkpoint covers yet"
+        report.unchecked.append(text % erased_unsigned)
     report.counts["writers"] = len(folders)
     report.counts["checkpoints"] = checkpoints.followed
     report.counts["records after the last checkpoint"] = unsigned
 
 
-def _tombstones(folders: list[Path]) -> dict[str, dict[int, set[str]]]:
-    """Which payloads were erased on purpose: writer, sequence number, names (section 4a)."""
-    found: dict[str, dict[int, set[str]]] = {}
+def _tombstones(folders: list[Path], checkpoints: Checkpoints) -> dict[str, dict[int, dict[str, bool]]]:
+    """Which payloads were erased on purpose: writer, sequence number, names; True if a checkpoint covers it."""
+    found: dict[str, dict[int, dict[str, bool]]] = {}
     for folder in folders:
         if folder.name.split("-")[0] != "retention":
             continue
+        signed = max([due.size for due in checkpoints.signed.get(folder.name, [])] + [0])
         for segment in segments_of(folder):
-            for raw in segment.read_bytes().split(b"\n"):
+            for raw in segment.read_bytes().split(b"\n")[:-1]:  # what no newline ends is no record
                 try:
                     line = parse_line(raw)
                 except Bad:
@@ -970,7 +979,9 @@ def _tombstones(folders: list[Path]) -> dict[str, dict[int, set[str]]]:
                 of_writer = found.setdefault(str(values.get("writer_of")), {})
                 for seq in values["seqs"]:
                     if type(seq) is int:
-                        of_writer.setdefault(seq, set()).add(str(values.get("payload")))
+                        names = of_writer.setdefault(seq, {})
+                        payload = str(values.get("payload"))
+                        names[payload] = names.get(payload, False) or line.seq < signed
     return found
 
 
