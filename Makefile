@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help install system test lint format unit e2e demo bench bench-postgres lock proto docs envoy screenshots clean
+.PHONY: help install system test lint format unit e2e demo bench bench-postgres bench-mysql lock proto docs envoy screenshots clean
 
 help:  ## what there is
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -53,6 +53,9 @@ bench: $(READY)  ## what it costs
 
 bench-postgres: $(READY) system  ## what it costs to govern Postgres
 	$(BIN)/python -m bench.postgres_bench $(ARGS)
+
+bench-mysql: $(READY) system  ## what it costs to govern MySQL
+	$(BIN)/python -m bench.mysql_bench $(ARGS)
 
 lock:  ## write requirements.lock anew, with uv in an environment of its own
 	tools/lock.sh

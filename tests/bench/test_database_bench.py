@@ -1,14 +1,12 @@
-"""What a Postgres run reports follows from what it measured."""
+"""What a run at a database reports follows from what it measured."""
 
 from __future__ import annotations
 
-import socket
-import threading
-
 import pytest
 
-from bench.bulk import READY, Login, fetch
-from bench.postgres_bench import GOALS, Measured, goals, markdown, ratios, rotated
+from bench import mysql_bench, postgres_bench
+from bench.database_bench import BULKS, Bench, Measured, goals, markdown, ratios, rotated
+from bench.postgres_bench import GOALS
 
 ROUNDS = {
     "prepared-8": {
@@ -30,13 +28,14 @@ def test_a_ratio_is_taken_round_by_round_and_the_median_counts() -> None:
 
 
 def test_goals_are_judged_where_they_were_measured() -> None:
-    judged = {goal["ratio"]: goal["met"] for goal in goals(ratios(ROUNDS))}
+    judged = {goal["ratio"]: goal["met"] for goal in goals(ratios(ROUNDS), GOALS)}
     assert judged == {"prepared-8.rate.relay/tcp_proxy": True, "clean.rate.relay/tcp_proxy": False}
     assert set(judged) <= set(GOALS)
 
 
 def test_the_table_names_every_case_and_says_what_was_missed() -> None:
-    page = markdown(ROUNDS, ratios(ROUNDS))
+    found = ratios(ROUNDS)
+    page = markdown(ROUNDS, found, goals(found, GOALS))
     assert "| prepared-8 | 1.00 (0/10) | 0.60 (50/20) |" in page
     assert "| clean | 0 / 2 | 3 / 1 |" in page
     assert "| clean.rate.relay/tcp_proxy | 0.5 | 0.25 | **no** |" in page
@@ -51,29 +50,6 @@ def test_another_setup_is_first_in_every_round() -> None:
     ]
 
 
-def serve(answer: bytes) -> int:
-    """A server for one client that lets everybody in; its port."""
-    listening = socket.create_server(("127.0.0.1", 0))
-
-    def one() -> None:
-        connection, _ = listening.accept()
-        listening.close()
-        with connection:
-            connection.recv(1000)
-            connection.sendall(b"R\x00\x00\x00\x08\x00\x00\x00\x00" + READY)
-            connection.recv(1000)
-            connection.sendall(answer)
-
-    threading.Thread(target=one, daemon=True).start()
-    return int(listening.getsockname()[1])
-
-
-def test_the_client_counts_every_byte_up_to_the_end() -> None:
-    size, took = fetch(Login("127.0.0.1", serve(b"D" * 3_000_000 + READY), "u"), "SELECT 1")
-    assert size == 3_000_000 + len(READY) and took > 0
-
-
-@pytest.mark.parametrize("answer", [b"E refused" + READY, b"D" * 100])
-def test_an_error_or_half_an_answer_is_no_measurement(answer: bytes) -> None:
-    with pytest.raises(RuntimeError):
-        fetch(Login("127.0.0.1", serve(answer), "u"), "SELECT 1")
+@pytest.mark.parametrize("bench", [postgres_bench.BENCH, mysql_bench.BENCH], ids=["postgres", "mysql"])
+def test_every_goal_is_one_of_a_case_that_is_measured(bench: Bench) -> None:
+    assert {name.split(".")[0] for name in bench.goals} <= {*bench.loads, *BULKS}

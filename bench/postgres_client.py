@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import socket
 import time
-from dataclasses import dataclass
+
+from bench.database_rig import Login
 
 READY = b"Z\x00\x00\x00\x05I"
 CHUNK = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """Where to and who. `host` with a slash is a folder with a unix socket."""
-
-    host: str
-    port: int
-    user: str
-    password: str = ""
 
 
 def fetch(login: Login, text: str, timeout: float = 120.0) -> tuple[int, float]:

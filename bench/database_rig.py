@@ -1,4 +1,4 @@
-"""What a Postgres run needs: a server, an issuer, extproc behind one Envoy with a listener for each setup.
+"""What a run at a database needs: a server, an issuer, extproc behind one Envoy with a listener for each setup.
 
 The governed listeners are what `extproc render envoy` writes. `tcp_proxy` is the ext_proc listener without our filter,
 `empty` the same with a processor that decides nothing. All talk to the same server over the same unix socket.
@@ -10,13 +10,13 @@ import copy
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
-from bench.bulk import Login
 from extproc.demo.issuer import Issuer
 from extproc.demo.processes import (
     ManagedProcess,
@@ -28,7 +28,6 @@ from extproc.demo.processes import (
     start_envoy,
     wait_until,
 )
-from tests.support.postgres import ADMIN, Postgres
 
 SETUPS = ("direct", "tcp_proxy", "empty", "ext_proc", "relay")
 """`empty`, `ext_proc` and `relay` have a process of ours; the last two govern, with policy, masks and records."""
@@ -63,26 +62,53 @@ masks:
 """
 
 
-class PostgresRig:
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Where to and who. `host` with a slash is a unix socket, or (Postgres) the folder that has it."""
+
+    host: str
+    port: int
+    user: str
+    password: str = ""
+
+
+class Database(Protocol):
+    """A server that is not running yet, and what it is filled with."""
+
+    kind: str
+    """As in `targets[].kind`."""
+    socket: Path
+
+    def __enter__(self) -> Any: ...
+
+    def stop(self) -> None: ...
+
+    def fill(self, megabytes: int) -> None:
+        """A small table for single rows, and `bulk`: `megabytes` thousand rows with `body` and `secret`, WIDE each."""
+
+    def ungoverned(self, port: int) -> Login:
+        """Without us: through Envoy at a port, or past it for 0."""
+
+
+class DatabaseRig:
     """Running processes. Use as a context manager; `directory` needs a short path, unix sockets live in it."""
 
-    def __init__(self, directory: Path, *, megabytes: int, scale: int = 1) -> None:
+    def __init__(self, directory: Path, database: Database, *, megabytes: int) -> None:
         self.directory = directory
         self.pids: dict[str, int] = {}
         """Envoy, and the process of ours by setup; `ext_proc` and `relay` are the same worker."""
         self._megabytes = megabytes
-        self._scale = scale
         self._issuer = Issuer(port=0, audience=TARGET, algorithms=("RS256",))
         self._processes = Processes()
-        self._postgres = Postgres(log_statement="none", shared_buffers="256MB")
+        self._database = database
         self._ports = dict(zip(SETUPS[1:], free_ports(len(SETUPS) - 1), strict=True))
         self._token = ""
 
-    def __enter__(self) -> PostgresRig:
+    def __enter__(self) -> DatabaseRig:
         self._processes.__enter__()
         try:
-            self._postgres.__enter__()
-            self._processes.on_exit(lambda: self._postgres.__exit__(None, None, None))
+            self._database.__enter__()
+            self._processes.on_exit(self._database.stop)
             self._start()
         except BaseException:
             self._processes.__exit__(None, None, None)
@@ -96,11 +122,9 @@ class PostgresRig:
 
     def login(self, setup: str) -> Login:
         """How a client reaches the database in one setup."""
-        if setup == "direct":
-            return Login(str(self._postgres.directory), 5432, ADMIN)
         if setup in ("ext_proc", "relay"):
             return Login("127.0.0.1", self._ports[setup], "reader", self._token)
-        return Login("127.0.0.1", self._ports[setup], ADMIN)
+        return self._database.ungoverned(self._ports.get(setup, 0))
 
     def messages(self) -> dict[str, int]:
         """What Envoy counts of the network filter: sent to the processor so far."""
@@ -110,7 +134,7 @@ class PostgresRig:
     # ------------------------------------------------------------------ starting
 
     def _start(self) -> None:
-        self._fill()
+        self._database.fill(self._megabytes)
         self._issuer.start()
         self._processes.on_exit(self._issuer.stop)
         self._token = self._issuer.token("alice", groups=["readers", "staff"], lifetime=7200)
@@ -139,22 +163,6 @@ class PostgresRig:
         rows = [row for row in json.loads(page)["stats"] if "value" in row]
         return bool(rows) and all(row["value"] >= 1 for row in rows)
 
-    def _fill(self) -> None:
-        run = self._postgres.run
-        run(f"CREATE USER app_reader PASSWORD '{PASSWORD}'")
-        host = str(self._postgres.directory)
-        subprocess.run(
-            ["pgbench", "-h", host, "-U", ADMIN, "-i", "-q", "-s", str(self._scale), "postgres"],
-            check=True, capture_output=True,
-        )  # fmt: skip
-        run("CREATE TABLE bulk (id int, body text, secret text)")
-        run(
-            f"INSERT INTO bulk SELECT n, repeat('b', {WIDE}), repeat('s', {WIDE}) "
-            f"FROM generate_series(1, {self._megabytes * 1000}) n"
-        )
-        run("VACUUM ANALYZE")
-        run("GRANT SELECT ON ALL TABLES IN SCHEMA public TO app_reader")
-
     @property
     def _config(self) -> Path:
         return self.directory / "extproc.yaml"
@@ -171,7 +179,7 @@ class PostgresRig:
             {
                 "name": front.replace("_", "-"),
                 "address": f"127.0.0.1:{self._ports[front]}",
-                "protocol": "postgres",
+                "protocol": self._database.kind,
                 "target": TARGET,
                 "front": front,
             }
@@ -186,8 +194,8 @@ class PostgresRig:
             "targets": [
                 {
                     "name": TARGET,
-                    "kind": "postgres",
-                    "upstream": {"address": f"unix:{self._postgres.socket}"},
+                    "kind": self._database.kind,
+                    "upstream": {"address": f"unix:{self._database.socket}"},
                     "database": {
                         "roles": {"reader": {"user": "app_reader", "password": {"file": str(secret)}}}
                     },
