@@ -161,6 +161,8 @@ class StatementFacts:
     """The prepared statement or cursor that it makes, runs or drops; empty for all of them."""
     copy: CopyFacts | None = None
     """For COPY alone."""
+    keeps: bool = False
+    """It puts something into a variable of the session, where later texts can read it: its result is not all."""
     underlying: str = field(default="", repr=False)
     """The text that made the prepared statement or cursor it runs, once that is known: what an approval of
     `EXECUTE` or `FETCH` must be bound to as well."""
@@ -199,6 +201,7 @@ class StatementFacts:
             limit=inner.limit,
             complete=inner.complete,
             incomplete_reason=inner.incomplete_reason,
+            keeps=self.keeps or inner.keeps,
             underlying=text,
         )
 

@@ -19,10 +19,11 @@ from extproc.masking.plan import REDACT, Masker
 TEXT_TYPES = frozenset({19, 25, 142, 705, 1042, 1043})
 """name, text, xml, unknown, bpchar, varchar: the binary form is the text (pg_type.dat)."""
 JSON, JSONB, INT8, NUMERIC, BYTEA = 114, 3802, 20, 1700, 17
-INT8_LITTLE = -20
-"""An eight-byte integer, lowest byte first. No server's number for a type."""
-TOO_SMALL = frozenset({16, 21, 23, 26, 700, 701, 1082, 1083, 1114, 1184, 1186, 1266})
-"""bool, int2, int4, oid, floats, dates and times: in binary they hold none of what recognizers look for."""
+FLOAT8 = 701
+INT8_LITTLE, FLOAT8_LITTLE = -20, -701
+"""Eight bytes, lowest first. No server's numbers for a type."""
+TOO_SMALL = frozenset({16, 21, 23, 26, 700, 1082, 1083, 1114, 1184, 1186, 1266})
+"""bool, int2, int4, oid, float4, dates and times: in binary they hold none of what recognizers look for."""
 
 ValueMask = Callable[[bytes], tuple[bytes | None, str]]
 """A value to its masked form (None is NULL) and what was found in it (empty: nothing, it is as it was)."""
@@ -203,6 +204,8 @@ class _Search:
             text = value.decode(self.codec)
         elif kind in (INT8, INT8_LITTLE):
             text = str(struct.unpack("!q" if kind == INT8 else "<q", value)[0])
+        elif kind in (FLOAT8, FLOAT8_LITTLE):
+            text = f"{struct.unpack('!d' if kind == FLOAT8 else '<d', value)[0]:.0f}"
         elif kind == NUMERIC:
             text = _numeric(value)
         else:

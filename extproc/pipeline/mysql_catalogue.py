@@ -98,10 +98,10 @@ class Tables(Catalogue):
             return 0, 0
         if schema.lower() in SYSTEM_SCHEMAS:
             return SYSTEM_OID, 1
-        found = [each for each in self._by_name.get(table.lower(), []) if each.schema == schema.lower()]
+        same = self._by_name.get(table.lower(), [])
         if not schema:
-            same = self._by_name.get(table.lower(), [])
             return (same[0].oid, 0) if len(same) == 1 else (UNKNOWN_OID, 0)
+        found = [each for each in same if each.schema == schema.lower()]
         if len(found) != 1:
             return UNKNOWN_OID, UNKNOWN_COLUMN
         return found[0].oid, found[0].numbers.get(column.lower(), UNKNOWN_COLUMN)

@@ -91,18 +91,19 @@ def result_mask(
 
 
 WITHHELD = "the server's message is withheld: it may hold masked values"
-VALUES_IN_TEXT = ("22", "23", "00", "01", "P0", "38", "39", "HV", "HY", "70")
+VALUES_IN_TEXT = ("22", "23", "00", "01", "P0", "38", "39", "HV", "HY", "70", "45")
 """SQLSTATE classes whose texts quote values: data exceptions, constraints, notices, errors raised by functions, by
-routines in other languages and by foreign tables; in MySQL, whatever has no class of its own."""
+routines in other languages and by foreign tables; in MySQL, whatever has no class of its own, and SIGNAL's."""
 
 
-def masked_message(masks: RowMasks, fields: Mapping[str, str]) -> dict[str, str]:
+def masked_message(masks: RowMasks, fields: Mapping[str, str], *, hides_all: bool = False) -> dict[str, str]:
     """An error, notice or notification of the server without what is masked.
 
     Details and contexts quote rows; main texts are withheld where a masked column may stand in them, and searched.
+    `hides_all`: nothing that the statement gave may be shown, whatever its class.
     """
     kept = {name: text for name, text in fields.items() if not (masks.rules and name in ("D", "W"))}
-    if masks.rules and "M" in kept and kept.get("C", "")[:2] in VALUES_IN_TEXT:
+    if masks.rules and "M" in kept and (hides_all or kept.get("C", "")[:2] in VALUES_IN_TEXT):
         kept["M"] = f"extproc: {WITHHELD}"
     for name, text in kept.items():
         if len(name) > 1 or name in "MDHWqp":

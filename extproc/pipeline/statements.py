@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,7 +36,7 @@ from extproc.pipeline.database_steps import (
 from extproc.pipeline.database_view import statement_view
 from extproc.pipeline.database_words import ENDS, HINTS, OVER, WAIT_ENDS
 from extproc.pipeline.governance import DatabasePlan, DatabaseRole, Governance, TargetPlan
-from extproc.pipeline.row_masking import ResultColumn, ResultMask, result_mask
+from extproc.pipeline.row_masking import ResultColumn, ResultMask, masked_message, result_mask
 from extproc.pipeline.row_sample import RowSample
 from extproc.pipeline.settled import HoldSettled
 from extproc.pipeline.shapes import statement_shape
@@ -147,6 +147,11 @@ class GovernedStatement:
             now, "command-refused", f"{name} is not let through", sqlstate=FEATURE_NOT_SUPPORTED,
             hint="Do not send it again.",
         )  # fmt: skip
+
+    def turned_away(self, now: float, sqlstate: str, message: str) -> tuple[Record, ...]:
+        """Both records of what never came as far as a rule; the client was told already."""
+        stop = self._stop(now, "not-read", message, sqlstate=sqlstate)
+        return stop.records + self.ended(Ended("denied", executed=False, sqlstate=sqlstate), now)
 
     def _judge(self, plan: TargetPlan, now: float) -> Verdict:
         asked, known = self._asked, self._session.verdicts
@@ -365,7 +370,11 @@ class GovernedStatement:
         governed = self._session.governed()
         hides = governed is not None and governed[2].masked_use == "whole"
         # only where its result is all that it does
-        if why and hides and all(set(sql.effects) <= {"read"} for sql in self._statement.facts):
+        if (
+            why
+            and hides
+            and all(set(sql.effects) <= {"read"} and not sql.keeps for sql in self._statement.facts)
+        ):
             self._hides_all = True
             return ""
         return why
@@ -402,6 +411,12 @@ class GovernedStatement:
                 self._session.scribe.key, plan.record_masker, plan.record_max, self._asked.codec
             )
         return Run(self.masks, (self._intent(now, "allow", self._run_code),), reads)
+
+    def message(self, fields: Mapping[str, str]) -> dict[str, str] | None:
+        """What the server says of it besides rows, masked; None where nothing is."""
+        if self.row_masks is None:
+            return None
+        return masked_message(self.row_masks, fields, hides_all=self._hides_all)
 
     @property
     def is_copy(self) -> bool:

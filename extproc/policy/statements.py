@@ -10,7 +10,9 @@ from extproc.domain.statement import StatementFacts
 from extproc.policy.combine import add_obligations
 
 NOT_UNDERSTOOD = "sql-not-understood"
-_NO_FACTS = frozenset({"start", "end", "normalised", "effects_seen", "underlying", "copy", "literals"})
+_NO_FACTS = frozenset(
+    {"start", "end", "normalised", "effects_seen", "underlying", "copy", "keeps", "literals"}
+)
 _NAMES = tuple(field.name for field in fields(StatementFacts) if field.name not in _NO_FACTS)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -16,12 +16,14 @@ from extproc.domain.hold import HeldRequest
 from extproc.domain.principal import Principal
 from extproc.domain.record import Record
 from extproc.domain.request import Source
+from extproc.domain.statement import Statement
 from extproc.domain.steps import NeedKeys, Wait
 from extproc.pipeline.copy_masking import CopyMask
 from extproc.pipeline.database_session import DatabaseSession
 from extproc.pipeline.database_steps import (
     ADMIN_SHUTDOWN,
     AcceptLogin,
+    Asked,
     Inquire,
     Login,
     RefuseLogin,
@@ -32,9 +34,9 @@ from extproc.pipeline.database_steps import Ended as StatementOutcome
 from extproc.pipeline.database_words import OVER
 from extproc.pipeline.governance import DatabasePlan
 from extproc.pipeline.listeners import ListenerPlan
-from extproc.pipeline.row_masking import ResultMask
+from extproc.pipeline.row_masking import ResultMask, masked_message
 from extproc.pipeline.statements import GovernedStatement
-from extproc.protocols.endings import StatementEnded
+from extproc.protocols.endings import Refused, StatementEnded
 from extproc.protocols.postgres import BackendKey
 from extproc.servers.envoy_proto import CallMetadata
 from extproc.servers.network_ext_proc import Output
@@ -312,6 +314,20 @@ class DatabaseConversation(ABC):
         mask = self._results[number]
         assert isinstance(mask, ResultMask)  # noqa: S101  (set when the rows were described)
         self._common.replace_rows(number, [mask.row(row) for row in rows])
+
+    def _masked_message(self, number: int | None, fields: Mapping[str, str]) -> dict[str, str] | None:
+        """What the server says beside rows; what answers no statement of ours may come from any. None: as it is."""
+        statement = self._running.get(number) if number is not None else None
+        if statement is not None:
+            return statement.message(fields)
+        masks = self._session.all_masks()
+        return masked_message(masks, fields) if masks is not None else None
+
+    def _refused(self, event: Refused, now: float) -> None:
+        """The wire turned it away before anybody could judge it: that is a denial, and recorded as one."""
+        text = Statement(f"[not read: {event.message}]", ())
+        statement = self._session.statement(Asked(text, "I"), now)
+        self._records += statement.turned_away(now, event.sqlstate, event.message)
 
     def _count_masked(self, number: int) -> None:
         """Add up what an ended result set had."""

@@ -9,7 +9,6 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from extproc.domain.hold import HeldRequest
 from extproc.domain.request import Source
 from extproc.domain.statement import Parameter, Statement
 from extproc.domain.steps import NeedKeys, Wait
@@ -26,7 +25,6 @@ from extproc.pipeline.database_steps import (
 from extproc.pipeline.governance import DatabasePlan
 from extproc.pipeline.listeners import ListenerPlan
 from extproc.pipeline.mysql_catalogue import MysqlCatalogues, Tables
-from extproc.pipeline.row_masking import masked_message
 from extproc.pipeline.statements import GovernedStatement
 from extproc.protocols.mysql import (
     ClientLeft,
@@ -38,6 +36,7 @@ from extproc.protocols.mysql import (
     LoginReceived,
     MessageReceived,
     MysqlConnection,
+    Refused,
     RowsDescribed,
     RowsReceived,
     SessionReset,
@@ -46,6 +45,7 @@ from extproc.protocols.mysql import (
     UpstreamLogin,
 )
 from extproc.protocols.mysql.charsets import CODECS
+from extproc.protocols.mysql.handshake import NONCE_BYTES
 from extproc.protocols.postgres import BackendKey
 from extproc.servers.database_conversation import DatabaseConversation, plans_of
 from extproc.servers.envoy_proto import CallMetadata
@@ -56,7 +56,6 @@ from extproc.servers.service import Service
 from extproc.sql.mysql.analysis import TextFacts, analyze
 from extproc.sql.mysql.session import Session as Reading
 
-NONCE_BYTES = 20
 READING = (
     "SELECT @@session.sql_mode, @@session.character_set_client, @@session.character_set_results, DATABASE(),"
     " @@global.lower_case_table_names"
@@ -115,12 +114,13 @@ class MysqlConversation(DatabaseConversation):
             require_tls=needs_tls,
             upstream_tls=plan.upstream_tls,
         )
+        self._wire.doubt_codec()
         super().__init__(service, plan, listener, session, self._wire, later)
         self._login: LoginReceived | None = None
         self._reading: Reading | None = None
         """How the server reads the next text; None: it has to be asked."""
         self._sql_mode = ""
-        self._unread: StatementReceived | None = None
+        self._unread = 0
         """What waits for that answer."""
         self._texts: dict[int, Understood] = {}
 
@@ -135,9 +135,14 @@ class MysqlConversation(DatabaseConversation):
         match event:
             case StatementReceived():
                 self._statement(event, now)
+            case StatementEnded() if event.id == self._unread:
+                self._unread = 0
+                self._refused(Refused(event.sqlstate, "how it is to be read is not known"), now)
             case StatementEnded():
                 self._follow(event)
                 self._statement_ended(event, now)
+            case Refused():
+                self._refused(event, now)
             case RowsDescribed():
                 self._rows_described(event)
             case RowsReceived():
@@ -155,7 +160,7 @@ class MysqlConversation(DatabaseConversation):
             case MessageReceived():
                 self._message(event)
             case SessionReset():
-                self._reading = None
+                self._forget_reading()
             case InquiryAnswered():
                 self._inquiry_answered(event, now)
 
@@ -180,20 +185,28 @@ class MysqlConversation(DatabaseConversation):
     # ------------------------------------------------------------------ how texts are read
 
     def _read(self, rows: Sequence[Sequence[bytes | None]]) -> None:
-        """The answer to `READING`."""
+        """The answer to `READING`; any other answer means that no text can be read."""
+        if len(rows) != 1 or len(rows[0]) != 5:
+            self._reading = Reading(readable=False)
+            self._wire.use_codec("latin-1")
+            return
         mode, client, results, database, folding = [
             None if value is None else value.decode("utf-8", "replace") for value in rows[0]
         ]
         self._sql_mode = mode or ""
         reading = Reading(database=database or "", folds_tables=folding not in ("0", None))
         reading = reading.greeted(self._wire.version).with_mode(mode).with_charset(client)
-        if client not in CODECS or (results is not None and results not in CODECS):
-            reading = reading.with_charset(None)
-        elif CODECS[client] != CODECS[results or client]:
-            reading = reading.with_charset(None)  # texts come in one and answers go in another
-        else:
-            self._wire.use_codec(CODECS[client])
+        codec = CODECS.get(client or "")
+        if codec is None or CODECS.get(results or client or "") != codec:
+            # not one that is read here, or texts come in one and answers go in another
+            reading, codec = reading.with_charset(None), "latin-1"
+        self._wire.use_codec(codec)
         self._reading = reading
+
+    def _forget_reading(self) -> None:
+        """How the server reads the next text is not known; neither is the character set it comes in."""
+        self._reading = None
+        self._wire.doubt_codec()
 
     def _understand(self, text: str) -> Understood:
         reading = self._reading or Reading()
@@ -212,13 +225,13 @@ class MysqlConversation(DatabaseConversation):
         texts = known.texts
         if all(sql.complete for sql in texts.facts) and all(after == known.reading for after in texts.after):
             return
-        self._reading = None
+        self._forget_reading()
 
     # ------------------------------------------------------------------ statements
 
     def _statement(self, event: StatementReceived, now: float) -> None:
         if self._reading is None and event.kind != "command":
-            self._unread = event
+            self._unread = event.id
             self._wire.inquire(event.id, READING)
             return
         understood = event.note if isinstance(event.note, Understood) else self._understand(event.text)
@@ -334,10 +347,10 @@ class MysqlConversation(DatabaseConversation):
         return known is not None and any(sql.complete and "admin" in sql.effects for sql in known.texts.facts)
 
     def _inquiry_answered(self, event: InquiryAnswered, now: float) -> None:
-        unread, self._unread = self._unread, None
-        if unread is not None:
+        if event.id == self._unread:
+            self._unread = 0
             self._read(event.rows)
-            self._statement(unread, now)
+            self._wire.read_again(event.id)  # in that character set it may be another text
             return
         statement = self._running.get(event.id)
         if statement is not None:
@@ -362,16 +375,10 @@ class MysqlConversation(DatabaseConversation):
         self._wire.read_rows(event.id)
 
     def _message(self, event: MessageReceived) -> None:
-        statement = self._running.get(event.id) if event.id is not None else None
-        masks = statement.row_masks if statement is not None else self._session.all_masks()
-        fields = {"C": event.sqlstate, "M": event.text}
-        self._wire.replace_message(masked_message(masks, fields)["M"] if masks is not None else None)
+        masked = self._masked_message(event.id, {"C": event.sqlstate, "M": event.text})
+        self._wire.replace_message(masked["M"] if masked is not None else None)
 
     # ------------------------------------------------------------------ waiting, and the end
-
-    def _tell_it_waits(self, held: HeldRequest) -> bool:
-        """The protocol has no words for it: the client waits for as long as its own patience lasts."""
-        return False
 
     def _terminate(self, sqlstate: str, message: str, hint: str = "") -> None:
         self._wire.terminate(refusal(sqlstate, message, "", hint))

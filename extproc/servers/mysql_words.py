@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from extproc.domain.nouns import noun
-from extproc.masking.rows import BYTEA, INT8, INT8_LITTLE, JSON, NUMERIC
+from extproc.masking.rows import BYTEA, FLOAT8_LITTLE, INT8, INT8_LITTLE, JSON, NUMERIC
 from extproc.pipeline.database_steps import (
     ADMIN_SHUTDOWN,
     CANNOT_CONNECT_NOW,
@@ -79,4 +79,5 @@ def value_kind(column: Column) -> tuple[int, int]:
         return BYTEA, 1
     if not column.is_binary:
         return INT8, 0
-    return (INT8_LITTLE, 1) if column.type == types.LONGLONG else (SMALL, 1)
+    wide = {types.LONGLONG: INT8_LITTLE, types.DOUBLE: FLOAT8_LITTLE}
+    return wide.get(column.type, SMALL), 1

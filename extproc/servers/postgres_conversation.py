@@ -24,7 +24,6 @@ from extproc.pipeline.database_steps import (
 from extproc.pipeline.governance import DatabasePlan
 from extproc.pipeline.listeners import ListenerPlan
 from extproc.pipeline.parameters import read_parameter
-from extproc.pipeline.row_masking import masked_message
 from extproc.protocols.postgres import (
     CLIENT_CHOSEN,
     BackendKey,
@@ -41,6 +40,7 @@ from extproc.protocols.postgres import (
     LoginReceived,
     MessageReceived,
     PostgresConnection,
+    Refused,
     RowsDescribed,
     RowsReceived,
     StatementEnded,
@@ -117,6 +117,8 @@ class PostgresConversation(DatabaseConversation):
                 self._statement(event, now)
             case StatementEnded():
                 self._statement_ended(event, now)
+            case Refused():
+                self._refused(event, now)
             case RowsDescribed():
                 self._rows_described(event)
             case RowsReceived():
@@ -282,9 +284,7 @@ class PostgresConversation(DatabaseConversation):
 
     def _message(self, event: MessageReceived) -> None:
         """What the server says beside rows; what answers no statement of ours may come from any."""
-        statement = self._running.get(event.id) if event.id is not None else None
-        masks = statement.row_masks if statement is not None else self._session.all_masks()
-        self._wire.replace_message(masked_message(masks, event.fields) if masks is not None else None)
+        self._wire.replace_message(self._masked_message(event.id, event.fields))
 
     @staticmethod
     def _codec(settings: Mapping[str, str]) -> str:

@@ -17,6 +17,7 @@ class Found:
         "effects",
         "functions",
         "has_limit",
+        "keeps",
         "limit",
         "reason",
         "refers_to",
@@ -44,6 +45,8 @@ class Found:
         self.reason = ""
         self.transaction = ""
         self.refers_to = ""
+        self.keeps = False
+        """Something is put into a variable, which later texts can show."""
 
     def incomplete(self, reason: str) -> None:
         """The first reason stays."""
@@ -73,6 +76,7 @@ class Found:
         self.select_restricts = inner.select_restricts
         self.has_limit, self.limit = inner.has_limit, inner.limit
         self.reason = self.reason or inner.reason
+        self.keeps = self.keeps or inner.keeps
 
     def facts(self, **others: Any) -> StatementFacts:
         """The facts, with those `others` that the text gives beside."""
@@ -94,6 +98,7 @@ class Found:
             incomplete_reason=self.reason,
             transaction=cast(TransactionControl, self.transaction),
             refers_to=self.refers_to,
+            keeps=self.keeps,
             **others,
         )
 

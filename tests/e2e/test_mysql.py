@@ -493,3 +493,36 @@ def test_commands_that_no_rule_can_allow_are_refused_and_recorded(stack: MysqlSt
     story = stack.statements(name)[-1]
     assert story["intent"]["verdict"] == "deny"
     assert story["intent"]["code"] == "command-refused"
+
+
+def test_a_statement_that_cannot_be_read_is_refused_recorded_and_the_connection_lives(
+    stack: MysqlStack,
+) -> None:
+    with stack.connect() as connection:
+        with pytest.raises(pymysql.err.MySQLError) as refused:
+            rows_of(connection, b"SELECT 'not-utf-8: \xff'")  # type: ignore[arg-type]
+        assert refused.value.args[0] == 1300
+        assert rows_of(connection, "SELECT 1") == [(1,)]
+    story = stack.statement("not text in the connection's character set")
+    assert story["intent"]["verdict"] == "deny"
+    assert story["intent"]["code"] == "not-read"
+    assert story["outcome"]["executed"] is False
+
+
+def test_whole_hides_a_result_but_never_what_stays_in_a_variable(
+    mariadb: MariaDB, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = tmp_path_factory.mktemp("whole")
+    with (
+        MysqlStack(directory, mariadb, front="relay", database={"masked_use": "whole"}) as stack,
+        analyst(stack) as connection,
+    ):
+        assert "example.com" not in str(rows_of(connection, "SELECT CONCAT(email, '') FROM customers"))
+        for text in ("SELECT @x := email FROM customers", "SELECT email INTO @x FROM customers LIMIT 1"):
+            with pytest.raises(pymysql.err.MySQLError) as refused:
+                rows_of(connection, text)
+            assert "extproc:" in refused.value.args[1]
+            assert "example.com" not in str(rows_of(connection, "SELECT @x"))
+        with pytest.raises(pymysql.err.MySQLError) as refused:  # a message of the server would name the value
+            rows_of(connection, "SELECT EXTRACTVALUE('<a/>', CONCAT('/', email)) FROM customers WHERE id = 1")
+        assert "example.com" not in str(refused.value)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from extproc.domain.errors import PolicyError
 from extproc.domain.mask import MaskSpec
 from extproc.masking import compile_masker
-from extproc.masking.rows import RowMasks, compile_rows, split_name
+from extproc.masking.rows import FLOAT8, FLOAT8_LITTLE, INT8_LITTLE, RowMasks, compile_rows, split_name
 from tests.support.governed import SECRETS
 
 TEXT, INT4, INT8, JSON, JSONB, NUMERIC, TEXTS, BYTEA = 25, 23, 20, 114, 3802, 1700, 1009, 17
@@ -99,6 +99,11 @@ def test_a_masked_column_keeps_its_type_valid(
         (INT8, 0, CARD.encode(), None),
         (INT8, 1, struct.pack("!q", int(CARD)), None),
         (INT8, 1, struct.pack("!q", 12), struct.pack("!q", 12)),
+        (INT8_LITTLE, 1, struct.pack("<q", int(CARD)), None),
+        (FLOAT8, 1, struct.pack("!d", int(CARD)), None),
+        (FLOAT8, 1, struct.pack("!d", 1.5), struct.pack("!d", 1.5)),
+        (FLOAT8, 1, struct.pack("!d", float("inf")), struct.pack("!d", float("inf"))),
+        (FLOAT8_LITTLE, 1, struct.pack("<d", int(CARD)), None),
         (NUMERIC, 1, struct.pack("!hhhh4h", 4, 3, 0, 0, 4111, 1111, 1111, 1111), None),
         (
             TEXTS,
@@ -131,7 +136,7 @@ def test_what_is_found_in_a_value_is_masked_in_its_type(
 
 @given(
     st.binary(max_size=60),
-    st.sampled_from([TEXT, INT8, JSON, JSONB, NUMERIC, TEXTS, JSONBS, INT8S, BYTEA]),
+    st.sampled_from([TEXT, INT8, JSON, JSONB, NUMERIC, TEXTS, JSONBS, INT8S, BYTEA, FLOAT8, FLOAT8_LITTLE]),
     st.integers(0, 1),
 )
 def test_any_bytes_at_all_give_a_value_or_null(value: bytes, type_oid: int, format: int) -> None:

@@ -23,6 +23,7 @@ from extproc.pipeline.catalogue import CONTENT, SIGNATURE
 from extproc.pipeline.database_session import DatabaseSession
 from extproc.pipeline.database_steps import AcceptLogin, Asked, Ended, Inquire, Login, RefuseLogin, Run, Stop
 from extproc.pipeline.parameters import read_parameter
+from extproc.pipeline.row_masking import masked_message
 from extproc.pipeline.statements import GovernedStatement
 from extproc.policy import PolicySource, TargetInfo, load_policies
 from extproc.sql import analyze
@@ -549,3 +550,12 @@ def test_a_named_masked_column_that_no_result_column_is_hides_what_is_computed()
     mask = statement.rows([Result("email", 0, 0)], "utf-8")
     assert mask is not None
     assert mask.row((b"ada@example.com",)) == [b""]
+
+
+@pytest.mark.parametrize("state", ["22001", "45000", "HY000"])
+def test_a_message_that_may_hold_a_masked_value_is_withheld(state: str) -> None:
+    masks = compile_rows([MaskSpec("m", columns=("users.email",))], SECRETS, compile_masker([], SECRETS))
+    assert "withheld" in masked_message(masks, {"C": state, "M": "it is x"})["M"]
+    # of a statement whose every column is hidden, no message is shown
+    assert masked_message(masks, {"C": "42000", "M": "it is x"})["M"] == "it is x"
+    assert "withheld" in masked_message(masks, {"C": "42000", "M": "it is x"}, hides_all=True)["M"]

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 
 from extproc.pipeline import row_sample
@@ -182,3 +183,17 @@ def test_a_statement_joins_the_trace_that_its_last_comment_names(
                 "parent_span_id": login.fields["span_id"],
             }
         assert record.fields["session_id"] == login.fields["session_id"]
+
+
+def test_what_is_too_long_to_be_judged_is_recorded_as_a_denial(postgres: Postgres) -> None:
+    with (
+        Gateway(postgres, POLICY, database={"statement_limit": 4000}) as running,
+        running.connect() as connection,
+    ):
+        with pytest.raises(psycopg.errors.ProgramLimitExceeded):
+            connection.execute("SELECT '" + "x" * 5000 + "'")
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+        intent = next(r.fields for r in running.ledger.records if r.fields.get("code") == "not-read")
+        assert intent["verdict"] == "deny"
+        outcome = [r.fields for r in running.ledger.records if r.kind == "outcome"]
+        assert [o["executed"] for o in outcome if o["decision_id"] == intent["decision_id"]] == [False]

@@ -174,15 +174,15 @@ class ClientSide:
             self._refuse(LONG_DATA_TOO_LONG, sequence)
             return
         parameters: tuple[BoundParameter, ...] = ()
+        types: tuple[int, ...] = ()
         if made.count:
             long_data = {which: bytes(data) for which, data in made.long_data.items()}
-            parameters, made.types = read_parameters(
+            parameters, types = read_parameters(
                 payload, at, made.count, made.types, long_data, self._session.codec
             )
         self._session.close_cursor(made)
-        self._ask(
-            "bound", made.text, parameters, Run(answer=command.answer, prepared=made), payload, sequence
-        )
+        run = Run(answer=command.answer, prepared=made)
+        self._ask("bound", made.text, parameters, run, payload, sequence, types)
 
     def _fetch(self, command: Command, payload: bytes, sequence: int) -> None:
         number, _ = read_int(payload, 1, 4, command.name)
@@ -227,11 +227,12 @@ class ClientSide:
         run: Run,
         payload: bytes,
         sequence: int,
+        types: tuple[int, ...] = (),
     ) -> None:
         session = self._session
         run.id = session.new_id()
         run.kind = run.kind or kind
-        session.waiting = Waiting(run.id, run, build_packets(payload, 0), sequence)
+        session.waiting = Waiting(run.id, run, payload, sequence, types)
         session.events.append(
             StatementReceived(
                 run.id,
@@ -260,10 +261,18 @@ class ClientSide:
                 head = b"\x18" + made.id.to_bytes(4, "little") + which.to_bytes(2, "little")
                 session.to_server.append(build_packets(head + data, 0))
             made.forget_long_data()
-        session.to_server.append(
-            _without_cursor(waiting.packets) if rows and run.kind == "bound" else waiting.packets
-        )
+            made.types = waiting.types
+        packets = build_packets(waiting.payload, 0)
+        session.to_server.append(_without_cursor(packets) if rows and run.kind == "bound" else packets)
         self._expect(run, waiting.sequence)
+        return True
+
+    def read_again(self, id: int) -> bool:
+        """The waiting command as it came, in the character set that is known by now: it is asked about anew."""
+        waiting = self._take(id)
+        if waiting is None:
+            return False
+        self._command(waiting.payload, waiting.sequence)
         return True
 
     def deny(self, id: int, refusal: Refusal) -> bool:
@@ -304,10 +313,12 @@ class ClientSide:
         self._session.events.append(Refused(refusal.sqlstate, refusal.message))
 
     def _decoded(self, raw: bytes) -> str | None:
+        """The text; None where it is none. While the character set is in doubt everything is one, until it is read
+        again."""
         try:
             return raw.decode(self._session.codec)
         except UnicodeDecodeError:
-            return None
+            return raw.decode("latin-1") if self._session.codec_is_doubted else None
 
 
 def _without_cursor(packets: bytes) -> bytes:

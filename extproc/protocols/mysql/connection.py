@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from extproc.domain.errors import ProtocolError
 from extproc.protocols.endings import ClientLeft, Ended
-from extproc.protocols.mysql.capabilities import MULTI_STATEMENTS, SSL
+from extproc.protocols.mysql.capabilities import SSL
 from extproc.protocols.mysql.charsets import codec_of
 from extproc.protocols.mysql.client_login import Ask, ClientLogin, Told
 from extproc.protocols.mysql.client_side import ClientSide
@@ -270,6 +270,12 @@ class MysqlConnection:
         self._server.expect(Run(id=id, answer="result", kind="inquiry", inquiry=[]), 1)
         return True
 
+    def read_again(self, id: int) -> bool:
+        """Raise StatementReceived for the waiting command once more, read in the character set that is known now."""
+        done = self._client.read_again(id)
+        self._go_on()
+        return done
+
     # answers to RowsDescribed, RowsReceived, MessageReceived
 
     def pass_rows(self, id: int) -> None:
@@ -307,8 +313,12 @@ class MysqlConnection:
             self._finish(Ended("us", "terminated", refusal.message))
 
     def use_codec(self, codec: str) -> None:
-        """The session's character set is another one now: how texts are read and written."""
-        self._session.codec = codec
+        """The session's character set is this one now: how texts are read and written."""
+        self._session.codec, self._session.codec_is_doubted = codec, False
+
+    def doubt_codec(self) -> None:
+        """The character set may have changed: what comes is kept as it is until `use_codec` and `read_again`."""
+        self._session.codec_is_doubted = True
 
     @property
     def codec(self) -> str:
@@ -324,11 +334,6 @@ class MysqlConnection:
     def thread(self) -> int:
         """The server's number for this session; 0 before it greeted."""
         return self._greeting.thread if self._greeting is not None else 0
-
-    @property
-    def takes_many(self) -> bool:
-        """The client may send several statements in one text."""
-        return bool(self._session.capabilities & MULTI_STATEMENTS)
 
     @property
     def peer_certificate(self) -> bytes | None:

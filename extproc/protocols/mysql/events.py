@@ -34,8 +34,8 @@ class LoggedIn:
 
 @noun(frozen=True, slots=True)
 class BoundParameter:
-    """One parameter of COM_STMT_EXECUTE. `type` is the protocol's; NULL is None. `text` is None where the value is
-    not text: a binary string."""
+    """One parameter of COM_STMT_EXECUTE. `type` is the protocol's, with its bit for unsigned; NULL is None. `text` is
+    None where the value is not text: a binary string."""
 
     type: int
     value: bytes | None = field(repr=False)

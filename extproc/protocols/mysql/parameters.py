@@ -74,6 +74,8 @@ def read_parameters(
             raise ProtocolError("malformed-packet", "a parameter of an unknown type")
         given = long_data.get(number)
         if given is not None:
+            if kind & 0xFF in _INTEGERS or kind & 0xFF in _READERS:  # the server would take it as text
+                raise ProtocolError("malformed-packet", "long data is for texts and binary strings")
             found.append(_parameter(kind, given, codec))
         elif bitmap[number >> 3] >> (number & 7) & 1:
             found.append(BoundParameter(kind & 0xFF, None, None))
@@ -92,7 +94,7 @@ def _parameter(kind: int, value: bytes, codec: str) -> BoundParameter:
         text: str | None = _text(kind, value, codec)
     except (ValueError, struct.error, IndexError):
         text = None
-    return BoundParameter(kind & 0xFF, value, text)
+    return BoundParameter(kind & (UNSIGNED | 0xFF), value, text)
 
 
 def _text(kind: int, value: bytes, codec: str) -> str:

@@ -22,8 +22,6 @@ CACHING_SHA2 = "caching_sha2_password"
 CLEAR = "mysql_clear_password"
 ED25519 = "client_ed25519"
 _OAEP = padding.OAEP(mgf=padding.MGF1(algorithm=hashes.SHA1()), algorithm=hashes.SHA1(), label=None)  # noqa: S303
-OAEP_OVERHEAD = 42
-"""Bytes of an RSA key's size that OAEP with SHA-1 takes: what is longer than the rest cannot be sent."""
 
 
 def _xor(one: bytes, other: bytes) -> bytes:

@@ -67,9 +67,11 @@ class Waiting:
 
     id: int
     run: Run
-    packets: bytes = field(repr=False)
+    payload: bytes = field(repr=False)
     sequence: int
     """Of our answer, if we give it."""
+    types: tuple[int, ...] = ()
+    """Of its parameters: the server keeps them once it is given them, and so do we."""
 
 
 class Session:
@@ -84,6 +86,7 @@ class Session:
         self.capabilities = 0
         self.status = 0
         self.codec = "utf-8"
+        self.codec_is_doubted = False
         self.waiting: Waiting | None = None
         self.running: Run | None = None
         """What the server has to answer now."""

@@ -15,6 +15,7 @@ from extproc.protocols.mysql.events import (
     RowsReceived,
     SessionReset,
 )
+from extproc.protocols.mysql.limits import Refusal
 from extproc.protocols.mysql.packets import HEAD_BYTES, LONGEST, PacketBuffer, build_packets, packet_count
 from extproc.protocols.mysql.replies import (
     EOF,
@@ -38,6 +39,7 @@ from extproc.protocols.mysql.results import (
 from extproc.protocols.mysql.running import Run, Session
 from extproc.protocols.mysql.values import malformed, read_int, read_lenenc
 
+UNANSWERED = Refusal(1105, "HY000", "extproc: the database refused a question about this statement")
 _BATCH = 64 << 10
 """Bytes of rows that are shown at once."""
 
@@ -270,7 +272,6 @@ class ServerSide:
         if run.is_reset:
             self._session.drop_all()
             self._session.events.append(SessionReset())
-            self._session.events.append(SessionReset())
         if run.inquiry is not None:
             self._session.events.append(InquiryAnswered(run.id, tuple(run.inquiry)))
             return
@@ -459,7 +460,7 @@ class ServerSide:
             return
         waiting, session.waiting = session.waiting, None
         if waiting is not None:  # our question failed, and so does the statement that it was asked for
-            session.to_client.append(build_packets(payload, waiting.sequence))
+            session.refuse(UNANSWERED, waiting.sequence)
             session.end(waiting.run, "error", executed=False, sqlstate=sqlstate)
 
     def _send(self, run: Run, payload: bytes) -> None:

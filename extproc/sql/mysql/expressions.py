@@ -101,6 +101,7 @@ def _infix(r: Reader, scope: Level, left: Value, operator: str, strength: int) -
     if strength == _COMPARE and operator in _QUANTIFIED and r.word("ALL", "ANY", "SOME"):
         right = _brackets(r, scope)
     else:
+        r.keeps = r.keeps or operator == ":="
         right = expression(r, scope, strength - 1 if operator == ":=" else strength)
     reads = left.reads or right.reads
     if operator in ("AND", "&&"):

@@ -293,6 +293,7 @@ def _into(r: Reader, block: Block) -> bool:
         while True:
             if r.next().kind != "variable":
                 r.fail()
+            r.keeps = True
             if not r.sign(","):
                 break
     return True

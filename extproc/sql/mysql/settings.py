@@ -71,6 +71,7 @@ def _assignment(r: Reader, scope: Level) -> None:
     if r.word("CHARSET") or r.words("CHARACTER SET"):
         _charset(r, _value(r, scope))
         return
+    r.keeps = True
     if r.peek().kind == "variable":
         r.next()
         r.need_sign("=", ":=")

@@ -13,6 +13,7 @@ from extproc.protocols.mysql import (
     MessageReceived,
     MysqlConnection,
     Refusal,
+    Refused,
     RowsDescribed,
     RowsReceived,
     StatementEnded,
@@ -25,9 +26,12 @@ from extproc.protocols.mysql.capabilities import (
     LAST_ROW_SENT,
     MORE_RESULTS,
 )
+from extproc.protocols.mysql.client_side import NOT_TEXT
 from extproc.protocols.mysql.commands import COMMANDS
+from extproc.protocols.mysql.events import BoundParameter
 from extproc.protocols.mysql.packets import LONGEST, build_packets
 from extproc.protocols.mysql.replies import build_error
+from extproc.protocols.mysql.server_side import UNANSWERED
 from tests.protocols.mysql.lines import (
     CLEAR_TOKEN,
     EOF_PAYLOAD,
@@ -252,15 +256,59 @@ def test_an_inquiry_is_answered_to_us_alone():
     )
 
 
-def test_a_refused_inquiry_is_the_statements_error():
+def test_a_refused_inquiry_ends_the_statement_and_is_not_told():
+    """Its error speaks of our question."""
     played(
         Client(query("SELECT 1")),
         Sees(StatementReceived, id=1),
         Answers("inquire", 1, "SELECT x"),
         Forwards(query("SELECT x")),
         Server(error(1)),
-        ToClient(error(1)),
-        Sees(StatementEnded, id=1, end="error", executed=False),
+        ToClient(build_packets(build_error(UNANSWERED), 1)),
+        Sees(StatementEnded, id=1, end="error", executed=False, sqlstate="42S02"),
+    )
+
+
+def test_a_text_is_read_again_once_its_character_set_is_known():
+    raw = "SELECT 'é'".encode("latin-1")
+    wire = played(
+        Client(command(0x03, raw)),
+        ToClient(build_packets(build_error(NOT_TEXT), 1)),
+        Sees(Refused),
+        Answers("doubt_codec"),
+        Client(command(0x03, raw)),
+        Sees(StatementReceived, id=1),
+        Answers("inquire", 1, "SELECT x"),
+        Forwards(query("SELECT x")),
+        Server(packets(1, b"\x01", column("x"), EOF_PAYLOAD, row("1"), EOF_PAYLOAD)),
+        Sees(InquiryAnswered, id=1),
+        Answers("use_codec", "cp1252"),
+        Answers("read_again", 1, returns=True),
+        Sees(StatementReceived, id=2, text="SELECT 'é'"),
+        Answers("forward", 2),
+        Forwards(command(0x03, raw)),
+        Server(ok(1)),
+        ToClient(ok(1)),
+        Sees(StatementEnded, id=2, end="complete"),
+    )
+    assert wire.is_idle
+
+
+def test_a_text_that_is_none_when_it_is_read_again_is_refused():
+    raw = b"SELECT '\xff'"
+    played(
+        Answers("doubt_codec"),
+        Client(command(0x03, raw)),
+        Sees(StatementReceived, id=1),
+        Answers("inquire", 1, "SELECT x"),
+        Forwards(query("SELECT x")),
+        Server(packets(1, b"\x01", column("x"), EOF_PAYLOAD, row("1"), EOF_PAYLOAD)),
+        Sees(InquiryAnswered, id=1),
+        Answers("use_codec", "utf-8"),
+        Answers("read_again", 1, returns=True),
+        ToClient(build_packets(build_error(NOT_TEXT), 1)),
+        Sees(Refused),
+        Forwards(b""),
     )
 
 
@@ -352,6 +400,46 @@ def test_long_data_goes_with_the_statement_that_was_let_through_and_only_then():
         Server(ok(1)),
         ToClient(ok(1)),
         Sees(StatementEnded, id=3),
+    )
+
+
+def test_types_that_were_refused_are_not_those_of_the_next_execution():
+    """The server never saw them: what it reads is what it was told before."""
+    as_text = command(0x17, (9).to_bytes(4, "little") + b"\x00\x01\x00\x00\x00\x00\x01\xfd\x00\x017")
+    untyped = command(
+        0x17, (9).to_bytes(4, "little") + b"\x00\x01\x00\x00\x00\x00\x00" + (7).to_bytes(8, "little")
+    )
+    played(
+        *PREPARE,
+        Client(EXECUTE),
+        Sees(StatementReceived, id=2),
+        Answers("forward", 2),
+        Forwards(EXECUTE),
+        Server(ok(1)),
+        ToClient(ok(1)),
+        Sees(StatementEnded),
+        Client(as_text),
+        Sees(StatementReceived, id=3, parameters=(BoundParameter(0xFD, b"7", "7"),)),
+        Answers("deny", 3, NO),
+        ToClient(build_packets(DENIAL, 1)),
+        Sees(StatementEnded, end="denied"),
+        Client(untyped),
+        Sees(StatementReceived, id=4, parameters=(BoundParameter(8, (7).to_bytes(8, "little"), "7"),)),
+        Answers("forward", 4),
+        Forwards(untyped),
+        Server(ok(1)),
+        ToClient(ok(1)),
+        Sees(StatementEnded),
+    )
+
+
+def test_a_number_keeps_whether_it_is_unsigned():
+    """For the server that is another value, and an approval is bound to it."""
+    unsigned = EXECUTE.replace(b"\x08\x00", b"\x08\x80")
+    played(
+        *PREPARE,
+        Client(unsigned),
+        Sees(StatementReceived, id=2, parameters=(BoundParameter(0x8008, (7).to_bytes(8, "little"), "7"),)),
     )
 
 

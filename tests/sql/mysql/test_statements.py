@@ -380,3 +380,19 @@ def test_several_statements() -> None:
     text = "SELECT 'größe';  DELETE FROM größe ; SELECT 1"
     parts = [text.encode()[facts.start : facts.end].decode() for facts in analyze(text, MARIADB).facts]
     assert parts == ["SELECT 'größe'", "DELETE FROM größe", "SELECT 1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "keeps"),
+    [
+        ("SELECT @x := a FROM t", True),
+        ("SELECT a FROM t WHERE (@x := b) IS NOT NULL", True),
+        ("SELECT a INTO @x FROM t", True),
+        ("SET @x = (SELECT a FROM t)", True),
+        ("SELECT a FROM (SELECT @x := a AS a FROM t) q", True),
+        ("SELECT @x, a FROM t", False),
+        ("SELECT a = 1 FROM t", False),
+    ],
+)
+def test_what_is_put_into_a_variable_is_seen(text: str, keeps: bool) -> None:
+    assert one(text).keeps is keeps
