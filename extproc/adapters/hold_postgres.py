@@ -35,6 +35,8 @@ from extproc.domain.hold import (
     HoldLimits,
     HoldMove,
     HoldState,
+    Review,
+    ReviewState,
     Verdict,
     Vote,
 )
@@ -201,6 +203,12 @@ class PostgresHoldStore:
     async def vote(self, hold_id: str, vote: Vote, now: float) -> HeldRequest:
         return await self._move(hold_id, now, lambda held, at: lifecycle.voted(held, vote, at))
 
+    async def break_glass(self, hold_id: str, by: Principal, reason: str, now: float) -> HeldRequest:
+        return await self._move(hold_id, now, lambda held, at: lifecycle.broken(held, by, reason, at))
+
+    async def review(self, hold_id: str, review: Review, now: float) -> HeldRequest:
+        return await self._move(hold_id, now, lambda held, at: lifecycle.reviewed(held, review, at))
+
     async def release(self, hold_id: str, decision_id: str, now: float) -> HeldRequest:
         return await self._move(hold_id, now, lambda held, at: lifecycle.released(held, decision_id, at))
 
@@ -216,6 +224,7 @@ class PostgresHoldStore:
         async with self._connection() as db:
             due = await db.fetchval(
                 "SELECT EXISTS (SELECT 1 FROM holds WHERE deadline <= $1)"
+                " OR EXISTS (SELECT 1 FROM holds WHERE review_deadline <= $1)"
                 " OR EXISTS (SELECT 1 FROM grants WHERE deadline <= $1)",
                 at,
             )
@@ -309,9 +318,10 @@ class PostgresHoldStore:
     async def get(self, hold_id: str, now: float) -> HeldRequest | None:
         async with self._connection() as db:
             held = await _load(db, "h.id = $1", hold_id)
-        if held is None or not held.is_overdue(now + self._skew):
+        at = now + self._skew
+        if held is None or not (held.is_overdue(at) or held.is_review_overdue(at)):
             return held
-        return await self._move(hold_id, now, lambda held, at: lifecycle.expired(held, at))
+        return await self._move(hold_id, now, lambda held, at: lifecycle.due(held, at))
 
     async def find(
         self,
@@ -319,11 +329,15 @@ class PostgresHoldStore:
         states: Sequence[HoldState] = (),
         requester: tuple[str, str] | None = None,
         seen_by: Principal | None = None,
+        reviews: Sequence[ReviewState] = (),
         limit: int = 100,
         now: float,
     ) -> list[HeldRequest]:
         await self.sweep(now)
         where, values = _narrow("h.state", states, requester, seen_by)
+        if reviews:
+            values.append([state.value for state in reviews])
+            where += f" AND h.review = ANY(${len(values)})"
         async with self._connection() as db:
             rows = await db.fetch(
                 f"SELECT {HOLD} FROM holds h WHERE {where}"  # noqa: S608  (constants only)
@@ -343,10 +357,16 @@ class PostgresHoldStore:
             return await _load(db, "h.id = $1", hold_id)
 
     async def news(self, since: int, timeout: float) -> int:
-        with self._waits.waiting("", since) as told:
-            if timeout > 0 and await self._number("") == since:
-                await told(timeout)
-        return await self._number("") or 0
+        ends_at = asyncio.get_running_loop().time() + timeout
+        while True:
+            with self._waits.waiting("", since) as told:
+                number = await self._number("") or 0
+                left = ends_at - asyncio.get_running_loop().time()
+                if number != since or left <= 0:
+                    return number
+                await told(
+                    left
+                )  # perhaps of something that was counted already: news come back to who sent them
 
     # -- the outbox -------------------------------------------------------------------------------------------
 
@@ -389,6 +409,7 @@ class PostgresHoldStore:
                 row[0]
                 for row in await db.fetch(
                     """SELECT id FROM holds h WHERE created_at < $1 AND deadline IS NULL
+                    AND review NOT IN ('open', 'overdue')
                     AND NOT EXISTS (SELECT 1 FROM moves m WHERE m.hold_id = h.id AND NOT m.recorded)
                     AND NOT EXISTS (SELECT 1 FROM grants g WHERE g.hold_id = h.id AND g.deadline IS NOT NULL)""",
                     before,
@@ -413,7 +434,7 @@ class PostgresHoldStore:
             held = await _load(db, "h.id = $1", hold_id)
             if held is None:
                 return HoldError("not_found", "no such hold")
-            due = lifecycle.expired(held, at)
+            due = lifecycle.due(held, at)
             await self._save(db, told, held, due, at)
             try:
                 change = step(due.held, at)
@@ -463,8 +484,10 @@ class PostgresHoldStore:
             return False
         held = change.held
         await db.execute(
-            "UPDATE holds SET state = $2, version = $3, deadline = $4, released_to = $5, doc = $6 WHERE id = $1",
+            """UPDATE holds SET state = $2, version = $3, deadline = $4, released_to = $5, doc = $6, review = $7,
+            review_deadline = $8 WHERE id = $1""",
             held.id, held.state.value, held.version, held.deadline, held.released_to, _doc(held),
+            held.glass.state.value if held.glass is not None else "", held.review_deadline,
         )  # fmt: skip
         await _insert_moves(db, change.moves)
         told.append((held.id, held.version))
@@ -487,13 +510,16 @@ class PostgresHoldStore:
         return True
 
     async def _expire(self, db: Db, told: list[tuple[str, int]], at: float) -> int:
-        rows = await db.fetch(f"SELECT {HOLD} FROM holds h WHERE h.deadline <= $1 LIMIT 1000", at)  # noqa: S608
+        rows = await db.fetch(
+            f"SELECT {HOLD} FROM holds h WHERE h.deadline <= $1 OR h.review_deadline <= $1 LIMIT 1000",  # noqa: S608
+            at,
+        )
         grants = await db.fetch(f"SELECT {GRANT} FROM grants g WHERE g.deadline <= $1 LIMIT 1000", at)  # noqa: S608
         for row in grants:
             await _update_grant(db, granting.expired(await _grant(db, row), at))
         for row in rows:
             held = _held(row)
-            await self._save(db, told, held, lifecycle.expired(held, at), at)
+            await self._save(db, told, held, lifecycle.due(held, at), at)
         return len(rows) + len(grants)
 
     async def _check_room(self, db: Db, told: list[tuple[str, int]], requester: Principal, at: float) -> None:

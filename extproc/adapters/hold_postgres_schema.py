@@ -1,6 +1,7 @@
 """The hold store's tables in Postgres, and how they are brought from one version to the next.
 
-holds      one row a hold: `doc` is the hold as JSON text (already masked), the columns are what is searched for
+holds      one row a hold: `doc` is the hold as JSON text (already masked), the columns are what is searched for;
+           `review` is where the review of a broken glass stands, or empty
 grants     one row a grant: `doc` as well, with the hold's place taken by its id
 uses       which decision each use of a grant let go
 moves      the outbox: one row a change, `recorded` once a ledger has it
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 MIGRATIONS: dict[int, str] = {
     1: """
@@ -82,7 +83,13 @@ CREATE TABLE waiters (
     PRIMARY KEY (hold_id, process)
 );
 CREATE TABLE lease (name text PRIMARY KEY, process text NOT NULL, until timestamptz NOT NULL);
-"""
+""",
+    2: """
+ALTER TABLE holds ADD COLUMN review text NOT NULL DEFAULT '';
+ALTER TABLE holds ADD COLUMN review_deadline double precision;
+CREATE INDEX holds_by_review_deadline ON holds (review_deadline) WHERE review_deadline IS NOT NULL;
+CREATE INDEX holds_by_review ON holds (review, created_at) WHERE review <> '';
+""",
 }
 """What brings the tables to each version from the one before."""
 

@@ -10,13 +10,21 @@ from typing import Any
 import msgspec
 
 from extproc.adapters.hold_schema import OPEN
-from extproc.domain.hold import HeldRequest, HoldAsk, HoldMove, HoldState, Vote
+from extproc.domain.hold import (
+    BrokenGlass,
+    HeldRequest,
+    HoldAsk,
+    HoldMove,
+    HoldState,
+    ReviewState,
+    Vote,
+)
 from extproc.domain.lifecycle import Change
 from extproc.domain.principal import Principal
 from extproc.domain.terms import GrantTerms
 
 COLUMNS = """h.id, h.state, h.version, h.created_at, h.expires_at, h.decided_at, h.use_before, h.released_to,
-    h.closed_reason, h.ask, (SELECT coalesce(sum(count), 0) FROM waiters WHERE hold_id = h.id)"""
+    h.closed_reason, h.ask, (SELECT coalesce(sum(count), 0) FROM waiters WHERE hold_id = h.id), h.glass"""
 
 
 def load(db: sqlite3.Connection, hold_id: str) -> HeldRequest | None:
@@ -35,8 +43,12 @@ def load_open(db: sqlite3.Connection, binding: str) -> HeldRequest | None:
 
 
 def overdue(db: sqlite3.Connection, now: float) -> list[str]:
-    """Ids of open holds whose time is up, at most a thousand."""
-    return [row[0] for row in db.execute("SELECT id FROM holds WHERE deadline <= ? LIMIT 1000", (now,))]
+    """Ids of open holds whose time is up, and of those whose review is overdue untold; at most a thousand."""
+    found = db.execute(
+        "SELECT id FROM holds WHERE deadline <= ? UNION SELECT id FROM holds WHERE review_deadline <= ? LIMIT 1000",
+        (now, now),
+    )
+    return [row[0] for row in found]
 
 
 def select(
@@ -45,6 +57,7 @@ def select(
     states: Sequence[HoldState],
     requester: tuple[str, str] | None,
     seen_by: Principal | None,
+    reviews: Sequence[ReviewState],
     limit: int,
 ) -> list[HeldRequest]:
     """Newest first."""
@@ -52,6 +65,9 @@ def select(
     if states:
         where.append("h.state IN (SELECT value FROM json_each(?))")
         values.append(json.dumps([state.value for state in states]))
+    if reviews:
+        where.append("h.review IN (SELECT value FROM json_each(?))")
+        values.append(json.dumps([state.value for state in reviews]))
     narrow(where, values, requester=requester, seen_by=seen_by)
     rows = db.execute(
         f"SELECT {COLUMNS} FROM holds h WHERE {' AND '.join(where)}"  # noqa: S608  (constants only)
@@ -86,7 +102,7 @@ def insert(db: sqlite3.Connection, change: Change) -> None:
     held = change.held
     ask = held.ask
     db.execute(
-        "INSERT INTO holds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO holds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '', NULL, NULL)",
         (
             held.id,
             ask.binding,
@@ -118,7 +134,7 @@ def update(db: sqlite3.Connection, before: HeldRequest, change: Change) -> None:
     held = change.held
     db.execute(
         """UPDATE holds SET state = ?, version = ?, decided_at = ?, use_before = ?, deadline = ?, released_to = ?,
-        closed_reason = ? WHERE id = ?""",
+        closed_reason = ?, review = ?, review_deadline = ?, glass = ? WHERE id = ?""",
         (
             held.state.value,
             held.version,
@@ -127,6 +143,9 @@ def update(db: sqlite3.Connection, before: HeldRequest, change: Change) -> None:
             held.deadline,
             held.released_to,
             held.closed_reason,
+            held.glass.state.value if held.glass is not None else "",
+            held.review_deadline,
+            json.dumps(msgspec.to_builtins(held.glass)) if held.glass is not None else None,
             held.id,
         ),
     )
@@ -183,4 +202,5 @@ def _read(db: sqlite3.Connection, row: Sequence[Any]) -> HeldRequest:
         waiters=row[10],
         released_to=row[7],
         closed_reason=row[8],
+        glass=msgspec.convert(json.loads(row[11]), BrokenGlass) if row[11] else None,
     )

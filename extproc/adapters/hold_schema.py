@@ -1,6 +1,7 @@
 """The hold store's tables, how an older file becomes a current one, and whose waiters are forgotten at start.
 
-holds     one row a hold; `ask` is JSON, already masked; `deadline` is when time alone ends it, null once final
+holds     one row a hold; `ask` is JSON, already masked; `deadline` is when time alone ends it, null once final;
+          `glass` is JSON where its requester let it go in an emergency, `review` and `review_deadline` say what is owed
 votes     one row a vote, in order; `terms` is JSON where the approval is for more than once
 grants    one row a grant; `key` is what a request must match, `deadline` as with holds
 uses      one row a use of a grant after the held request's own: the decision it let go
@@ -18,7 +19,7 @@ from extproc.domain.errors import StoreUnavailableError
 from extproc.domain.grant import GrantState
 from extproc.domain.hold import HoldState
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x65787468  # "exth"
 
 OPEN = "state IN ('pending', 'approved')"
@@ -52,6 +53,11 @@ CREATE TABLE uses (
 ) STRICT
 """
 
+_REVIEWS = """
+CREATE INDEX holds_by_review_deadline ON holds (review_deadline) WHERE review_deadline IS NOT NULL;
+CREATE INDEX holds_by_review ON holds (review, created_at) WHERE review != ''
+"""
+
 SCHEMA = f"""
 CREATE TABLE holds (
     id TEXT PRIMARY KEY,
@@ -69,7 +75,10 @@ CREATE TABLE holds (
     deadline REAL CHECK ((deadline IS NOT NULL) = ({OPEN})),
     released_to TEXT NOT NULL CHECK ((released_to != '') = (state = 'released')),
     closed_reason TEXT NOT NULL,
-    ask TEXT NOT NULL
+    ask TEXT NOT NULL,
+    review TEXT NOT NULL DEFAULT '',
+    review_deadline REAL,
+    glass TEXT
 ) STRICT;
 CREATE UNIQUE INDEX one_open_hold_per_binding ON holds (binding) WHERE {OPEN};
 CREATE INDEX holds_by_deadline ON holds (deadline) WHERE deadline IS NOT NULL;
@@ -108,10 +117,17 @@ CREATE TABLE asked (
     name TEXT NOT NULL,
     PRIMARY KEY (name, hold_id)
 ) STRICT;
-{_GRANTS}
+{_GRANTS};
+{_REVIEWS}
 """
 
-UPGRADES = {1: f"ALTER TABLE votes ADD COLUMN terms TEXT;{_GRANTS}"}
+UPGRADES = {
+    1: f"ALTER TABLE votes ADD COLUMN terms TEXT;{_GRANTS}",
+    2: f"""ALTER TABLE holds ADD COLUMN review TEXT NOT NULL DEFAULT '';
+ALTER TABLE holds ADD COLUMN review_deadline REAL;
+ALTER TABLE holds ADD COLUMN glass TEXT;
+{_REVIEWS}""",
+}
 """What turns a file of one schema into one of the next."""
 
 

@@ -36,6 +36,8 @@ from extproc.domain.hold import (
     HoldLimits,
     HoldMove,
     HoldState,
+    Review,
+    ReviewState,
     Verdict,
     Vote,
 )
@@ -158,6 +160,12 @@ class SqliteHoldStore:
     async def vote(self, hold_id: str, vote: Vote, now: float) -> HeldRequest:
         return await self._move(hold_id, now, lambda held: lifecycle.voted(held, vote, now))
 
+    async def break_glass(self, hold_id: str, by: Principal, reason: str, now: float) -> HeldRequest:
+        return await self._move(hold_id, now, lambda held: lifecycle.broken(held, by, reason, now))
+
+    async def review(self, hold_id: str, review: Review, now: float) -> HeldRequest:
+        return await self._move(hold_id, now, lambda held: lifecycle.reviewed(held, review, now))
+
     async def release(self, hold_id: str, decision_id: str, now: float) -> HeldRequest:
         return await self._move(hold_id, now, lambda held: lifecycle.released(held, decision_id, now))
 
@@ -224,9 +232,9 @@ class SqliteHoldStore:
 
     async def get(self, hold_id: str, now: float) -> HeldRequest | None:
         held = await self._sqlite.run(lambda db: rows.load(db, hold_id))
-        if held is None or not held.is_overdue(now):
+        if held is None or not (held.is_overdue(now) or held.is_review_overdue(now)):
             return held
-        return await self._move(hold_id, now, lambda held: lifecycle.expired(held, now))
+        return await self._move(hold_id, now, lambda held: lifecycle.due(held, now))
 
     async def find(
         self,
@@ -234,12 +242,15 @@ class SqliteHoldStore:
         states: Sequence[HoldState] = (),
         requester: tuple[str, str] | None = None,
         seen_by: Principal | None = None,
+        reviews: Sequence[ReviewState] = (),
         limit: int = 100,
         now: float,
     ) -> list[HeldRequest]:
         await self.sweep(now)
         return await self._sqlite.run(
-            lambda db: rows.select(db, states=states, requester=requester, seen_by=seen_by, limit=limit)
+            lambda db: rows.select(
+                db, states=states, requester=requester, seen_by=seen_by, reviews=reviews, limit=limit
+            )
         )
 
     async def changed(self, hold_id: str, version: int, timeout: float) -> HeldRequest | None:
@@ -289,6 +300,7 @@ class SqliteHoldStore:
 
         def work(db: sqlite3.Connection) -> int:
             old = """SELECT id FROM holds h WHERE created_at < ? AND deadline IS NULL
+                AND review NOT IN ('open', 'overdue')
                 AND NOT EXISTS (SELECT 1 FROM moves WHERE hold_id = h.id AND recorded = 0)
                 AND NOT EXISTS (SELECT 1 FROM grants WHERE hold_id = h.id AND deadline IS NOT NULL)"""
             db.execute(f"DELETE FROM moves WHERE hold_id IN ({old})", (before,))  # noqa: S608
@@ -305,7 +317,7 @@ class SqliteHoldStore:
             held = rows.load(db, hold_id)
             if held is None:
                 return HoldError("not_found", "no such hold")
-            due = lifecycle.expired(held, now)
+            due = lifecycle.due(held, now)
             self._save(db, held, due, now)
             try:
                 change = step(due.held)
@@ -375,7 +387,7 @@ class SqliteHoldStore:
         ]
         for grant in grants:
             grant_rows.update(db, granting.expired(grant, now))
-        return len(grants) + sum(self._save(db, held, lifecycle.expired(held, now), now) for held in due)
+        return len(grants) + sum(self._save(db, held, lifecycle.due(held, now), now) for held in due)
 
     def _check_room(self, db: sqlite3.Connection, requester: Principal, now: float) -> None:
         self._expire(db, now)

@@ -84,6 +84,17 @@ class Quorum:
 
 
 @dataclass(frozen=True, slots=True)
+class BreakGlass:
+    """Who may let their own request go at once, and within how many seconds somebody else must look at it.
+
+    `groups` has one entry a rule: the person needs a group out of each.
+    """
+
+    groups: tuple[tuple[str, ...], ...]
+    review_within: float
+
+
+@dataclass(frozen=True, slots=True)
 class HoldDemand:
     """What must happen before a held request may go on. Durations in seconds.
 
@@ -102,6 +113,8 @@ class HoldDemand:
     resumable: bool = False
     reason_patterns: tuple[str, ...] = ()
     """Regular expressions (RE2) that the reason of every approval must match somewhere: a ticket, say."""
+    break_glass: BreakGlass | None = None
+    """None: nobody may."""
 
 
 @noun(frozen=True, slots=True)

@@ -106,7 +106,7 @@ def limit_record(limit: GrantLimit) -> dict[str, Any]:
 def made(grant_id: str, held: HeldRequest, now: float) -> GrantChange | None:
     """The grant of a hold that was approved just now; None when it was approved for once."""
     terms = agreed(held.ask, held.votes)
-    if terms is None:
+    if terms is None or held.glass is not None:  # an emergency is for once, whatever was agreed on before
         return None
     ask = held.ask
     key = ask.binding if terms.scope == "exact" or ask.shape is None else ask.shape.key

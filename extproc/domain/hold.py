@@ -38,10 +38,12 @@ class Verdict(StrEnum):
     VOID = "void"
     RELEASE = "release"
     REVOKE = "revoke"
+    BREAK_GLASS = "break_glass"
 
 
 MOVES: dict[tuple[HoldState, Verdict], HoldState] = {
     (HoldState.PENDING, Verdict.APPROVE): HoldState.APPROVED,
+    (HoldState.PENDING, Verdict.BREAK_GLASS): HoldState.APPROVED,
     (HoldState.PENDING, Verdict.REJECT): HoldState.REJECTED,
     (HoldState.PENDING, Verdict.EXPIRE): HoldState.EXPIRED,
     (HoldState.PENDING, Verdict.WITHDRAW): HoldState.WITHDRAWN,
@@ -60,7 +62,7 @@ OPEN_STATES = frozenset({HoldState.PENDING, HoldState.APPROVED})
 class HoldError(ExtprocError):
     """A move that may not happen. `code` is stable: not_found, not_open, self_approval, not_human,
     not_a_member, already_voted, reason_required, too_many, not_shown_in_full, too_wide, unknown_pin,
-    reason_pattern, conflict."""
+    reason_pattern, conflict, not_allowed, not_requester, not_broken, already_reviewed."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -121,6 +123,46 @@ class Vote:
     terms: GrantTerms | None = None
 
 
+class ReviewState(StrEnum):
+    """Where the review of a broken glass stands; `OPEN` and `OVERDUE` are owed."""
+
+    OPEN = "open"
+    OVERDUE = "overdue"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """Somebody else looked at what was done in an emergency. `justified` is their finding, `at` Unix seconds."""
+
+    reviewer: Principal
+    justified: bool
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenGlass:
+    """The requester let their own request go at once. Times are Unix seconds.
+
+    `is_late` says that it was told that nobody reviewed it by `review_by`.
+    """
+
+    by: Principal
+    reason: str
+    at: float
+    review_by: float
+    is_late: bool = False
+    review: Review | None = None
+
+    @property
+    def state(self) -> ReviewState:
+        """Where its review stands by the books."""
+        if self.review is not None:
+            return ReviewState.DONE
+        return ReviewState.OVERDUE if self.is_late else ReviewState.OPEN
+
+
 @dataclass(frozen=True, slots=True)
 class HeldRequest:
     """A hold as the store keeps it. Times are Unix seconds; `version` grows with every change."""
@@ -138,6 +180,8 @@ class HeldRequest:
     released_to: str = ""
     """The decision id of the one request that an approval let go."""
     closed_reason: str = ""
+    glass: BrokenGlass | None = None
+    """There when its requester let it go in an emergency."""
 
     @property
     def is_open(self) -> bool:
@@ -154,6 +198,17 @@ class HeldRequest:
     def is_overdue(self, now: float) -> bool:
         """Open by the books although its time is up."""
         deadline = self.deadline
+        return deadline is not None and now >= deadline
+
+    @property
+    def review_deadline(self) -> float | None:
+        """When its review becomes overdue; None where none is owed, or that was told already."""
+        is_open = self.glass is not None and self.glass.state is ReviewState.OPEN
+        return self.glass.review_by if self.glass is not None and is_open else None
+
+    def is_review_overdue(self, now: float) -> bool:
+        """A review is owed, its time is up, and nobody was told yet."""
+        deadline = self.review_deadline
         return deadline is not None and now >= deadline
 
 
@@ -192,13 +247,23 @@ class HoldStore(Protocol):
         states: Sequence[HoldState] = (),
         requester: tuple[str, str] | None = None,
         seen_by: Principal | None = None,
+        reviews: Sequence[ReviewState] = (),
         limit: int = 100,
         now: float,
     ) -> list[HeldRequest]:
-        """Newest first; `requester` is (issuer, subject), `seen_by` keeps what `quorum.may_see` allows."""
+        """Newest first; `requester` is (issuer, subject), `seen_by` keeps what `quorum.may_see` allows.
+
+        `reviews` keeps broken glass whose review stands so.
+        """
 
     async def vote(self, hold_id: str, vote: Vote, now: float) -> HeldRequest:
         """Count a vote; enough of them approve, one rejection rejects. Raises HoldError."""
+
+    async def break_glass(self, hold_id: str, by: Principal, reason: str, now: float) -> HeldRequest:
+        """Its requester approves it in an emergency, to be reviewed. Raises HoldError."""
+
+    async def review(self, hold_id: str, review: Review, now: float) -> HeldRequest:
+        """Somebody else looked at it. Raises HoldError."""
 
     async def release(self, hold_id: str, decision_id: str, now: float) -> HeldRequest:
         """Spend the approval on exactly one request. Raises HoldError("not_open") if it is spent or overdue."""
@@ -218,7 +283,7 @@ class HoldStore(Protocol):
         """The number of the newest move of any hold; waits at most `timeout` seconds until it exceeds `since`."""
 
     async def sweep(self, now: float) -> int:
-        """Expire what is overdue at `now`; how many that were."""
+        """Expire what is overdue at `now`, and tell of reviews that became so; how many that were."""
 
     async def unrecorded(self, limit: int = 100) -> list[HoldMove]:
         """Moves not yet told to the ledger, oldest first."""

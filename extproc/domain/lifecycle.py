@@ -12,15 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from extproc.domain.emergency import check_breaker, check_reviewer, is_same_word, may_break
 from extproc.domain.granting import check_terms, limit_record, terms_record
 from extproc.domain.hold import (
     MOVES,
     REASON_LIMIT,
+    BrokenGlass,
     HeldRequest,
     HoldAsk,
     HoldError,
     HoldMove,
     HoldState,
+    Review,
     Verdict,
     Vote,
 )
@@ -74,6 +77,11 @@ def opened(hold_id: str, ask: HoldAsk, now: float) -> Change:
         "decision_id": ask.decision_id,
         "session_id": ask.session_id,
     }
+    if demand.break_glass is not None:
+        fields["break_glass"] = {
+            "groups": [list(groups) for groups in demand.break_glass.groups],
+            "review_within": demand.break_glass.review_within,
+        }
     if ask.trace_id:
         fields["trace_id"] = ask.trace_id
     return _told(held, KINDS[HoldState.PENDING], now, fields)
@@ -121,12 +129,89 @@ def voted(held: HeldRequest, vote: Vote, now: float) -> Change:
     return cast
 
 
+def broken(held: HeldRequest, by: Principal, reason: str, now: float) -> Change:
+    """Its requester lets it go at once. The same again changes nothing, whatever became of the hold meanwhile.
+
+    Raises HoldError: reason_required, not_allowed, not_requester, not_human, not_a_member, not_open.
+    """
+    if not reason.strip():
+        raise HoldError("reason_required", "say why")
+    check_breaker(held.ask, by)
+    allowed = held.ask.demand.break_glass
+    if held.glass is not None or allowed is None:
+        return Change(held)
+    _check_state(held, now, HoldState.PENDING)
+    glass = BrokenGlass(_kept(by), reason[:REASON_LIMIT], now, now + allowed.review_within)
+    told = _told(
+        replace(held, glass=glass),
+        "hold.break_glass",
+        now,
+        {
+            "target": held.ask.target,
+            "requester": held.ask.requester.to_record(),
+            "rules": list(held.ask.rules),
+            "by": glass.by.to_record(),
+            "reason": glass.reason,
+            "review_by": rfc3339(glass.review_by),
+        },
+    )
+    return _then(told, _moved(told.held, Verdict.BREAK_GLASS, now, by=by.person, reason=glass.reason))
+
+
+def reviewed(held: HeldRequest, review: Review, now: float) -> Change:
+    """Somebody else looked at what was done in an emergency. The same word again changes nothing.
+
+    Raises HoldError: reason_required, not_broken, self_approval, not_human, not_a_member, already_reviewed.
+    """
+    if not review.reason.strip():
+        raise HoldError("reason_required", "say what you found")
+    glass = check_reviewer(held, review.reviewer)
+    if glass.review is not None:
+        if is_same_word(glass.review, review):
+            return Change(held)
+        raise HoldError("already_reviewed", "it was reviewed already")
+    kept = replace(review, reviewer=_kept(review.reviewer), reason=review.reason[:REASON_LIMIT], at=now)
+    return _told(
+        replace(held, glass=replace(glass, review=kept)),
+        "hold.reviewed",
+        now,
+        {
+            "reviewer": kept.reviewer.to_record(),
+            "by": kept.reviewer.person,
+            "justified": kept.justified,
+            "reason": kept.reason,
+            "overdue": now >= glass.review_by,
+        },
+    )
+
+
+def review_overdue(held: HeldRequest, now: float) -> Change:
+    """The hold at `now`: told of if nobody reviewed it in time, else as it was."""
+    if held.glass is None or not held.is_review_overdue(now):
+        return Change(held)
+    glass = replace(held.glass, is_late=True)
+    fields = {
+        "target": held.ask.target,
+        "requester": held.ask.requester.to_record(),
+        "rules": list(held.ask.rules),
+        "review_by": rfc3339(glass.review_by),
+    }
+    return _told(replace(held, glass=glass), "hold.review_overdue", now, fields)
+
+
+def due(held: HeldRequest, now: float) -> Change:
+    """All that time alone did to it until `now`."""
+    gone = expired(held, now)
+    return _then(gone, review_overdue(gone.held, now))
+
+
 def released(held: HeldRequest, decision_id: str, now: float) -> Change:
     """The approval is spent on the request that `decision_id` names. Raises HoldError("not_open")."""
     if not decision_id:
         raise HoldError("conflict", "a release names the decision it lets go")
     _check_state(held, now, HoldState.APPROVED)
-    if not is_satisfied(held.ask, held.votes):
+    in_emergency = held.glass is not None and may_break(held.ask, held.glass.by)
+    if not is_satisfied(held.ask, held.votes) and not in_emergency:
         # cannot happen through `voted`; a store that was tampered with must not let anything go
         raise HoldError("not_open", "its votes do not satisfy its demand")
     return _moved(held, Verdict.RELEASE, now, decision_id=decision_id)
@@ -134,7 +219,7 @@ def released(held: HeldRequest, decision_id: str, now: float) -> Change:
 
 def closed(held: HeldRequest, verdict: Verdict, now: float, *, by: str = "", reason: str = "") -> Change:
     """Expire, withdraw, abandon, void or revoke. Raises HoldError("not_open") where the table has no such move."""
-    if verdict in (Verdict.APPROVE, Verdict.REJECT, Verdict.RELEASE):
+    if verdict in (Verdict.APPROVE, Verdict.REJECT, Verdict.RELEASE, Verdict.BREAK_GLASS):
         raise HoldError("conflict", f"{verdict.value} is not a way to close a hold")
     if verdict is not Verdict.EXPIRE and held.is_overdue(now):
         raise HoldError("not_open", "it has expired")
@@ -175,6 +260,8 @@ def _moved(
     if state is HoldState.APPROVED:
         held = replace(held, state=state, decided_at=now, use_before=now + held.ask.demand.use_within)
         fields["use_before"] = rfc3339(held.use_before)
+        if held.glass is not None:
+            fields["break_glass"] = True
     elif state is HoldState.RELEASED:
         held = replace(held, state=state, released_to=decision_id)
         fields["decision_id"] = decision_id

@@ -264,6 +264,9 @@ class TestSqlite:
             pending = await store.open(ask("b2"), NOW)
         with sqlite3.connect(path) as db:
             db.executescript(
+                "DROP INDEX holds_by_review; DROP INDEX holds_by_review_deadline;"
+                "ALTER TABLE holds DROP COLUMN review; ALTER TABLE holds DROP COLUMN review_deadline;"
+                "ALTER TABLE holds DROP COLUMN glass;"
                 "DROP TABLE uses; DROP TABLE grants; ALTER TABLE votes DROP COLUMN terms;"
                 "UPDATE holds SET ask = json_remove(ask, '$.shape'); PRAGMA user_version = 1;"
             )

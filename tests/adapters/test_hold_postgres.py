@@ -105,12 +105,16 @@ async def test_forged_news_changes_nothing(tmp_path: Path, postgres_schema: NewS
     async with replicas("postgres", tmp_path, postgres_schema) as (one, two):
         held = await one.open(ask(), time.time())
         waiting = asyncio.create_task(one.changed(held.id, held.version, 2))
+        listing = asyncio.create_task(one.news(1, 20))
         await asyncio.sleep(0.2)
         async with two._connection() as db:
             for payload in ("", "[", '[["x"]]', f'[["{held.id}", 9]]', "x" * 7000):
                 await db.execute("SELECT pg_notify($1, $2)", one._channel, payload)
         changed = await waiting
         assert changed is None or changed.state is HoldState.PENDING
+        assert not listing.done()  # not woken with nothing new
+        await two.vote(held.id, vote(ANNA), time.time())
+        assert await listing == 3
 
 
 async def test_time_is_the_databases_whatever_the_machines_say(postgres_schema: NewSchema):

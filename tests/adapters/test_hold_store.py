@@ -10,24 +10,21 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from extproc.adapters.hold_postgres import PostgresHoldStore
 from extproc.adapters.hold_sqlite import SqliteHoldStore, new_hold_id
 from extproc.domain.decision import Quorum
 from extproc.domain.errors import StoreUnavailableError
 from extproc.domain.hold import MOVES, HoldError, HoldLimits, HoldState, Verdict
 from extproc.domain.lifecycle import KINDS
 from extproc.domain.quorum import may_see
-from tests.adapters.conftest import NewSchema
-from tests.support.holds import AGENT, ANNA, BERT, CLEO, NOW, MemoryHoldStore, ask, demand, principal, vote
+from tests.adapters.conftest import MakeStore, Store
+from tests.support.holds import AGENT, ANNA, BERT, CLEO, NOW, ask, demand, principal, vote
 
-Store = SqliteHoldStore | PostgresHoldStore | MemoryHoldStore
-MakeStore = Callable[..., Store]
+DECIDING = [Verdict.APPROVE, Verdict.REJECT, Verdict.RELEASE, Verdict.BREAK_GLASS]
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.anyio
@@ -36,32 +33,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture(params=["sqlite", "postgres", "memory"])
-async def make(
-    request: pytest.FixtureRequest, tmp_path: Path, postgres_schema: NewSchema
-) -> AsyncIterator[MakeStore]:
-    made: list[SqliteHoldStore | PostgresHoldStore] = []
-
-    def make_store(**options: Any) -> Store:
-        if request.param == "memory":
-            return MemoryHoldStore(**options)
-        if request.param == "postgres":
-            dsn, schema = postgres_schema()
-            made.append(PostgresHoldStore(dsn, schema=schema, clock=lambda: NOW, monotonic=float, **options))
-            return made[-1]
-        made.append(SqliteHoldStore(tmp_path / f"{len(made)}.db", clock=lambda: NOW, **options))
-        return made[-1]
-
-    yield make_store
-    for store in made:
-        await store.aclose()
-
-
-@pytest.fixture
-def store(make: MakeStore) -> Store:
-    return make()
 
 
 async def refused(code: str, call: Any) -> None:
@@ -216,7 +187,7 @@ class TestAnyHoldStore:
         kinds = [move.kind for move in await store.unrecorded()]
         assert kinds == ["hold.opened", "hold.opened", "hold.expired"]
 
-    @pytest.mark.parametrize("verdict", [v for v in Verdict if v not in ("approve", "reject", "release")])
+    @pytest.mark.parametrize("verdict", [v for v in Verdict if v not in DECIDING])
     @pytest.mark.parametrize("approved", [False, True])
     async def test_closing_follows_the_table(self, store: Store, verdict: Verdict, approved: bool):
         held = await store.open(ask(), NOW)
@@ -231,7 +202,7 @@ class TestAnyHoldStore:
         await refused("not_open", store.close(held.id, verdict, NOW))
         await refused("not_open", store.release(held.id, "dec-2", NOW))
 
-    @pytest.mark.parametrize("verdict", [Verdict.APPROVE, Verdict.REJECT, Verdict.RELEASE])
+    @pytest.mark.parametrize("verdict", DECIDING)
     async def test_deciding_is_not_closing(self, store: Store, verdict: Verdict):
         held = await store.open(ask(), NOW)
         await refused("conflict", store.close(held.id, verdict, NOW))
@@ -417,7 +388,7 @@ class TestSqlite:
         with sqlite3.connect(path) as db:
             db.execute("PRAGMA user_version = 99")
         db.close()
-        with pytest.raises(StoreUnavailableError, match="schema 2"):
+        with pytest.raises(StoreUnavailableError, match="schema 3"):
             await SqliteHoldStore(path).check()
 
     async def test_another_programs_database_is_refused(self, path: Path):

@@ -8,9 +8,31 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from extproc.domain.decision import Quorum
-from extproc.domain.hold import MOVES, OPEN_STATES, HeldRequest, HoldError, HoldMove, HoldState, Verdict, Vote
-from extproc.domain.lifecycle import KINDS, Change, closed, expired, opened, released, voted
+from extproc.domain.decision import BreakGlass, Quorum
+from extproc.domain.hold import (
+    MOVES,
+    OPEN_STATES,
+    BrokenGlass,
+    HeldRequest,
+    HoldError,
+    HoldMove,
+    HoldState,
+    Review,
+    Verdict,
+    Vote,
+)
+from extproc.domain.lifecycle import (
+    KINDS,
+    Change,
+    broken,
+    closed,
+    due,
+    expired,
+    opened,
+    released,
+    reviewed,
+    voted,
+)
 from extproc.domain.principal import Principal
 from extproc.domain.quorum import is_satisfied
 from tests.support.holds import AGENT, ANNA, BERT, CLEO, NOW, ask, demand, principal, vote
@@ -25,12 +47,18 @@ EVERYBODY = [
     principal("robot", "sre", "dpo", kind="agent"),
     principal("stranger"),
 ]
+IN_EMERGENCIES = BreakGlass((("oncall",),), 1000.0)
 DEMANDS = [
     demand(),
     demand(Quorum("sre", 2)),
     demand(Quorum("sre"), Quorum("dpo")),
     demand(allow_agents=True),
+    demand(Quorum("sre", 2), break_glass=IN_EMERGENCIES),
 ]
+OLGA = principal("olga", "oncall", "sre")
+EVERYBODY.append(OLGA)
+BESIDE = ("hold.vote", "hold.break_glass", "hold.reviewed", "hold.review_overdue")
+"""Kinds of moves that change no state."""
 
 
 class Life(RuleBasedStateMachine):
@@ -41,11 +69,11 @@ class Life(RuleBasedStateMachine):
     now: float
     released_at: list[float]
 
-    @initialize(wants=st.sampled_from(DEMANDS))
-    def open(self, wants: Any) -> None:
+    @initialize(wants=st.sampled_from(DEMANDS), requester=st.sampled_from([AGENT, OLGA]))
+    def open(self, wants: Any, requester: Principal) -> None:
         self.now = NOW
         self.released_at = []
-        change = opened("h-1", ask(wants=wants), self.now)
+        change = opened("h-1", ask(wants=wants, requester=requester), self.now)
         self.held, self.moves = change.held, change.moves
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 599.9, 600.0, 3599.9, 3600.0]))
@@ -68,9 +96,19 @@ class Life(RuleBasedStateMachine):
     def it_is_closed(self, verdict: Verdict) -> None:
         self.attempt(lambda held: closed(held, verdict, self.now, by="x", reason="y"))
 
+    @rule(who=st.sampled_from(EVERYBODY))
+    def somebody_breaks_the_glass(self, who: Principal) -> None:
+        if self.attempt(lambda held: broken(held, who, "down", self.now)):
+            assert who == OLGA and self.held.ask.requester == OLGA
+            assert self.held.ask.demand.break_glass is not None
+
+    @rule(who=st.sampled_from(EVERYBODY), justified=st.booleans())
+    def somebody_reviews(self, who: Principal, justified: bool) -> None:
+        self.attempt(lambda held: reviewed(held, Review(who, justified, "looked", self.now), self.now))
+
     @rule()
     def somebody_looks(self) -> None:
-        self.attempt(lambda held: expired(held, self.now))
+        self.attempt(lambda held: due(held, self.now))
 
     def attempt(self, step: Any) -> bool:
         before = self.held
@@ -92,15 +130,28 @@ class Life(RuleBasedStateMachine):
             (self.held.state is HoldState.RELEASED) == bool(self.released_at) == bool(self.held.released_to)
         )
         if self.held.state in (HoldState.APPROVED, HoldState.RELEASED):
-            assert is_satisfied(self.held.ask, self.held.votes)
             assert all(v.approve for v in self.held.votes)
+            if self.held.glass is not None:
+                assert self.held.glass.by.person == self.held.ask.requester.person
+                return
+            assert is_satisfied(self.held.ask, self.held.votes)
             places = sum(quorum.count for quorum in self.held.ask.demand.quorums)
-            assert len({v.person for v in self.held.votes} - {AGENT.person}) >= places
+            assert len({v.person for v in self.held.votes} - {self.held.ask.requester.person}) >= places
+
+    @invariant()
+    def broken_glass_is_owed_one_review_by_somebody_else(self) -> None:
+        kinds = [move.kind for move in self.moves]
+        assert kinds.count("hold.break_glass") == (self.held.glass is not None)
+        assert kinds.count("hold.reviewed") <= kinds.count("hold.break_glass")
+        assert kinds.count("hold.review_overdue") <= kinds.count("hold.break_glass")
+        if self.held.glass is not None and self.held.glass.review is not None:
+            assert self.held.glass.review.reviewer.person != OLGA.person
+            assert self.held.glass.review.reviewer.kind == "human"
 
     @invariant()
     def every_change_has_its_move(self) -> None:
         assert [move.id for move in self.moves] == [f"h-1.{n}" for n in range(1, self.held.version + 1)]
-        assert [m.kind for m in self.moves if m.kind != "hold.vote"][-1] == KINDS[self.held.state]
+        assert [m.kind for m in self.moves if m.kind not in BESIDE][-1] == KINDS[self.held.state]
         assert sum(m.kind == "hold.vote" for m in self.moves) == len(self.held.votes)
         states = [(m.fields["from"], m.fields["to"]) for m in self.moves if "from" in m.fields]
         assert [old for old, _ in states] == ["pending", *(new for _, new in states)][: len(states)]
@@ -115,7 +166,7 @@ TestLife = Life.TestCase
 
 def in_state(state: HoldState) -> HeldRequest:
     """A hold that came to `state` by a path of the table."""
-    held = opened("h-1", ask(), NOW).held
+    held = opened("h-1", ask(requester=OLGA, wants=demand(break_glass=IN_EMERGENCIES)), NOW).held
     match state:
         case HoldState.PENDING:
             return held
@@ -152,6 +203,8 @@ def test_what_is_not_in_the_table_cannot_happen(state: HoldState, verdict: Verdi
                 return voted(held, vote(BERT, False), NOW)
             case Verdict.RELEASE:
                 return released(held, "dec-3", NOW)
+            case Verdict.BREAK_GLASS:
+                return broken(held, OLGA, "down", NOW)
         return closed(held, verdict, NOW)
 
     if (state, verdict) in MOVES:
@@ -172,6 +225,15 @@ def test_a_tampered_approval_lets_nothing_go():
         forged = HeldRequest(**{**fields_of(held), "votes": votes})
         with pytest.raises(HoldError):
             released(forged, "dec-2", NOW)
+
+
+def test_a_tampered_emergency_lets_nothing_go():
+    held = broken(in_state(HoldState.PENDING), OLGA, "down", NOW).held
+    assert released(held, "dec-2", NOW).held.state is HoldState.RELEASED
+    for by in (ANNA, principal("olga"), principal("olga", "oncall", kind="agent")):
+        glass = BrokenGlass(by, "down", NOW, NOW + 1000)
+        with pytest.raises(HoldError):
+            released(HeldRequest(**{**fields_of(held), "glass": glass}), "dec-2", NOW)
 
 
 def fields_of(held: HeldRequest) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from extproc.domain.hold import (
     HoldLimits,
     HoldMove,
     HoldState,
+    Review,
+    ReviewState,
     Verdict,
     Vote,
 )
@@ -152,7 +154,7 @@ class MemoryHoldStore:
 
     async def get(self, hold_id: str, now: float) -> HeldRequest | None:
         held = self._holds.get(hold_id)
-        return held and await self._keep(lifecycle.expired(held, now))
+        return held and await self._keep(lifecycle.due(held, now))
 
     async def find(
         self,
@@ -160,6 +162,7 @@ class MemoryHoldStore:
         states: Sequence[HoldState] = (),
         requester: tuple[str, str] | None = None,
         seen_by: Principal | None = None,
+        reviews: Sequence[ReviewState] = (),
         limit: int = 100,
         now: float,
     ) -> list[HeldRequest]:
@@ -170,11 +173,18 @@ class MemoryHoldStore:
             if (not states or held.state in states)
             and (requester in (None, (held.ask.requester.issuer, held.ask.requester.subject)))
             and (seen_by is None or may_see(held.ask, seen_by))
+            and (not reviews or (held.glass is not None and held.glass.state in reviews))
         ]
         return sorted(found, key=lambda held: -held.created_at)[:limit]
 
     async def vote(self, hold_id: str, vote: Vote, now: float) -> HeldRequest:
         return await self._keep(lifecycle.voted(await self._standing(hold_id, now), vote, now))
+
+    async def break_glass(self, hold_id: str, by: Principal, reason: str, now: float) -> HeldRequest:
+        return await self._keep(lifecycle.broken(await self._standing(hold_id, now), by, reason, now))
+
+    async def review(self, hold_id: str, review: Review, now: float) -> HeldRequest:
+        return await self._keep(lifecycle.reviewed(await self._standing(hold_id, now), review, now))
 
     async def release(self, hold_id: str, decision_id: str, now: float) -> HeldRequest:
         return await self._keep(lifecycle.released(await self._standing(hold_id, now), decision_id, now))
@@ -206,9 +216,9 @@ class MemoryHoldStore:
         return len(self._moves)
 
     async def sweep(self, now: float) -> int:
-        due = [held for held in self._holds.values() if held.is_overdue(now)]
+        due = [h for h in self._holds.values() if h.is_overdue(now) or h.is_review_overdue(now)]
         for held in due:
-            await self._keep(lifecycle.expired(held, now))
+            await self._keep(lifecycle.due(held, now))
         over = [grant for grant in self._grants.values() if grant.is_overdue(now)]
         for grant in over:
             await self._keep_grant(granting.expired(grant, now))
