@@ -1,4 +1,4 @@
-"""The rules that are judged together: one call to the engine, over exactly the facts they read.
+"""The rules that are judged together, in one go, over exactly the facts they read.
 
 A phase has one stage, and a second one for rules that read `risk`, which is summed over the first.
 """
@@ -12,6 +12,7 @@ from extproc.domain.decision import Matched
 from extproc.domain.errors import ProtocolError
 from extproc.policy.engine import Engine, Unjudged
 from extproc.policy.facts import FACTS, RISK, Convert, converter
+from extproc.policy.plain import PlainBatch
 from extproc.policy.projection import Paths
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Stage:
 
     def __init__(self, engine: Engine, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
-        self._batch = engine.batch([rule.condition for rule in rules])
+        self._batch = PlainBatch(engine, [rule.condition for rule in rules])
         self._index = {rule.digest: index for index, rule in enumerate(rules)}
         self._reads = _facts_of(rules)
         self._reads_risk = any(RISK in rule.reads for rule in rules)
