@@ -17,8 +17,8 @@ import click
 def demo(once: bool, keep: bool) -> None:
     """Play the whole story on this machine with real traffic.
 
-    Starts Envoy, extproc, a small API with personal data, a Postgres, a token issuer and an OTLP receiver, all on
-    loopback.
+    Starts Envoy, extproc, a small API with personal data, a Postgres, a MariaDB where one is installed, a
+    token issuer and an OTLP receiver, all on loopback.
     """
     from extproc.demo.processes import StartError
     from extproc.demo.scene import Scene
@@ -26,7 +26,7 @@ def demo(once: bool, keep: bool) -> None:
     from extproc.demo.story import Story, by_hand
 
     folder = Path(tempfile.mkdtemp(prefix="extproc-demo-"))
-    click.echo(f"Starting Envoy, extproc, the API, Postgres, the issuer and the OTLP receiver in {folder} …")
+    click.echo(f"Starting Envoy, extproc, the API, databases, the issuer and the OTLP receiver in {folder} …")
     started = time.monotonic()
     code = 0
     # so that a kill also stops the children

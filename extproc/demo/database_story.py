@@ -99,10 +99,7 @@ class DatabaseChapter:
     def show_traces(self) -> None:
         """The sessions as the exporter made them from the ledger."""
         for who, statement in (("analyst-bot", "DROP"), ("clerk-bot", "DELETE")):
-            spans: list[ReceivedSpan] = until(lambda s=statement: self._session(s), f"the trace of {who}")  # type: ignore[misc]
-            click.echo(indent(draw_trace(spans)))
-            told = [str(span.attributes.get("db.query.text", "")) for span in spans]
-            expect(any(statement in text for text in told), f"{who}'s session has its statements as spans")
+            show_session(self.scene, DATABASE, who, statement)
 
     def by_hand(self) -> str:
         """What to try at the database once the story is over."""
@@ -144,13 +141,24 @@ The database, with psql or any other client; the token is the password:
     def _orders(self) -> int:
         return int(self.scene.database.run("SELECT count(*) FROM orders")[0][0])
 
-    def _session(self, statement: str) -> list[ReceivedSpan]:
-        """The trace of the session that has such a statement, once all of it is here: its root comes last."""
-        for span in self.scene.otlp.spans:
-            if span.attributes.get("extproc.target") == DATABASE and statement in str(
-                span.attributes.get("db.query.text", "")
-            ):
-                trace = self.scene.otlp.trace(span.trace_id)
-                if any(each.name == f"session {DATABASE}" for each in trace):
-                    return trace
-        return []
+
+def show_session(scene: Scene, target: str, who: str, statement: str) -> None:
+    """The trace of the session that has such a statement."""
+    spans: list[ReceivedSpan] = until(
+        lambda: _session(scene, target, statement), f"the trace of {who} at {target}"
+    )
+    click.echo(indent(draw_trace(spans)))
+    told = [str(span.attributes.get("db.query.text", "")) for span in spans]
+    expect(any(statement in text for text in told), f"{who}'s session has its statements as spans")
+
+
+def _session(scene: Scene, target: str, statement: str) -> list[ReceivedSpan]:
+    """The trace of such a session, once all of it is here: its root comes last."""
+    for span in scene.otlp.spans:
+        if span.attributes.get("extproc.target") == target and statement in str(
+            span.attributes.get("db.query.text", "")
+        ):
+            trace = scene.otlp.trace(span.trace_id)
+            if any(each.name == f"session {target}" for each in trace):
+                return trace
+    return []

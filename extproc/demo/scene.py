@@ -1,4 +1,4 @@
-"""What the demo runs on this machine: issuer, API, Postgres, OTLP receiver, `extproc serve`, Envoy; on loopback."""
+"""What the demo runs on this machine, on loopback: issuer, API, databases, OTLP receiver, `extproc serve`, Envoy."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import shutil
 import sys
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import httpx2
 import yaml
 
 from extproc.config import load_config
+from extproc.demo import mariadb
 from extproc.demo.api import ApiServer, CustomersApi
 from extproc.demo.issuer import Issuer
 from extproc.demo.logins import Client
+from extproc.demo.mariadb import MariaDB
 from extproc.demo.otlp import OtlpReceiver
-from extproc.demo.people import CUSTOMERS
 from extproc.demo.postgres import Postgres
 from extproc.demo.processes import (
     ManagedProcess,
@@ -29,12 +31,13 @@ from extproc.demo.processes import (
     start_envoy,
     wait_until,
 )
+from extproc.demo.tables import ROLE, billing_schema, schema
 from extproc.render.bootstrap import envoy_config
 
 TARGET = "customers-api"
 DATABASE = "orders-db"
-ROLE = "app"
-"""Whom every caller becomes at the database, whatever user name it gave."""
+BILLING = "billing-db"
+BILLING_POLICY = "billing.yaml"
 CLIENT = "approvals-console"
 AUDIENCE = "extproc-approvals"
 PEOPLE = {"fiona": ("finance",), "olga": ("operations",), "oscar": ("operators",), "audrey": ("auditors",)}
@@ -62,7 +65,9 @@ class Scene:
         self.otlp = OtlpReceiver()
         self.database = Postgres()
         self.database_password = secrets.token_urlsafe(24)
-        self.port, self.database_port, self.console_port = free_ports(3)
+        self.billing: MariaDB | None = MariaDB() if mariadb.is_here() else None
+        """None where there is none to start."""
+        self.port, self.database_port, self.billing_port, self.console_port = free_ports(4)
         self.one_time_code = "-".join(secrets.token_hex(3) for _ in range(3))
         self.config = folder / "extproc.yaml"
         self.api_socket = folder / "approvals.sock"
@@ -97,6 +102,8 @@ class Scene:
             process.stop(grace=20.0)
         self._processes.clear()
         self.database.stop()
+        if self.billing is not None:
+            self.billing.stop()
         self.api_server.stop()
         self.otlp.stop()
         self.issuer.stop()
@@ -112,10 +119,10 @@ class Scene:
             aud=AUDIENCE, azp=CLIENT,
         )  # fmt: skip
 
-    def database_token(self, who: str, *groups: str) -> str:
-        """What an agent gives as its password to the database."""
+    def database_token(self, who: str, *groups: str, audience: str = DATABASE) -> str:
+        """What an agent gives as its password to a database."""
         return self.issuer.token(
-            who, groups=groups, kind="agent", lifetime=3600, email=f"{who}@bank.example", aud=DATABASE
+            who, groups=groups, kind="agent", lifetime=3600, email=f"{who}@bank.example", aud=audience
         )
 
     def client(self, token: str | None) -> httpx2.Client:
@@ -133,6 +140,9 @@ class Scene:
         self.otlp.start()
         self.database.start()
         self.database.run(schema(self.database_password))
+        if self.billing is not None:
+            self.billing.start()
+            self.billing.run(billing_schema(self.database_password))
         self._write_config()
         log = self.folder / "serve.log"
         serve = start(
@@ -166,6 +176,8 @@ class Scene:
         policies = self.folder / "policies"
         policies.mkdir(mode=0o755)
         for source in shipped_policies():
+            if source.name == BILLING_POLICY and self.billing is None:
+                continue
             shutil.copyfile(source, policies / source.name)
             (policies / source.name).chmod(0o644)
         self._write_secret("customers-api.key", self.api_key)
@@ -188,6 +200,7 @@ class Scene:
                     "protocol": "postgres",
                     "target": DATABASE,
                 },
+                *self._billing_listener(),
             ],
             "targets": [
                 {
@@ -198,21 +211,19 @@ class Scene:
                     "credential": {"header": "x-api-key", "value": {"file": "customers-api.key"}},
                     "record": {"request": "masked", "response": "masked"},
                 },
-                {
-                    "name": DATABASE,
-                    "kind": "postgres",
-                    "upstream": {"address": f"unix:{self.database.socket}"},
-                    "labels": {"env": "demo"},
-                    "record": {"request": "masked"},
-                    "database": {"roles": {"*": {"user": ROLE, "password": {"file": "orders-db.key"}}}},
-                },
+                _database_target(DATABASE, "postgres", self.database.socket),
+                *(
+                    [_database_target(BILLING, "mysql", self.billing.socket)]
+                    if self.billing is not None
+                    else []
+                ),
             ],
             "identity": {
                 "providers": [
                     {
                         "name": "demo",
                         "issuer": self.issuer.issuer,
-                        "audiences": [TARGET, DATABASE],
+                        "audiences": [TARGET, DATABASE, BILLING],
                         "keys": {"discovery": True},
                         "claims": {"groups": "groups", "kind": "kind", "person": "email"},
                         "insecure_loopback": True,
@@ -238,30 +249,24 @@ class Scene:
         self.config.write_text(yaml.safe_dump(settings, sort_keys=False))
         self.config.chmod(0o644)
 
+    def _billing_listener(self) -> list[dict[str, str]]:
+        if self.billing is None:
+            return []
+        address = f"127.0.0.1:{self.billing_port}"
+        return [{"name": "mysql", "address": address, "protocol": "mysql", "target": BILLING}]
+
     def _write_secret(self, name: str, value: str) -> None:
         handle = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w") as file:
             file.write(value)
 
 
-def schema(password: str) -> str:
-    """The bank's database: the people of `people.py`, and ten orders each for two of them.
-
-    The role owns the tables: what stops a DROP is policy alone.
-    """
-    columns = ("id", "name", "email", "phone", "iban", "card", "ssn", "city")
-    rows = ", ".join(
-        "(" + ", ".join(str(person[c]) if c == "id" else f"'{person[c]}'" for c in columns) + ")"
-        for person in CUSTOMERS
-    )
-    return f"""
-CREATE USER {ROLE} PASSWORD '{password}';
-CREATE TABLE customers
-  (id int PRIMARY KEY, name text, email text, phone text, iban text, card text, ssn text, city text);
-INSERT INTO customers VALUES {rows};
-CREATE TABLE orders (id int PRIMARY KEY, customer int, amount int);
-INSERT INTO orders SELECT n, 1 + n % 2, n * 10 FROM generate_series(1, 20) n;
-GRANT ALL ON ALL TABLES IN SCHEMA public TO {ROLE};
-ALTER TABLE customers OWNER TO {ROLE};
-ALTER TABLE orders OWNER TO {ROLE};
-"""
+def _database_target(name: str, kind: str, socket: Path) -> dict[str, Any]:
+    return {
+        "name": name,
+        "kind": kind,
+        "upstream": {"address": f"unix:{socket}"},
+        "labels": {"env": "demo"},
+        "record": {"request": "masked"},
+        "database": {"roles": {"*": {"user": ROLE, "password": {"file": "orders-db.key"}}}},
+    }

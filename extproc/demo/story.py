@@ -18,6 +18,7 @@ import click
 import httpx2
 
 from extproc.demo.database_story import DatabaseChapter
+from extproc.demo.mysql_story import MysqlChapter
 from extproc.demo.otlp import ReceivedSpan
 from extproc.demo.people import CUSTOMERS
 from extproc.demo.scene import Scene
@@ -34,6 +35,7 @@ class Story:
         self.payer = scene.token("payments-bot", "payments")
         self.approver = scene.approver_token("fiona", "finance")
         self.database = DatabaseChapter(scene, self.cli, self.pending)
+        self.mysql = MysqlChapter(scene, self.cli, self.pending)
         self._trace_ids: list[tuple[str, str]] = []
 
     def play(self) -> None:
@@ -43,6 +45,7 @@ class Story:
         self.nobody()
         self.held_until_approved()
         self.database.play()
+        self.mysql.play()
         self.the_trace()
         self.the_proof()
         self.the_packet()
@@ -111,16 +114,17 @@ class Story:
         expect(len(scene.api.payments) == 1, "and it was executed exactly once")
 
     def the_trace(self) -> None:
-        act(8, "What an SRE sees: every answer is part of the caller's own trace, made from the ledger")
+        act(9, "What an SRE sees: every answer is part of the caller's own trace, made from the ledger")
         for title, trace_id in self._trace_ids:
             spans: list[ReceivedSpan] = until(partial(self._ours, trace_id), f"the trace of {title}")
             click.echo(indent(draw_trace(spans)))
         self.database.show_traces()
+        self.mysql.show_traces()
         hashes = [s.attributes.get("extproc.record.hash") for s in self.scene.otlp.spans]
         expect(any(hashes), "spans carry the hash of their record")
 
     def the_proof(self) -> None:
-        act(9, "What an auditor checks: the ledger, and that nobody changed it")
+        act(10, "What an auditor checks: the ledger, and that nobody changed it")
         ledger = self.scene.folder / "state" / "ledger"
         until(lambda: self._verify(ledger).returncode == 0, "the checkpointer to sign")
         verdict = self._verify(ledger)
@@ -136,7 +140,7 @@ class Story:
         expect(verdict.returncode == 1, "a copy in which one name was changed does not")
 
     def the_packet(self) -> None:
-        act(10, "What an auditor takes home: a packet that verifies on a machine without extproc")
+        act(11, "What an auditor takes home: a packet that verifies on a machine without extproc")
         home = self.scene.folder / "auditor"
         home.mkdir()
         packet = home / "packet.zip"
@@ -206,7 +210,7 @@ Everything stays up until you press Ctrl-C. Try it by hand:
   curl -s {scene.url}/payments -H "authorization: Bearer $PAYER" -H 'content-type: application/json' \\
        -d '{{"amount": 2500, "currency": "EUR", "to_iban": "DE89370400440532013000", "customer_id": 2}}'
 
-{story.database.by_hand()}
+{story.database.by_hand()}{story.mysql.by_hand()}
 Decide on what waits, in a browser: {scene.console_url}
 Log in as fiona or olga at the demo's issuer, which believes everybody, or as fiona with the one-time code
 
