@@ -21,6 +21,7 @@ import asyncpg  # type: ignore[import-untyped]
 import msgspec
 
 from extproc.adapters.hold_postgres_schema import SCHEMA_VERSION, version_of
+from extproc.adapters.hold_schema import STANDING
 from extproc.adapters.hold_sqlite import DEFAULT_LIMITS, new_grant_id, new_hold_id
 from extproc.adapters.hold_waits import Seen, Waits
 from extproc.adapters.process_name import process_name
@@ -34,6 +35,7 @@ from extproc.domain.hold import (
     HoldError,
     HoldLimits,
     HoldMove,
+    HoldsOpen,
     HoldState,
     Review,
     ReviewState,
@@ -421,6 +423,12 @@ class PostgresHoldStore:
             return len(old)
 
         return await self._change(work)
+
+    async def standing(self) -> list[HoldsOpen]:
+        """Open holds by state, of all machines."""
+        async with self._connection() as db:
+            found = await db.fetch(STANDING)
+        return [HoldsOpen(HoldState(state), count, oldest) for state, count, oldest in found]
 
     # -- transactions -----------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ SCHEMA_VERSION = 3
 APPLICATION_ID = 0x65787468  # "exth"
 
 OPEN = "state IN ('pending', 'approved')"
+STANDING = f"SELECT state, count(*), min(created_at) FROM holds WHERE {OPEN} GROUP BY state"  # noqa: S608
 _STATES = ", ".join(f"'{state.value}'" for state in HoldState)
 _GRANT_STATES = ", ".join(f"'{state.value}'" for state in GrantState)
 

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from extproc.adapters import grant_rows
 from extproc.adapters import hold_rows as rows
-from extproc.adapters.hold_schema import prepare
+from extproc.adapters.hold_schema import STANDING, prepare
 from extproc.adapters.hold_waits import Seen, Waits
 from extproc.adapters.process_name import process_name
 from extproc.adapters.sqlite_thread import SqliteThread
@@ -35,6 +35,7 @@ from extproc.domain.hold import (
     HoldError,
     HoldLimits,
     HoldMove,
+    HoldsOpen,
     HoldState,
     Review,
     ReviewState,
@@ -307,6 +308,11 @@ class SqliteHoldStore:
             return db.execute(f"DELETE FROM holds WHERE id IN ({old})", (before,)).rowcount  # noqa: S608
 
         return await self._change(work)
+
+    async def standing(self) -> list[HoldsOpen]:
+        """Open holds by state, as the books have them."""
+        found = await self._sqlite.run(lambda db: db.execute(STANDING).fetchall())
+        return [HoldsOpen(HoldState(state), count, oldest) for state, count, oldest in found]
 
     # -- in the thread ----------------------------------------------------------------------------------------
 

@@ -46,6 +46,8 @@ class _Follow:
     """One writer: how far it was read, and whether more can come."""
 
     tail: WriterTail
+    records: int = 0
+    """Records read so far."""
     ended: bool = False
     damaged: bool = False
 
@@ -90,7 +92,11 @@ class SpanFeed:
     def save(self) -> None:
         """Everything given out so far was delivered. Raises OSError."""
         writers: dict[str, dict[str, Any]] = {
-            name: {"segment": follow.tail.place.segment, "offset": follow.tail.place.offset}
+            name: {
+                "segment": follow.tail.place.segment,
+                "offset": follow.tail.place.offset,
+                "records": follow.records,
+            }
             for name, follow in self._writers.items()
         }
         for writer, place in self._joiner.open_places():
@@ -130,6 +136,7 @@ class SpanFeed:
             return False
         for line in lines:
             batch += self._take(name, line.data, line.place)
+        follow.records += len(lines)
         if not lines and not running:
             follow.ended = True
             follow.tail.close()
@@ -195,7 +202,8 @@ class SpanFeed:
             if name not in present:
                 continue  # purged
             start = Position(int(kept["segment"]), int(kept["offset"]))
-            self._writers[name] = _Follow(WriterTail(self._directory / name, start))
+            records = int(kept.get("records", start.segment))
+            self._writers[name] = _Follow(WriterTail(self._directory / name, start), records)
             reopened += [(name, Position(int(at[0]), int(at[1]))) for at in kept.get("open", ())]
         lines = []
         for name, place in reopened:

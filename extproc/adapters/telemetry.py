@@ -182,6 +182,8 @@ class TelemetryExporter:
         self._left: list[ReadableSpan] = []
         self._reachable = True
         self._fits = batch
+        self.failures = 0
+        """Exports that the collector did not take, since this process began."""
 
     @property
     def reachable(self) -> bool:
@@ -248,6 +250,7 @@ class TelemetryExporter:
                 "telemetry.reachable" if delivered else "telemetry.unreachable"
             )
         if not delivered:
+            self.failures += 1
             self._fits = max(1, self._fits // 2)  # perhaps it was too much at once for the collector
         return delivered
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import structlog
-import uvicorn
 
 from extproc.adapters.control import Control
 from extproc.adapters.jwks import JwksKeys
 from extproc.adapters.webhooks import Endpoint, Webhooks, key_of
 from extproc.app.governing import provider_rules
-from extproc.app.worker import Holds, open_holds, open_keys, open_ledger, recorder
-from extproc.config import Address, Settings
-from extproc.config.settings import ApprovalsTls
+from extproc.app.hold_stores import Holds, open_holds
+from extproc.app.http_server import HttpServer, all_listen, bind_http, http_config
+from extproc.app.worker import open_keys, open_ledger, recorder
+from extproc.config import Settings
 from extproc.domain.errors import PolicyError, StoreUnavailableError
 from extproc.domain.principal import Principal
 from extproc.domain.record import Record
@@ -108,14 +105,14 @@ async def run_approvals(settings: Settings, control: Control, stopping: asyncio.
             mask=mask,
         )
         webhooks = open_webhooks(settings, record)
-        servers = [HttpServer(_config(app, settings.approvals.tls))]
-        doors = [(servers[0], _bind(settings.approvals.listen), "api")]
+        servers = [HttpServer(http_config(app, settings.approvals.tls))]
+        doors = [(servers[0], bind_http(settings.approvals.listen), "api")]
         if settings.console is not None:
             from extproc.app.console import console_app  # templates and all: only where there is a console
 
             pages = console_app(settings, settings.console, holds, authenticate, keys, record, mask, status)
-            servers.append(HttpServer(_config(pages, settings.console.tls)))
-            doors.append((servers[1], _bind(settings.console.listen), "console"))
+            servers.append(HttpServer(http_config(pages, settings.console.tls)))
+            doors.append((servers[1], bind_http(settings.console.listen), "console"))
         tasks = [
             *(asyncio.create_task(server.serve([door]), name=name) for server, door, name in doors),
             asyncio.create_task(keys.run(), name="keys"),
@@ -125,7 +122,7 @@ async def run_approvals(settings: Settings, control: Control, stopping: asyncio.
             asyncio.create_task(supervisor.listen(), name="control"),
             asyncio.create_task(stopping.wait(), name="stop"),
         ]
-        listening = asyncio.create_task(_all_listen(servers))
+        listening = asyncio.create_task(all_listen(servers))
         await asyncio.wait((*tasks, listening), return_when=asyncio.FIRST_COMPLETED)
         listening.cancel()
         await control.send({"ready": True})
@@ -201,57 +198,3 @@ async def _forget(holds: Holds, keep: float) -> None:
         except StoreUnavailableError as error:
             log.warning("holds.not_forgotten", error=str(error))
         await asyncio.sleep(3600)
-
-
-class HttpServer(uvicorn.Server):
-    """uvicorn that leaves the signals to us and says when it listens."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
-
-
-async def _all_listen(servers: Sequence[HttpServer]) -> None:
-    for server in servers:
-        await server.listening.wait()
-
-
-def _config(app: Any, tls: ApprovalsTls | None) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=3,
-        lifespan="off",
-        ssl_certfile=str(tls.certificate) if tls is not None else None,
-        ssl_keyfile=str(tls.key) if tls is not None else None,
-    )
-
-
-def _bind(address: Address) -> socket.socket:
-    """The listening socket; a unix one is ours alone from the moment it exists."""
-    if address.path is None:
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address.host, address.port))
-        return listener
-    address.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    address.path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
-        listener.bind(str(address.path))
-    finally:
-        os.umask(before)
-    return listener

@@ -17,11 +17,12 @@ from extproc.config import Settings, load_config
 def main() -> int:
     """Run one child until its supervisor goes or says so."""
     parser = argparse.ArgumentParser(prog="extproc.app.child")
-    parser.add_argument("kind", choices=("worker", "approvals", "exporter", "checkpointer"))
+    parser.add_argument("kind", choices=("worker", "approvals", "exporter", "checkpointer", "metrics"))
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--control", type=int, required=True)
     parser.add_argument("--index", type=int, default=0)
     parser.add_argument("--bundle", type=Path, default=Path())
+    parser.add_argument("--began", type=float, default=0.0)
     arguments = parser.parse_args()
     os.umask(0o077)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -51,6 +52,10 @@ async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
             from extproc.app.tailers import run_exporter
 
             await run_exporter(settings, control, stopping)
+        case "metrics":
+            from extproc.app.metering import run_metrics
+
+            await run_metrics(settings, control, stopping, arguments.began)
         case _:
             from extproc.app.tailers import run_checkpointer
 

@@ -57,6 +57,9 @@ class Child:
     """The digest that a worker said it governs by."""
     locks: int = -1
     """The version of the locks that a worker said it has."""
+    starts: int = 0
+    figures: dict[str, Any] = field(default_factory=dict)
+    """What it said of itself last, for the metrics."""
 
     def kill(self) -> None:
         """At once; it is started anew."""
@@ -78,6 +81,7 @@ class Supervisor:
         self._reload_lock = asyncio.Lock()
         self._asked: set[asyncio.Task[None]] = set()
         self._locks = LockKeeper(lock_file(settings), self._workers)
+        self._began = time.time()
         self._ledger = open_ledger(settings, "supervisor")
         self._bundle = Path()
         self._digest = ""
@@ -85,6 +89,8 @@ class Supervisor:
         self.children += [Child("approvals"), Child("checkpointer")]
         if wants_spans(settings):
             self.children.append(Child("exporter"))
+        if settings.telemetry.metrics is not None:
+            self.children.append(Child("metrics"))
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises PolicyError when the policy at start is no good."""
@@ -233,6 +239,10 @@ class Supervisor:
         ]  # fmt: skip
         if child.kind == "worker":
             arguments += ["--index", str(child.index), "--bundle", str(self._bundle)]
+        elif child.kind == "metrics":
+            arguments += ["--began", repr(self._began)]
+        child.starts += 1
+        child.figures = {}
         child.process = await asyncio.create_subprocess_exec(*arguments, pass_fds=(theirs.fileno(),))
         theirs.close()
         child.control = await Control.open(ours)
@@ -256,6 +266,10 @@ class Supervisor:
                 task = asyncio.create_task(self._answer_lock(child.control, message["lock"]))
                 self._asked.add(task)
                 task.add_done_callback(self._asked.discard)
+            elif "figures" in message:
+                child.figures = dict(message["figures"])
+            elif "asks_figures" in message:
+                await self._tell_figures(child.control)
             elif "locks_in_force" in message:
                 child.locks = int(message["locks_in_force"])
                 self._locks.told.set()
@@ -270,6 +284,15 @@ class Supervisor:
         answer = {"reloaded": await self.reload(asked)}
         with suppress(OSError):  # whoever asked is gone
             await control.send(answer)
+
+    async def _tell_figures(self, control: Control) -> None:
+        """What the metrics process cannot see in the ledger: how each child stands."""
+        known = {
+            child.name: {"ready": child.ready.is_set(), "restarts": max(0, child.starts - 1)} | child.figures
+            for child in self.children
+        }
+        with suppress(OSError):
+            await control.send({"figures_of": known})
 
     async def _answer_lock(self, control: Control, asked: Mapping[str, Any]) -> None:
         try:
@@ -301,7 +324,7 @@ class Supervisor:
 
     async def _stop_children(self) -> None:
         """Workers first, so that what they wrote is still exported and signed."""
-        for kinds in (("worker",), ("approvals",), ("exporter", "checkpointer")):
+        for kinds in (("worker",), ("approvals",), ("exporter", "checkpointer", "metrics")):
             await asyncio.gather(*(self._stop(child) for child in self.children if child.kind in kinds))
 
     async def _stop(self, child: Child) -> None:

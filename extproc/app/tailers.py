@@ -16,6 +16,7 @@ from extproc.adapters.checkpoint_key import load_or_create_key
 from extproc.adapters.checkpointer import Checkpointer
 from extproc.adapters.control import Control
 from extproc.adapters.telemetry import TelemetrySettings, is_enabled, open_exporter, read_environment
+from extproc.app.figures import tell_figures
 from extproc.config import Settings
 
 log = structlog.get_logger()
@@ -39,7 +40,15 @@ async def run_exporter(settings: Settings, control: Control, stopping: asyncio.E
     """Send spans until `stopping`, then what is left if the collector can be reached."""
     exporter = open_exporter(settings.ledger.directory, settings.state / CURSOR, telemetry_settings(settings))
     stop = threading.Event()
-    await _follow(control, stopping, stop, asyncio.to_thread(exporter.run, stop))
+    telling = None
+    if settings.telemetry.metrics is not None:
+        figures = tell_figures(control, lambda: {"export_failures": exporter.failures})
+        telling = asyncio.create_task(figures, name="figures")
+    try:
+        await _follow(control, stopping, stop, asyncio.to_thread(exporter.run, stop))
+    finally:
+        if telling is not None:
+            telling.cancel()
 
 
 def telemetry_settings(settings: Settings) -> TelemetrySettings:

@@ -9,25 +9,24 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 import structlog
 
 from extproc.adapters.control import Control
-from extproc.adapters.hold_sqlite import SqliteHoldStore
 from extproc.adapters.jwks import JwksKeys
 from extproc.adapters.jwks_sources import KeySource
 from extproc.adapters.ledger_files import LedgerWriter
 from extproc.adapters.lock_file import LockFile
 from extproc.app.bundle import load_bundle, read_bundle
+from extproc.app.figures import tell_figures
 from extproc.app.governing import TokenIdentifier, build_governance
+from extproc.app.hold_stores import open_holds
 from extproc.app.relaying import build_relay
 from extproc.app.siblings import Siblings
 from extproc.app.state_keys import load_state_keys
 from extproc.config import Address, Settings
-from extproc.domain.grant import ApprovalStore
-from extproc.domain.hold import HoldLimits
 from extproc.domain.record import Record
 from extproc.ledger.lines import new_writer_id
 from extproc.pipeline import Governance
@@ -106,33 +105,6 @@ def lock_file(settings: Settings) -> LockFile:
     return LockFile(settings.state / "locks.json")
 
 
-class Holds(ApprovalStore, Protocol):
-    """A hold store as the processes of a machine open and close it."""
-
-    async def check(self) -> None:
-        """Open it now. Raises StoreUnavailableError."""
-
-    async def aclose(self) -> None:
-        """Let go of it."""
-
-    async def forget(self, before: float) -> int:
-        """Drop what closed long ago; how many holds."""
-
-
-def open_holds(settings: Settings) -> Holds:
-    """The hold store that all processes share: of this machine, or of several. Raises ConfigError."""
-    bounds = settings.holds.limits
-    limits = HoldLimits(bounds.per_principal, bounds.total, bounds.waiters)
-    if settings.holds.postgres is None:
-        return SqliteHoldStore(settings.holds.store.path, limits=limits)
-    from extproc.adapters.hold_postgres import PostgresHoldStore  # 60 ms that most do not need
-    from extproc.adapters.hold_postgres_dsn import check_dsn
-
-    dsn = settings.holds.postgres.resolve()
-    check_dsn(dsn)
-    return PostgresHoldStore(dsn, limits=limits)
-
-
 class Worker:
     """What one worker process runs."""
 
@@ -170,6 +142,8 @@ class Worker:
             asyncio.create_task(self._keys.run(), name="keys"),
             asyncio.create_task(self._follow(control, siblings, stopping), name="control"),
         ]
+        if settings.telemetry.metrics is not None:
+            background.append(asyncio.create_task(tell_figures(control, self._figures), name="figures"))
         try:
             await server.start()
             if gate is not None:
@@ -198,6 +172,18 @@ class Worker:
             await self._keys.close()
             await self._holds.aclose()
             self._ledger.close()
+
+    def _figures(self) -> dict[str, Any]:
+        service = self._service
+        ages = {health.provider: health.age for health in self._keys.health(time.time())}
+        return {
+            "open_streams": service.open_streams,
+            "open_waits": service.desk.waiting,
+            "refused_commits": service.refused_commits,
+            "ledger_healthy": self._ledger.healthy,
+            "keys": {name: age for name, age in ages.items() if age is not None},
+            "without_keys": [name for name, age in ages.items() if age is None],
+        }
 
     def _load(self, bundle: Path) -> Governance:
         policies = load_bundle(self._settings, read_bundle(bundle).sources)

@@ -248,12 +248,37 @@ def _rest(settings: Settings) -> Iterator[Finding]:
             host = urlsplit(settings.telemetry.otlp.endpoint).hostname or ""
             if Address(host=host).is_ip:
                 yield where, "https needs a host name, which Envoy checks, or envoy.tracing: false"
+    yield from _metrics(settings)
     for place, reference in settings.secrets():
         if (reference.env is None) == (reference.file is None) or reference.env == "":
             yield _place(place), "needs exactly one of env and file"
     for sized, low in (("segment_bytes", 1 << 20),):
         if getattr(settings.ledger, sized) < low:
             yield ("ledger", sized), f"must be at least {format_size(low)}"
+
+
+def _metrics(settings: Settings) -> Iterator[Finding]:
+    metrics = settings.telemetry.metrics
+    if metrics is None:
+        return
+    where: Place = ("telemetry", "metrics")
+    address = metrics.listen
+    if address is None and not metrics.otlp:
+        yield where, "goes nowhere: name listen, or set otlp: true"
+    if address is None or address.is_unix or address.is_loopback:
+        if metrics.insecure:
+            yield (*where, "insecure"), "means nothing here; remove it"
+    elif metrics.tls is not None and metrics.insecure:
+        yield (*where, "insecure"), "contradicts tls; remove one of them"
+    elif metrics.tls is None and not metrics.insecure:
+        yield (*where, "listen"), f"{address} can be reached from elsewhere: set tls, or insecure: true"
+    if address is not None:
+        yield from socket_path((*where, "listen"), address)
+        taken = (settings.approvals.listen, settings.console.listen if settings.console else None)
+        if address in (*settings.processor.addresses, *taken):
+            yield (*where, "listen"), f"{address} is taken"
+    if metrics.every < 1.0:
+        yield (*where, "every"), "must be at least 1s"
 
 
 def _endpoint(where: Place, url: str) -> Iterator[Finding]:

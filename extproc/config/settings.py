@@ -651,10 +651,26 @@ class Otlp(Branch, frozen=True, kw_only=True):
     headers: Annotated[Mapping[str, SecretRef], about("Headers sent with every export.")] = {}
 
 
+class Metrics(Branch, frozen=True, kw_only=True):
+    """Counts and gauges, by a process of their own that reads the ledger."""
+
+    listen: Annotated[
+        Address | None,
+        about("`unix:path` or `host:port` of the Prometheus page `/metrics`; no page without it."),
+    ] = None
+    otlp: Annotated[bool, about("Send them to `telemetry.otlp` as well.")] = False
+    every: Annotated[Duration, about("How often they are sent by OTLP.")] = 15.0
+    tls: Annotated[ApprovalsTls | None, about("TLS of the page.")] = None
+    insecure: Annotated[
+        bool, about("Allow the page in plain HTTP off loopback: it names targets and rules, never callers.")
+    ] = False
+
+
 class Telemetry(Branch, frozen=True, kw_only=True):
     """How the view of the ledger leaves."""
 
     otlp: Annotated[Otlp | None, about("Where spans go; nothing is exported without it.")] = None
+    metrics: Annotated[Metrics | None, about("What is counted; nothing without it.")] = None
     service_name: Annotated[
         Text | None, about("`service.name` of our spans; default is `OTEL_SERVICE_NAME`, else `extproc`.")
     ] = None

@@ -213,6 +213,15 @@ class HeldRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldsOpen:
+    """How many holds are in one open state, and when the oldest of them was made (Unix seconds)."""
+
+    state: HoldState
+    count: int
+    oldest: float
+
+
+@dataclass(frozen=True, slots=True)
 class HoldMove:
     """One change of a hold, written in the same transaction and then told to the ledger (an outbox).
 

@@ -31,6 +31,12 @@ class HoldDesk:
         self._store = store
         self._now = now
         self._room = open_waits
+        self._most = open_waits
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait here now."""
+        return self._most - self._room
 
     async def settle(
         self,

@@ -176,6 +176,7 @@ class _Methods(grpc.GenericRpcHandler):
     async def _run(self, stream: Stream, channel: GrpcChannel, context: Any) -> None:
         """Read until Envoy has half-closed; every other end is an abort."""
         how = "cancelled"
+        self._service.open_streams += 1
 
         async def serve() -> bool:
             nonlocal how
@@ -210,7 +211,10 @@ class _Methods(grpc.GenericRpcHandler):
             await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
             raise AssertionError("abort returned")
 
-        await run_until_half_closed(serve, abort)
+        try:
+            await run_until_half_closed(serve, abort)
+        finally:
+            self._service.open_streams -= 1
 
     async def _check(self, data: bytes, context: Any) -> bytes:
         await self._admit(context)

@@ -92,13 +92,17 @@ CallOpener = Callable[[Context, Wire, int, CallHead], Call]
 class _StreamCall:
     """A `Process` RPC, of either external processor: the way between its stream and the wire."""
 
-    __slots__ = ("_stream", "_stream_id", "_wire", "message")
+    __slots__ = ("_service", "_stream", "_stream_id", "_wire", "message")
 
-    def __init__(self, wire: Wire, stream_id: int, open_stream: Callable[[_StreamCall], Stream]) -> None:
+    def __init__(
+        self, service: Service, wire: Wire, stream_id: int, open_stream: Callable[[_StreamCall], Stream]
+    ) -> None:
+        self._service = service
         self._wire = wire
         self._stream_id = stream_id
         self._stream: Stream = open_stream(self)
         self.message: Callable[[bytes], None] = self._stream.receive
+        service.open_streams += 1
 
     def send(self, reply: Message) -> None:
         """A reply whose records are written (`Channel`)."""
@@ -131,6 +135,8 @@ class _StreamCall:
 
     def _let_go(self) -> None:
         """The stream and this hold each other; apart, both are freed at once, without the garbage collector."""
+        if self._stream is not ENDED:
+            self._service.open_streams -= 1
         self._stream = ENDED
         self.message = ENDED.receive
 
@@ -151,13 +157,16 @@ ENDED = _Ended()
 def open_process(context: Context, wire: Wire, stream_id: int, head: CallHead) -> Call:
     """`ExternalProcessor/Process`: one HTTP exchange."""
     call = _metadata(head)
-    return _StreamCall(wire, stream_id, lambda channel: ProcessStream(context.service, call, channel))
+    return _StreamCall(
+        context.service, wire, stream_id, lambda channel: ProcessStream(context.service, call, channel)
+    )
 
 
 def open_network(context: Context, wire: Wire, stream_id: int, head: CallHead) -> Call:
     """`NetworkExternalProcessor/Process`: one connection."""
     call = _metadata(head)
     return _StreamCall(
+        context.service,
         wire,
         stream_id,
         lambda channel: NetworkStream(context.service, call, channel, context.conversations),

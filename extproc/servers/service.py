@@ -68,6 +68,9 @@ class Service:
         self.max_message = max_message
         self.sessions = LiveSessions(now)
         """Database sessions that cancels and locks may reach."""
+        self.open_streams = 0
+        """`Process` streams that Envoy has open."""
+        self.refused_commits = 0
         self._outbox: list[Reply] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -87,6 +90,7 @@ class Service:
         try:
             self.ledger.commit()
         except Exception as error:
+            self.refused_commits += 1
             if not isinstance(error, LedgerUnavailableError):
                 log.exception("ledger.failed")
             log.error("ledger.unavailable", refused=len(batch))
@@ -105,6 +109,7 @@ class Service:
                 self.ledger.append(record)
             self.ledger.commit()
         except Exception as error:
+            self.refused_commits += 1
             if not isinstance(error, LedgerUnavailableError):
                 log.exception("ledger.failed")
             log.error("ledger.unavailable", lost=[record.kind for record in records])

@@ -42,6 +42,18 @@ async def refused(code: str, call: Any) -> None:
 
 
 class TestAnyHoldStore:
+    async def test_open_holds_are_counted_by_state_with_the_oldest_of_each(self, make: MakeStore):
+        store = make()
+        assert await store.standing() == []
+        first = await store.open(ask("one"), NOW - 50)
+        await store.open(ask("two"), NOW - 20)
+        gone = await store.open(ask("three"), NOW - 90)
+        approved = await store.open(ask("four"), NOW - 10)
+        await store.close(gone.id, Verdict.WITHDRAW, NOW)
+        await store.vote(approved.id, vote(ANNA), NOW)
+        found = {each.state: (each.count, each.oldest) for each in await store.standing()}
+        assert found == {HoldState.PENDING: (2, first.created_at), HoldState.APPROVED: (1, NOW - 10)}
+
     async def test_an_ask_opens_a_pending_hold_with_one_waiter(self, store: Store):
         held = await store.open(ask(), NOW)
         assert (held.state, held.waiters, held.version) == (HoldState.PENDING, 1, 1)

@@ -333,6 +333,19 @@ MISTAKES: dict[str, tuple[str, str]] = {
         GOOD + "telemetry: {otlp: {endpoint: 'http://otel:1/v1'}}\n",
         "must be a URL of scheme",
     ),
+    "metrics for nobody": (GOOD + "telemetry: {metrics: {}}\n", "telemetry.metrics: goes nowhere"),
+    "metrics for everybody": (
+        GOOD + 'telemetry: {metrics: {listen: "0.0.0.0:9464"}}\n',
+        "can be reached from elsewhere: set tls, or insecure: true",
+    ),
+    "metrics insecure on a socket": (
+        GOOD + "telemetry: {metrics: {listen: 'unix:/tmp/m.sock', insecure: true}}\n",
+        "means nothing here",
+    ),
+    "metrics in a hurry": (
+        GOOD + "telemetry: {metrics: {otlp: true, every: 100ms}}\n",
+        "must be at least 1s",
+    ),
     "null": (GOOD + "ledger:\n", "ledger: expected settings"),
     "no YAML": ("a: [", "did not find expected node content"),
     "empty": ("# nothing\n", "is empty"),

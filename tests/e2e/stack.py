@@ -213,7 +213,7 @@ class Stack:
         wait_until(
             lambda: log.exists() and log.read_text(errors="replace").count("serve.ready") > already,
             what="extproc serve to be ready",
-            within=30.0,
+            within=90.0,
             process=self.service,
         )
 

@@ -39,8 +39,9 @@ def test_an_exchange_leaves_no_cycle_behind(end: str):
         before = alive()
         for _ in range(5):
             call = _StreamCall(
-                Wire(), 1, lambda channel: ProcessStream(governed, CallMetadata("api"), channel)
+                governed, Wire(), 1, lambda channel: ProcessStream(governed, CallMetadata("api"), channel)
             )
+            assert governed.open_streams == 1
             for message in (request_headers(), response_headers(), response_body(b"{}")):
                 call.message(message)
                 governed.flush()
@@ -49,6 +50,7 @@ def test_an_exchange_leaves_no_cycle_behind(end: str):
                 call.cut("over")
             else:
                 getattr(call, end)()
+            assert governed.open_streams == 0
             del call
         assert alive() == before
     finally:

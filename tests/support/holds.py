@@ -17,6 +17,7 @@ from extproc.domain.hold import (
     HoldError,
     HoldLimits,
     HoldMove,
+    HoldsOpen,
     HoldState,
     Review,
     ReviewState,
@@ -214,6 +215,14 @@ class MemoryHoldStore:
             except TimeoutError:
                 pass
         return len(self._moves)
+
+    async def standing(self) -> list[HoldsOpen]:
+        still = [held for held in self._holds.values() if held.is_open]
+        return [
+            HoldsOpen(state, len(here), min(held.created_at for held in here))
+            for state in HoldState
+            if (here := [held for held in still if held.state is state])
+        ]
 
     async def sweep(self, now: float) -> int:
         due = [h for h in self._holds.values() if h.is_overdue(now) or h.is_review_overdue(now)]
