@@ -130,6 +130,7 @@ class MariaWorld:
                 text = self._filled(step).encode() if isinstance(step, str) else step["raw"].encode("latin-1")
                 wire.prepared(text) if prepared else wire.query(text)
             after = self.state()
+        self._until_gone(wire.id)
         refused = any("extproc" in error for error in wire.errors)
         return Heard(bytes(wire.said), refused, wire.answered, wire.closed), after
 
@@ -144,22 +145,20 @@ class MariaWorld:
         return self.state() if case.given else self.base
 
     def restore(self, case: Case) -> None:
-        if self._settles():
+        if self.state() == self.base:
             return
         for text in case.undo:
             with contextlib.suppress(pymysql.err.MySQLError):
                 self._execute(self._filled(text))
-        if self._settles():
+        if case.undo and self.state() == self.base:
             return
         self._rebuild()
         self.base = self.state()
 
-    def _settles(self) -> bool:
-        """Everything is as it was, or soon is: a connection that has gone keeps its locks a moment longer."""
-        with contextlib.suppress(Exception):
-            wait_until(lambda: self.state() == self.base, what="the state of the beginning", within=0.1)
-            return True
-        return False
+    def _until_gone(self, thread: int) -> None:
+        """A connection that was closed keeps its locks a moment longer."""
+        there = f"SELECT 1 FROM information_schema.PROCESSLIST WHERE ID = {thread}"
+        wait_until(lambda: not self._rows(there), what="the connection's end", within=5.0, interval=0.002)
 
     def _rebuild(self) -> None:
         for path in self.scratch.iterdir():
