@@ -9,7 +9,7 @@ from typing import Any
 from extproc.adapters.jwks import JwksKeys
 from extproc.app.state_keys import StateKeys
 from extproc.config import Settings, Target
-from extproc.config.certificates import client_context, server_context
+from extproc.config.certificates import client_context, server_context, token_key
 from extproc.config.settings import Listener
 from extproc.domain.errors import TokenError
 from extproc.domain.mask import MaskSpec
@@ -149,6 +149,7 @@ def _listener(listener: Listener) -> ListenerPlan:
         name=listener.name,
         target=listener.target or "",
         tls=server_context(tls) if tls is not None and ended_here else None,
+        rsa_key=token_key(listener.rsa_key) if listener.rsa_key is not None else None,
         takes_cleartext=not ended_here
         and (tls is not None or listener.cleartext_tokens or address.is_unix or address.is_loopback),
         filtered=tls is not None and tls.terminate == "contrib",

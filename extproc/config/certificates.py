@@ -8,11 +8,17 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
 from extproc.config.settings import ListenerTls, Settings, UpstreamTls
 from extproc.domain.errors import ConfigError
 
 POSTGRES_ALPN = "postgresql"
 """The protocol name that direct TLS must ask for (PostgreSQL, SSL Session Encryption)."""
+SHORTEST_RSA = 4096
+"""Bits. OAEP with SHA-1 leaves 470 bytes of them, of which one ends the token."""
 
 
 def server_context(tls: ListenerTls) -> ssl.SSLContext:
@@ -46,6 +52,20 @@ def client_context(tls: UpstreamTls, authorities: Path) -> ssl.SSLContext:
     return context
 
 
+def token_key(path: Path) -> RSAPrivateKey:
+    """What MySQL clients encrypt their token under. Raises ConfigError, also when others may read it."""
+    _check_key_file(path)
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigError(f"{path}: is no PEM private key that can be read without a password") from None
+    if not isinstance(key, RSAPrivateKey) or key.key_size < SHORTEST_RSA:
+        raise ConfigError(f"{path}: is no RSA key of {SHORTEST_RSA} bits or more; no token fits under less")
+    return key
+
+
 def load_authorities(context: ssl.SSLContext, authorities: Path) -> None:
     """Trust these. Raises ConfigError when the file cannot be read or has none."""
     try:
@@ -64,6 +84,11 @@ def certificate_faults(settings: Settings) -> Iterator[tuple[str, str]]:
                 server_context(listener.tls)
             except ConfigError as error:
                 yield f"listeners[{number}].tls", str(error)
+        if listener.rsa_key is not None:
+            try:
+                token_key(listener.rsa_key)
+            except ConfigError as error:
+                yield f"listeners[{number}].rsa_key", str(error)
     for number, target in enumerate(settings.targets):
         tls = target.wire_tls
         if tls is not None:

@@ -121,6 +121,7 @@ def _listeners(settings: Settings) -> Iterator[Finding]:
         for name, unfit in (
             ("target", listener.target),
             ("cleartext_tokens", listener.cleartext_tokens),
+            ("rsa_key", listener.rsa_key is not None),
             ("callers", listener.callers),
             ("front", listener.front != "ext_proc"),
         ):

@@ -43,14 +43,24 @@ def check_database_listener(
     ):
         if not is_default:
             yield (*where, name), "is for HTTP listeners"
+    yield from _check_tokens_way(where, listener)
+
+
+def _check_tokens_way(where: Place, listener: Listener) -> Iterator[Finding]:
+    """Tokens never cross a network as they are, unless somebody says that a tunnel protects them."""
     is_local = listener.address.is_unix or listener.address.is_loopback
-    if not is_local and listener.tls is None and not listener.cleartext_tokens:
+    key = listener.rsa_key if listener.protocol == "mysql" else None
+    if not is_local and listener.tls is None and not listener.cleartext_tokens and key is None:
         yield (
             (*where, "address"),
             "tokens would cross the network in cleartext: set tls, or cleartext_tokens: true behind a tunnel",
         )
-    if listener.cleartext_tokens and (is_local or listener.tls is not None):
+    if listener.cleartext_tokens and (is_local or listener.tls is not None or key is not None):
         yield (*where, "cleartext_tokens"), "means nothing here; remove it"
+    if listener.rsa_key is not None and listener.protocol != "mysql":
+        yield (*where, "rsa_key"), "is for MySQL listeners"
+    elif key is not None and listener.tls is not None and listener.tls.terminate == "envoy":
+        yield (*where, "rsa_key"), "means nothing inside TLS that Envoy ends; remove it"
 
 
 def check_filtered(where: Place, listener: Listener) -> Iterator[Finding]:

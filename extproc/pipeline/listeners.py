@@ -5,9 +5,13 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from extproc.domain.principal import Principal, PrincipalKind
 from extproc.domain.request import Source
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 CERTIFICATE_ISSUER = "x509"
 """Issuer of principals made from certificates. No provider is called so: theirs are URLs."""
@@ -39,6 +43,8 @@ class ListenerPlan:
     target: str = ""
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     """Where set, TLS ends here and nothing is said without it."""
+    rsa_key: RSAPrivateKey | None = field(default=None, repr=False)
+    """Where set, a MySQL client without TLS may encrypt its token under it."""
     takes_cleartext: bool = False
     """Tokens may come as they are: Envoy ends TLS, the address is local, or a tunnel protects it."""
     callers: tuple[Caller, ...] = ()

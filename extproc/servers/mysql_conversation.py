@@ -111,7 +111,8 @@ class MysqlConversation(DatabaseConversation):
             read_messages=session.reads_messages,
             takes_cleartext=not needs_tls,
             tls=listener.tls,
-            require_tls=needs_tls,
+            require_tls=needs_tls and listener.rsa_key is None,
+            rsa_key=listener.rsa_key,
             upstream_tls=plan.upstream_tls,
         )
         self._wire.doubt_codec()

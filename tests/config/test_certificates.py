@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from extproc.cli import main
-from extproc.config.certificates import client_context, server_context
+from extproc.config.certificates import client_context, server_context, token_key
 from extproc.config.settings import ListenerTls, UpstreamTls
 from extproc.domain.errors import ConfigError
-from tests.support.pki import Authority
+from tests.support.pki import Authority, private_pem
 
 CONFIG = """
 apiVersion: extproc/v1
@@ -90,3 +91,22 @@ def test_config_check_reads_the_certificates(authority: Authority, tmp_path: Pat
     authority.issue("server", hosts=["localhost"])
     done = CliRunner().invoke(main, ["config", "check", str(file)])
     assert done.exit_code == 0, done.output
+
+
+def test_a_key_for_tokens_is_rsa_long_and_nobody_elses(tmp_path: Path) -> None:
+    path = tmp_path / "token.pem"
+    for content, told in (
+        (private_pem(rsa.generate_private_key(65537, 2048)), "no RSA key of 4096 bits"),
+        (private_pem(ec.generate_private_key(ec.SECP256R1())), "no RSA key"),
+        (b"-----BEGIN", "no PEM private key"),
+        (b"", "no PEM private key"),
+    ):
+        path.write_bytes(content)
+        path.chmod(0o600)
+        with pytest.raises(ConfigError, match=told):
+            token_key(path)
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="others may use this key"):
+        token_key(path)
+    with pytest.raises(ConfigError):
+        token_key(tmp_path / "missing.pem")

@@ -66,6 +66,7 @@ MISTAKES = {
         '  - {name: h, address: "127.0.0.1:1", target: api, routes: [{prefix: /, target: api}]}\n  - {name: pg,',
         "is for database listeners",
     ),
+    "a key for Postgres": ("target: db}", "target: db, rsa_key: k.pem}", "is for MySQL listeners"),
     "callers without an authority": (
         "target: db}", 'target: db, callers: [{uri: "spiffe://a/b"}]}', "need tls.client_ca"
     ),
@@ -161,6 +162,16 @@ MYSQL_MISTAKES = {
         "    kind: mysql\n    record: {response: masked}\n",
         "rows of MySQL are not kept",
     ),
+    "a key inside Envoy's TLS": (
+        "target: db}",
+        "target: db, rsa_key: k, tls: {certificate: c, key: k}}",
+        "means nothing inside TLS that Envoy ends",
+    ),
+    "a key and a tunnel": (
+        '"127.0.0.1:15432", protocol: mysql',
+        '"10.0.0.1:1", rsa_key: k, cleartext_tokens: true, protocol: mysql',
+        "means nothing here",
+    ),
     "the contrib filter asks": (
         'upstream: {address: "unix:pg.sock"}',
         'upstream: {address: "db.internal:3306", tls: {originate: contrib, ca: c}}',
@@ -184,6 +195,11 @@ def test_a_mistake_about_mysql_is_told(name: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidConfigError) as refused:
         parse_config(good.replace(before, after, 1), base=tmp_path)
     assert told in str(refused.value)
+
+
+def test_a_key_for_tokens_lets_a_listener_be_without_tls(tmp_path: Path) -> None:
+    far = GOOD.replace("postgres", "mysql").replace("127.0.0.1:15432", "10.0.0.1:3306")
+    parse_config(far.replace("target: db}", "target: db, rsa_key: k.pem}"), base=tmp_path)
 
 
 @pytest.mark.parametrize("name", MISTAKES)

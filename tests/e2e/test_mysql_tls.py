@@ -9,11 +9,12 @@ from typing import Any
 
 import pymysql  # type: ignore[import-untyped]
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.e2e.databases import FRONTS, PASSWORD
 from tests.e2e.mysql import MYSQL_POLICY, SCHEMA, MysqlStack
 from tests.support.mariadb import DATABASE, MISSING, MariaDB, is_here
-from tests.support.pki import Authority
+from tests.support.pki import Authority, private_pem
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not is_here(), reason=MISSING)]
 
@@ -164,3 +165,30 @@ def test_behind_tls_that_envoy_ends_nobody_is_greeted_before_the_handshake(
         connection.close()
         story = stack.statements("SELECT name FROM customers WHERE id = 2")[-1]
         assert story["intent"]["principal"]["subject"] == SPIFFE
+
+
+def test_without_tls_a_token_crosses_under_our_rsa_key(
+    mariadb: MariaDB, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = tmp_path_factory.mktemp("rsa")
+    key = directory / "token.pem"
+    key.write_bytes(private_pem(rsa.generate_private_key(65537, 4096)))
+    key.chmod(0o600)
+    with MysqlStack(directory, mariadb, front="relay", listener={"rsa_key": str(key)}) as stack:
+        token = stack.issuer.token("alice", alg="EdDSA", groups=["readers"])
+        sent = bytearray()
+        connection = stack.connect(token=token, defer_connect=True)
+        write = connection._write_bytes
+
+        def written(data: bytes) -> None:
+            sent.extend(data)
+            write(data)
+
+        connection._write_bytes = written
+        connection.connect()
+        assert rows_of(connection, "SELECT name FROM customers WHERE id = 1") == [("Ada",)]
+        assert len(sent) > 512 and token.encode() not in bytes(sent)
+        connection.close()
+        long = stack.issuer.token("alice", alg="RS256", groups=["readers"])
+        with pytest.raises(ValueError, match="Encryption"):  # it does not fit, and the client says so itself
+            stack.connect(token=long)
