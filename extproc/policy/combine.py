@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from extproc.domain.decision import HeaderChange, HoldDemand, Obligations, Quorum, RecordDetail
+from extproc.domain.decision import BreakGlass, HeaderChange, HoldDemand, Obligations, Quorum, RecordDetail
 from extproc.domain.terms import SCOPES, GrantLimit
 from extproc.policy.model import HoldSpec, digest_of
 
@@ -66,7 +66,17 @@ def merge_holds(holds: Iterable[tuple[str, HoldSpec]]) -> HoldDemand:
         allow_agents=all(spec.allow_agents for spec in specs),
         resumable=all(spec.resumable for spec in specs),
         reason_patterns=tuple(sorted({spec.reason_pattern for spec in specs if spec.reason_pattern})),
+        break_glass=_emergencies([spec.break_glass for spec in specs]),
     )
+
+
+def _emergencies(allowed: list[BreakGlass | None]) -> BreakGlass | None:
+    """Only where every rule allows it, to people whom every rule names; the shortest time for the review."""
+    found = [each for each in allowed if each is not None]
+    if len(found) < len(allowed):
+        return None
+    groups = {groups for each in found for groups in each.groups}
+    return BreakGlass(tuple(sorted(groups)), min(each.review_within for each in found))
 
 
 def _narrowest(grants: list[GrantLimit]) -> GrantLimit:

@@ -6,7 +6,7 @@ from typing import cast
 
 import re2
 
-from extproc.domain.decision import Quorum
+from extproc.domain.decision import BreakGlass, Quorum
 from extproc.domain.quorum import PATTERN_OPTIONS
 from extproc.domain.terms import SCOPES, GrantLimit, Scope
 from extproc.policy import values
@@ -24,6 +24,7 @@ _HOLD = (
     "reason_pattern",
     "resumable",
     "allow_agents",
+    "break_glass",
 )
 
 MAX_WAIT = 3600.0
@@ -32,7 +33,10 @@ MAX_EXPIRES = 30 * 86400.0
 DEFAULT_WAIT = 30.0
 DEFAULT_EXPIRES = 86400.0
 DEFAULT_USE_WITHIN = 3600.0
+DEFAULT_REVIEW = 86400.0
+SHORTEST_REVIEW = 60.0
 MAX_QUORUM = 50
+MAX_GROUPS = 50
 MAX_USES = 10_000
 
 
@@ -65,7 +69,27 @@ def read_hold(reader: Reader, node: Node, this: str) -> HoldSpec | None:
         resumable=_truth(reader, parts, "resumable", this),
         allow_agents=_truth(reader, parts, "allow_agents", this),
         reason_pattern=_pattern(reader, parts.get("reason_pattern"), f"{this}: reason_pattern"),
+        break_glass=_break_glass(reader, parts["break_glass"], f"{this}: break_glass")
+        if "break_glass" in parts
+        else None,
     )
+
+
+def _break_glass(reader: Reader, node: Node, what: str) -> BreakGlass | None:
+    """`{groups: [oncall], review_within: 24h}`: whose people may let their own request go in an emergency."""
+    top = values.mapping(reader, node, ("groups", "review_within"), what)
+    if top is None:
+        return None
+    listed = values.items(reader, top.items.get("groups"), f"{what}: groups")
+    groups = {values.text(reader, each, f"{what}: groups", most=256) for each in listed} - {None, ""}
+    if not groups:
+        reader.problem(top.keys.get("groups", top.mark), f"{what}: without groups nobody could ever use it")
+    elif len(groups) > MAX_GROUPS:
+        reader.problem(top.keys["groups"], f"{what}: at most {MAX_GROUPS} groups")
+    within = _duration(reader, top.items, "review_within", what, DEFAULT_REVIEW, MAX_EXPIRES)
+    if within < SHORTEST_REVIEW:
+        reader.problem(top.keys["review_within"], f"{what}: review_within is a minute or more")
+    return BreakGlass((tuple(sorted(map(str, groups))),), within)
 
 
 def _pattern(reader: Reader, node: Node | None, what: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from extproc.domain.decision import HeaderChange, Obligations, Quorum, RecordDetail
+from extproc.domain.decision import BreakGlass, HeaderChange, Obligations, Quorum, RecordDetail
 from extproc.domain.mask import MaskSpec
 from extproc.domain.terms import GrantLimit
 from extproc.policy.documents import Mark, PolicySource, Scalar
@@ -38,6 +38,7 @@ class HoldSpec:
     resumable: bool = False
     reason_pattern: str = ""
     allow_agents: bool = False
+    break_glass: BreakGlass | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,14 @@ def _hold(hold: HoldSpec) -> dict[str, object]:
         "allow_agents": hold.allow_agents,
     }
     # only where it is set: rules that were there before it keep their digests
-    return kept | {"reason_pattern": hold.reason_pattern} if hold.reason_pattern else kept
+    if hold.reason_pattern:
+        kept["reason_pattern"] = hold.reason_pattern
+    if hold.break_glass is not None:
+        kept["break_glass"] = {
+            "groups": list(hold.break_glass.groups),
+            "review_within": hold.break_glass.review_within,
+        }
+    return kept
 
 
 def _headers(change: HeaderChange) -> dict[str, object]:

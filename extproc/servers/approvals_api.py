@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from extproc.domain.errors import ExtprocError
 from extproc.domain.grant import ApprovalStore
-from extproc.domain.hold import HeldRequest, HoldState
+from extproc.domain.hold import HeldRequest, HoldState, ReviewState
 from extproc.domain.principal import Principal
 from extproc.domain.record import Record
 from extproc.servers import approvals_input as read
@@ -89,6 +89,8 @@ def create_app(
         Route("/v1/holds/{hold_id}/deny", guarded(api.deny), methods=["POST"]),
         Route("/v1/holds/{hold_id}/withdraw", guarded(api.withdraw), methods=["POST"]),
         Route("/v1/holds/{hold_id}/revoke", guarded(api.revoke), methods=["POST"]),
+        Route("/v1/holds/{hold_id}/break-glass", guarded(api.break_glass), methods=["POST"]),
+        Route("/v1/holds/{hold_id}/review", guarded(api.review), methods=["POST"]),
         Route("/v1/grants", guarded(grants.list_grants), methods=["GET"]),
         Route("/v1/grants/{grant_id}", guarded(grants.show_grant), methods=["GET"]),
         Route("/v1/grants/{grant_id}/revoke", guarded(grants.revoke_grant), methods=["POST"]),
@@ -152,17 +154,21 @@ class ApprovalsApi:
 
     async def list_holds(self, request: Request) -> Response:
         caller = await self._caller(request)
-        asked = read.query(request, ("state", "requester", "limit", "wait", "since"), repeatable=("state",))
+        names = ("state", "review", "requester", "limit", "wait", "since")
+        asked = read.query(request, names, repeatable=("state", "review"))
         limit = read.whole_number(asked, "limit", 100, 1, read.MAX_LIMIT)
         wait = read.whole_number(asked, "wait", 0, 0, read.MAX_WAIT)
         since = read.whole_number(asked, "since", 0, 0, 10**15)
         states = read.states(asked, HoldState)
+        reviews = read.states(asked, ReviewState, "review")
         mine = read.mine(asked)
         # asked for before the holds are read: a move in between is told twice rather than missed
         news = await self._waiting(caller, wait, lambda seconds: self._store.news(since, seconds))
         if news is None:
             news = await self._store.news(since, 0.0)
-        holds, more = await self._deciding.holds(caller, states=states, mine=mine, limit=limit)
+        holds, more = await self._deciding.holds(
+            caller, states=states, reviews=reviews, mine=mine, limit=limit
+        )
         return JSONResponse({"holds": [summary(held, caller) for held in holds], "more": more, "news": news})
 
     async def show_hold(self, request: Request) -> Response:
@@ -189,6 +195,17 @@ class ApprovalsApi:
 
     async def revoke(self, request: Request) -> Response:
         return await self._close(request, self._deciding.revoke)
+
+    async def break_glass(self, request: Request) -> Response:
+        return await self._close(request, self._deciding.break_glass)
+
+    async def review(self, request: Request) -> Response:
+        caller = await self._caller(request)
+        read.query(request, ())
+        justified, reason = await read.review(request)
+        hold_id = request.path_params["hold_id"]
+        held = await self._deciding.review(caller, hold_id, justified=justified, reason=reason)
+        return JSONResponse(full(held, caller))
 
     async def reload_policy(self, request: Request) -> Response:
         caller = await self._caller(request)

@@ -76,14 +76,14 @@ def whole_number(values: dict[str, list[str]], name: str, default: int, least: i
 State = TypeVar("State", bound=StrEnum)
 
 
-def states(values: dict[str, list[str]], kind: type[State]) -> list[State]:
+def states(values: dict[str, list[str]], kind: type[State], name: str = "state") -> list[State]:
     """The states asked for; none means all."""
     try:
-        return [kind(value) for value in values.get("state", [])]
+        return [kind(value) for value in values.get(name, [])]
     except ValueError:
         names = ", ".join(kind)
         raise ProblemError(
-            400, "bad_query", "The query is not understood", f"state is one of {names}."
+            400, "bad_query", "The query is not understood", f"{name} is one of {names}."
         ) from None
 
 
@@ -106,6 +106,14 @@ async def approval(request: Request) -> tuple[str, GrantTerms | None]:
     """
     body = await _members(request, "reason", "grant")
     return _reason(body), grant_terms(body["grant"]) if body.get("grant") is not None else None
+
+
+async def review(request: Request) -> tuple[bool, str]:
+    """A body `{"justified": …, "reason": …}`: what the reviewer found, and why."""
+    body = await _members(request, "justified", "reason")
+    if type(body.get("justified")) is not bool:
+        raise ProblemError(400, "bad_review", "The review is not understood", "`justified` is true or false.")
+    return body["justified"], _reason(body)
 
 
 async def _members(request: Request, *known: str) -> dict[str, Any]:

@@ -35,6 +35,10 @@ STATUS_OF: dict[str, int] = {
     "too_wide": 409,
     "unknown_pin": 409,
     "conflict": 409,
+    "not_allowed": 403,
+    "not_requester": 403,
+    "not_broken": 409,
+    "already_reviewed": 409,
 }
 """HoldError codes on the wire."""
 

@@ -7,8 +7,9 @@ from typing import Any, cast
 
 from extproc.domain.decision import Quorum
 from extproc.domain.display import escape_json
+from extproc.domain.emergency import may_break, may_review
 from extproc.domain.errors import ExtprocError
-from extproc.domain.hold import VIEW_SECTIONS, HeldRequest, HoldAsk, HoldState, Vote
+from extproc.domain.hold import VIEW_SECTIONS, BrokenGlass, HeldRequest, HoldAsk, HoldState, Vote
 from extproc.domain.lifecycle import view_digest
 from extproc.domain.principal import Principal
 from extproc.domain.quorum import check_shown, missing, objection, owns
@@ -71,6 +72,7 @@ def _summary(held: HeldRequest, viewer: Principal) -> dict[str, Any]:
         "waiters": held.waiters,
         "shown_in_full": _is_shown(held),
         "grant": grant_offered(held),
+        "break_glass": _glass(held.glass),
         "may": may(held, viewer),
     }
 
@@ -84,6 +86,8 @@ def may(held: HeldRequest, viewer: Principal) -> list[str]:
         "deny": held.state is HoldState.PENDING and decides,
         "withdraw": held.state is HoldState.PENDING and mine,
         "revoke": held.state is HoldState.APPROVED and (decides or mine),
+        "break-glass": held.state is HoldState.PENDING and may_break(held.ask, viewer),
+        "review": may_review(held, viewer),
     }
     return [action for action, possible in actions.items() if possible]
 
@@ -115,6 +119,28 @@ def _title(held: HeldRequest) -> str:
 
 def _groups(quorums: Iterable[Quorum]) -> list[dict[str, Any]]:
     return [{"group": quorum.group, "count": quorum.count} for quorum in quorums]
+
+
+def _glass(glass: BrokenGlass | None) -> dict[str, Any] | None:
+    """Who let it go in an emergency, and what somebody else found."""
+    if glass is None:
+        return None
+    found = glass.review
+    return {
+        "by": person_shown(glass.by),
+        "reason": glass.reason,
+        "at": rfc3339(glass.at),
+        "review_by": rfc3339(glass.review_by),
+        "review_state": glass.state.value,
+        "review": None
+        if found is None
+        else {
+            "reviewer": person_shown(found.reviewer),
+            "justified": found.justified,
+            "reason": found.reason,
+            "at": rfc3339(found.at),
+        },
+    }
 
 
 def _vote(ask: HoldAsk, vote: Vote) -> dict[str, Any]:

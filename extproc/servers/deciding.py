@@ -16,7 +16,7 @@ from typing import Any
 
 from extproc.domain.grant import ApprovalStore, Grant, GrantState
 from extproc.domain.granting import terms_record
-from extproc.domain.hold import HeldRequest, HoldError, HoldState, Verdict, Vote
+from extproc.domain.hold import HeldRequest, HoldError, HoldState, Review, ReviewState, Verdict, Vote
 from extproc.domain.principal import Principal
 from extproc.domain.quorum import may_see, objection, owns
 from extproc.domain.record import Record
@@ -57,13 +57,20 @@ class Deciding:
     # -- reading ----------------------------------------------------------------------------------------------
 
     async def holds(
-        self, caller: Principal, *, states: Sequence[HoldState] = (), mine: bool = False, limit: int = 100
+        self,
+        caller: Principal,
+        *,
+        states: Sequence[HoldState] = (),
+        reviews: Sequence[ReviewState] = (),
+        mine: bool = False,
+        limit: int = 100,
     ) -> tuple[list[HeldRequest], bool]:
         """What the caller may see, newest first, and whether there is more."""
         found = await self.store.find(
             states=states,
             requester=(caller.issuer, caller.subject) if mine else None,
             seen_by=None if self.reads_all(caller) else caller,
+            reviews=reviews,
             limit=limit + 1,
             now=self.now(),
         )
@@ -153,6 +160,31 @@ class Deciding:
                 raise HoldError(code, "whoever cannot approve it cannot revoke its approval")
 
         return await self._close(caller, hold_id, reason, Verdict.REVOKE, HoldState.REVOKED, check)
+
+    async def break_glass(self, caller: Principal, hold_id: str, reason: str) -> HeldRequest:
+        """The requester lets their own request go in an emergency. Raises HoldError and ProblemError."""
+        reason = self.mask(reason)
+        held = await self.visible(caller, hold_id)
+        self.write("admin.hold_break_glass", caller, {"hold": held.id, "reason": reason})
+        with self.telling(caller, "break_glass", held.id):
+            return await self.store.break_glass(held.id, caller, reason, self.now())
+
+    async def review(self, caller: Principal, hold_id: str, *, justified: bool, reason: str) -> HeldRequest:
+        """Somebody else looked at what was done in an emergency. Raises HoldError and ProblemError."""
+        reason = self.mask(reason)
+        held = await self.visible(caller, hold_id)
+        self.write("admin.hold_review", caller, {"hold": held.id, "justified": justified, "reason": reason})
+        at = self.now()
+        with self.telling(caller, "review", held.id):
+            return await self.store.review(held.id, Review(caller, justified, reason, at), at)
+
+    async def owed(self, caller: Principal) -> list[HeldRequest]:
+        """Emergencies that the caller may see and nobody reviewed yet, at most a hundred. For a number or a line."""
+        return await self.store.find(
+            reviews=(ReviewState.OPEN, ReviewState.OVERDUE),
+            seen_by=None if self.reads_all(caller) else caller,
+            now=self.now(),
+        )
 
     async def revoke_grant(self, caller: Principal, grant_id: str, reason: str) -> Grant:
         """Nothing goes by it any more. A repeated call has done its work already."""

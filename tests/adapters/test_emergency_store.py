@@ -15,11 +15,10 @@ from extproc.domain.decision import BreakGlass, Quorum
 from extproc.domain.hold import HeldRequest, HoldError, HoldState, Review, ReviewState, Verdict
 from extproc.domain.terms import GrantLimit, GrantTerms
 from tests.adapters.conftest import NewSchema, Store, dsn_of
-from tests.support.holds import AGENT, ANNA, BERT, CLEO, NOW, ask, demand, principal, vote
+from tests.support.holds import AGENT, ANNA, BERT, CLEO, NOW, OLGA, ask, demand, principal, vote
 from tests.support.postgres import Postgres
 
 pytestmark = pytest.mark.anyio
-OLGA = principal("olga", "oncall")
 WITHIN = 4 * 3600.0
 ALLOWED = demand(Quorum("sre", 2), break_glass=BreakGlass((("oncall", "leads"),), WITHIN))
 

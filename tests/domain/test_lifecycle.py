@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from extproc.domain.decision import BreakGlass, Quorum
+from extproc.domain.decision import Quorum
 from extproc.domain.hold import (
     MOVES,
     OPEN_STATES,
@@ -35,7 +35,19 @@ from extproc.domain.lifecycle import (
 )
 from extproc.domain.principal import Principal
 from extproc.domain.quorum import is_satisfied
-from tests.support.holds import AGENT, ANNA, BERT, CLEO, NOW, ask, demand, principal, vote
+from tests.support.holds import (
+    AGENT,
+    ANNA,
+    BERT,
+    CLEO,
+    IN_EMERGENCIES,
+    NOW,
+    OLGA,
+    ask,
+    demand,
+    principal,
+    vote,
+)
 
 EVERYBODY = [
     ANNA,
@@ -47,7 +59,6 @@ EVERYBODY = [
     principal("robot", "sre", "dpo", kind="agent"),
     principal("stranger"),
 ]
-IN_EMERGENCIES = BreakGlass((("oncall",),), 1000.0)
 DEMANDS = [
     demand(),
     demand(Quorum("sre", 2)),
@@ -55,7 +66,6 @@ DEMANDS = [
     demand(allow_agents=True),
     demand(Quorum("sre", 2), break_glass=IN_EMERGENCIES),
 ]
-OLGA = principal("olga", "oncall", "sre")
 EVERYBODY.append(OLGA)
 BESIDE = ("hold.vote", "hold.break_glass", "hold.reviewed", "hold.review_overdue")
 """Kinds of moves that change no state."""

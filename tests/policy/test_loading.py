@@ -160,6 +160,22 @@ MISTAKES: dict[str, tuple[str, str]] = {
         rule("r", GET, "{hold: {group: a, reason_pattern: " + "x" * 201 + "}}"),
         "reason_pattern has more than 200 characters",
     ),
+    "break-glass-for-nobody": (
+        rule("r", GET, "{hold: {group: a, break_glass: {groups: []}}}"),
+        "break_glass: without groups nobody could ever use it",
+    ),
+    "break-glass-in-a-hurry": (
+        rule("r", GET, "{hold: {group: a, break_glass: {groups: [b], review_within: 5s}}}"),
+        "break_glass: review_within is a minute or more",
+    ),
+    "break-glass-key": (
+        rule("r", GET, "{hold: {group: a, break_glass: {groups: [b], by: c}}}"),
+        'break_glass: unknown key "by"',
+    ),
+    "break-glass-group": (
+        rule("r", GET, "{hold: {group: a, break_glass: {groups: [[b]]}}}"),
+        "break_glass: groups is text",
+    ),
     "grant-of-one-use": (
         rule("r", GET, "{hold: {group: a, grant: {max: {for: 1m, scope: shape}}}}"),
         "uses counts the held request itself, so a grant needs uses of 2 or more",

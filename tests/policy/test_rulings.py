@@ -8,6 +8,7 @@ import pytest
 
 from extproc.domain.decision import (
     Allow,
+    BreakGlass,
     Deny,
     HeaderChange,
     Hold,
@@ -429,6 +430,25 @@ def test_every_matching_hold_must_be_satisfied() -> None:
     assert demand.reason == "one; two"
     assert demand.reason_patterns == ("CHG-[0-9]+",)
     assert (demand.allow_agents, demand.resumable) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("second", "allowed"),
+    [
+        ("{groups: [leads], review_within: 4h}", BreakGlass((("leads",), ("ops", "sre")), 4 * 3600)),
+        ("{groups: [sre, ops]}", BreakGlass((("ops", "sre"),), 12 * 3600)),
+        ("", None),
+    ],
+)
+def test_glass_breaks_only_where_every_matching_hold_lets_it(second: str, allowed: BreakGlass | None) -> None:
+    also = f", break_glass: {second}" if second else ""
+    rules = rule_set(
+        rule("a", ALWAYS, "{hold: {group: f, break_glass: {groups: [sre, ops], review_within: 12h}}}"),
+        rule("b", ALWAYS, f"{{hold: {{group: f{also}}}}}"),
+    )
+    found = judged(rules, request()).decision
+    assert isinstance(found, Hold)
+    assert found.demand.break_glass == allowed
 
 
 def test_a_hold_s_digest_covers_the_deciding_rules_and_nothing_else() -> None:

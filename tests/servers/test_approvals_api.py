@@ -21,7 +21,7 @@ from extproc.domain.hold import HeldRequest, HoldState
 from extproc.ledger.lines import RecordError, encode_fields
 from extproc.servers import approvals_api, hold_outbox
 from extproc.servers.hold_outbox import drain_outbox
-from tests.support.approvals import OPENAPI, TOKENS, Desk, conforms
+from tests.support.approvals import OPENAPI, TOKENS, Desk, conforms, refused
 from tests.support.holds import ANNA, NOW, MemoryHoldStore, ask, demand, principal, vote
 
 pytestmark = pytest.mark.anyio
@@ -40,11 +40,6 @@ def desk() -> Desk:
 @pytest.fixture
 async def held(desk: Desk) -> HeldRequest:
     return await desk.store.open(ask(), NOW)
-
-
-def refused(response: httpx2.Response, status: int, code: str) -> None:
-    assert (response.status_code, response.json()["code"]) == (status, code)
-    assert response.headers["content-type"] == "application/problem+json"
 
 
 async def state_of(desk: Desk, held: HeldRequest) -> HoldState:
@@ -144,7 +139,7 @@ class TestSeeing:
         seen = {token: (await desk.get(token, "/v1/holds")).json()["holds"] for token in TOKENS_THAT_WORK}
         assert {token: len(holds) for token, holds in seen.items()} == {
             "agent": 2, "other-agent": 0, "anna": 1, "bert": 2, "cleo": 1, "alias": 2, "same-subject": 2,
-            "stranger": 0, "auditor": 2, "operator": 2, "auditing-robot": 0,
+            "stranger": 0, "olga": 0, "auditor": 2, "operator": 2, "auditing-robot": 0,
         }  # fmt: skip
 
     async def test_what_is_not_yours_does_not_exist(self, desk: Desk, held: HeldRequest):

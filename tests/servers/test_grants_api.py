@@ -13,7 +13,7 @@ from extproc.domain.errors import LedgerUnavailableError
 from extproc.domain.grant import GrantState
 from extproc.domain.hold import HeldRequest, HoldState
 from extproc.domain.terms import SCOPES, GrantLimit
-from tests.support.approvals import OPENAPI, Desk
+from tests.support.approvals import OPENAPI, Desk, refused
 from tests.support.holds import ANNA, NOW, MemoryHoldStore, ask, demand, shaped, vote
 
 pytestmark = pytest.mark.anyio
@@ -48,10 +48,6 @@ async def approve(desk: Desk, token: str, hold_id: str, grant: object = GRANT) -
 
 async def revoke(desk: Desk, token: str, grant_id: str) -> httpx2.Response:
     return await desk.call(token, "POST", f"/v1/grants/{grant_id}/revoke", json={"reason": "enough"})
-
-
-def refused(response: httpx2.Response, status: int, code: str) -> None:
-    assert (response.status_code, response.json()["code"]) == (status, code)
 
 
 async def test_an_approver_is_told_what_can_be_given_and_which_values_do_not_count(

@@ -19,7 +19,7 @@ from extproc.domain.grant import ApprovalStore
 from extproc.domain.principal import Principal
 from extproc.domain.record import Record
 from extproc.servers.approvals_api import create_app
-from tests.support.holds import AGENT, ANNA, AUDIENCE, BERT, CLEO, CLIENT, NOW, principal
+from tests.support.holds import AGENT, ANNA, AUDIENCE, BERT, CLEO, CLIENT, NOW, OLGA, principal
 
 OPENAPI: dict[str, Any] = json.loads(resources.files("extproc.servers").joinpath("openapi.json").read_text())
 REGISTRY: Registry[Any] = Registry().with_resource(
@@ -35,6 +35,7 @@ TOKENS: dict[str, Principal] = {
     "alias": principal("agent-owner", "sre", person=AGENT.person),
     "same-subject": principal(AGENT.subject, "sre", person="somebody@people.test"),
     "stranger": principal("stranger"),
+    "olga": OLGA,
     "auditor": principal("aud", "auditors"),
     "operator": principal("op", "operators"),
     "data-path": principal("anna", "sre", audience=("customers-api",)),
@@ -92,6 +93,12 @@ class Desk:
         self, token: str, hold_id: str, action: str, reason: str = "looks right"
     ) -> httpx2.Response:
         return await self.call(token, "POST", f"/v1/holds/{hold_id}/{action}", json={"reason": reason})
+
+
+def refused(response: httpx2.Response, status: int, code: str) -> None:
+    """A problem with that code."""
+    assert (response.status_code, response.json()["code"]) == (status, code)
+    assert response.headers["content-type"] == "application/problem+json"
 
 
 def template_of(path: str) -> str:

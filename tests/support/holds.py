@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from extproc.domain import granting, lifecycle
-from extproc.domain.decision import HoldDemand, Quorum
+from extproc.domain.decision import BreakGlass, HoldDemand, Quorum
 from extproc.domain.grant import Grant, GrantState
 from extproc.domain.granting import GrantChange
 from extproc.domain.hold import (
@@ -61,6 +61,9 @@ AGENT = principal("agent-7", "agents", kind="agent")
 ANNA = principal("anna", "sre")
 BERT = principal("bert", "sre", "dpo")
 CLEO = principal("cleo", "dpo")
+OLGA = principal("olga", "oncall")
+"""May break the glass of her own requests where `IN_EMERGENCIES` is allowed."""
+IN_EMERGENCIES = BreakGlass((("oncall",),), 4 * 3600.0)
 
 
 def demand(*quorums: Quorum, **changes: Any) -> HoldDemand:
