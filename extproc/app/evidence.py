@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from extproc.ledger.cut import Cut, about_target
 from extproc.ledger.evidence.packet import build_manifest, build_zip, json_lines, sign_manifest, table_files
 from extproc.ledger.evidence.page import render_page
 from extproc.ledger.evidence.tables import Period, build_tables, join, sources_of
+from extproc.ledger.note import NoteError, parse_key
 
 KEY_NAME = "extproc-evidence"
 POLL = 0.1
@@ -181,7 +183,7 @@ def _collect(
             rules=granted(sources_of(last), settings),
         )
     )
-    key = (directory / PUBLIC_KEY).read_text("ascii").strip() if (directory / PUBLIC_KEY).exists() else ""
+    key = own_key(directory)
     facts: dict[str, Any] = {
         "packet": packet,
         "created": _now(),
@@ -208,10 +210,19 @@ def _collect(
     files["ledger/payloads.jsonl"] = json_lines(shelf.rows())
     files["controls.json"] = json.dumps(mapping, indent=1).encode() + b"\n"
     files["verify.py"] = VERIFIER.read_bytes()
-    files["README.txt"] = _README.format(packet=packet, key=key or "NAME+ID+BASE64").encode()
-    page = render_page(_shown_facts(facts), tables, mapping, f"python3 verify.py --key '{key}'")
+    command = f"python3 verify.py --key {shlex.quote(key or 'NAME+ID+BASE64')}"
+    files["README.txt"] = _README.format(packet=packet, command=command).encode()
+    page = render_page(_shown_facts(facts), tables, mapping, command)
     files["index.html"] = page.encode("utf-8", "replace")
     return files, facts
+
+
+def own_key(directory: Path) -> str:
+    """The public key that lies in the ledger; empty if there is none, or something else."""
+    try:
+        return str(parse_key((directory / PUBLIC_KEY).read_text("ascii")))
+    except (OSError, ValueError, NoteError):
+        return ""
 
 
 def granted(sources: Mapping[str, str], settings: Settings | None) -> list[tuple[str, str, str]]:
@@ -276,7 +287,7 @@ manifest.json, .note     every file's hash, signed
 
 To check it, with Python 3.9 or newer and nothing else:
 
-    python3 verify.py --key '{key}'
+    {command}
 
 Take the key from a source that is not this packet. The sample can be drawn again: it is the exchanges with the
 smallest SHA-256 over seed and decision id (both in manifest.json and tables/exchanges.jsonl).

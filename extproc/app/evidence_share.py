@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from extproc.adapters.evidence_reader import PayloadShelf
-from extproc.adapters.ledger_reader import CHECKPOINTS, CHUNK, PUBLIC_KEY, list_segments, list_writers
+from extproc.adapters.ledger_reader import CHECKPOINTS, CHUNK, list_segments, list_writers
 from extproc.adapters.ledger_scan import raw_lines
+from extproc.app.evidence import own_key
 from extproc.domain.errors import ExtprocError
 from extproc.ledger.checkpoint import parse_checkpoint
 from extproc.ledger.lines import parse_line
@@ -44,9 +45,9 @@ def share_record(directory: Path, writer: str, seq: int, *, payloads: bool) -> d
         "proof": [node.hex() for node in prove_range(hashes, seq, seq + 1)],
         "checkpoint": note.decode("utf-8"),
     }
-    key = directory / PUBLIC_KEY
-    if key.exists():
-        shared["ledger_key"] = key.read_text("ascii").strip()
+    key = own_key(directory)
+    if key:
+        shared["ledger_key"] = key
     if payloads and record.payloads:
         shelf = PayloadShelf(directory, 1 << 30)
         for name in record.payloads:

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from extproc.commands.ledger_place import Place, config_option, dir_option, parse_moment
+from extproc.domain.display import escape_for_display
 from extproc.domain.errors import ExtprocError
 from extproc.ledger.alone import verify as alone
 
@@ -79,7 +80,7 @@ def export(
     except EvidenceError as mistake:
         raise click.UsageError(str(mistake)) from None
     except ExtprocError as failure:
-        click.echo(f"no packet was made: {failure}", err=True)
+        click.echo(escape_for_display(f"no packet was made: {failure}"), err=True)
         sys.exit(3)
     except OSError as failure:
         click.echo(f"no packet was written: {failure.filename}: {failure.strerror}", err=True)
@@ -123,7 +124,7 @@ def share(
     try:
         shared = share_record(where, writer, int(seq), payloads=payloads)
     except (ExtprocError, OSError) as failure:
-        click.echo(str(failure), err=True)
+        click.echo(escape_for_display(str(failure)), err=True)
         sys.exit(1)
     text = json.dumps(shared, indent=1, ensure_ascii=False) + "\n"
     if output is not None:

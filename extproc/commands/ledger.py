@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from extproc.adapters.ledger_reader import (
+    CHECKPOINTS,
     PUBLIC_KEY,
     TailError,
     WriterTail,
@@ -141,12 +142,13 @@ def show(what: str, directory: Path | None, config: Path | None, as_json: bool) 
 
 def _find_key(place: Path, key: str | None) -> tuple[NoteKey | None, bool]:
     """The key to trust, and whether it came out of the ledger itself."""
-    own = place / PUBLIC_KEY
+    own, log = place / PUBLIC_KEY, place / CHECKPOINTS
     try:
         if key is not None:
             file = Path(key)
             return parse_key(file.read_text("ascii") if file.is_file() else key), False
-        return (parse_key(own.read_text("ascii")), True) if own.is_file() else (None, False)
+        has_signed = own.is_file() and log.is_file() and log.stat().st_size > 0
+        return (parse_key(own.read_text("ascii")), True) if has_signed else (None, False)
     except (NoteError, OSError, ValueError) as mistake:
         if key is None:
             return None, False

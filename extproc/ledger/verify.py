@@ -156,6 +156,8 @@ def _check_checkpoints(
             report.add(Problem("alarm", alarm.writer, alarm.seq, message))
     else:
         report.unchecked.append("truncation and rewriting: there is no checkpoint that can be trusted")
+        if key is not None and not report.problems:
+            report.add(Problem("signature", "", -1, "there is no checkpoint that the key has signed"))
     if key is None:
         report.unchecked.append("signatures of checkpoints: no key was given")
     return signed

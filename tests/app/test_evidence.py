@@ -6,10 +6,12 @@ import csv
 import io
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import threading
+import warnings
 import zipfile
 from hashlib import sha256
 from html.parser import HTMLParser
@@ -18,6 +20,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from extproc.adapters.checkpointer import Checkpointer
 from extproc.adapters.ledger_reader import verify_directory
@@ -25,13 +29,15 @@ from extproc.app.evidence import Asked, EvidenceError, export, load_controls
 from extproc.cli import main
 from extproc.config import load_config
 from extproc.domain.record import Record
-from extproc.ledger.alone.verify import Report, parse_key, verify_packet, verify_record
+from extproc.ledger.alone import verify as alone
+from extproc.ledger.alone.verify import Report, parse_key, show, verify_packet, verify_record
 from extproc.ledger.checkpoint import Clock
 from extproc.ledger.evidence.numbers import as_text, evaluate
 from extproc.ledger.evidence.packet import build_zip, sign_manifest, table_files
 from extproc.ledger.evidence.tables import TABLES
 from extproc.ledger.exchanges import csv_cell
 from extproc.ledger.lines import Chain
+from extproc.ledger.note import NoteKey
 from tests.commands.test_sessions import CONFIG
 from tests.support.books import KEY, OTHER_KEY, START, Ticking, intent, open_writer, outcome, sign_now
 
@@ -91,8 +97,8 @@ def fill_ledger(directory: Path, approver=ANN) -> None:
     supervisor.append(
         Record("policy.activated", START - 5, activated, {"sources": json.dumps({"p": POLICY}).encode()})
     )
-    settings = [{"state": "a", "workers": 1}, {"state": "a", "workers": 2}]
-    for at, loaded in zip((START - 6, START + 5), settings, strict=True):
+    loadings = [{"state": "a", "workers": 1}, {"state": "a", "workers": 2}]
+    for at, loaded in zip((START - 6, START + 5), loadings, strict=True):
         fields = {"digest": f"sha256:{loaded['workers']}", "size": 1}
         supervisor.append(Record("config.loaded", at, fields, {"settings": json.dumps(loaded).encode()}))
     supervisor.commit()
@@ -657,7 +663,68 @@ def not_json(files):
     files["ledger/proof.json"] = b"{"
 
 
+def without_checkpoints(files):
+    """Everything is said to be newer than the latest checkpoint, and could have been written today."""
+    files["ledger/checkpoints.log"] = b""
+
+    def forget(proof):
+        proof["before"] = proof["after"] = None
+
+    edit_json(files, "ledger/proof.json", forget)
+
+
+def rest_on_nothing(files):
+    """The checkpoints are there, and the proof does not use them."""
+
+    def forget(proof):
+        proof["before"] = proof["after"] = None
+
+    edit_json(files, "ledger/proof.json", forget)
+
+
+def rest_on_the_first(files):
+    """An older checkpoint, under which later records need no proof."""
+
+    def use_before(proof):
+        proof["after"], proof["before"] = proof["before"] or proof["after"] | {"checkpoint": 0}, None
+
+    edit_json(files, "ledger/proof.json", use_before)
+
+
+def hide_with_its_own_hash(files):
+    """A packet about everything that shows a record by its hash only."""
+    lines = files["ledger/records.jsonl"].splitlines(keepends=True)
+    at = next(at for at, line in enumerate(lines) if b'"kind":"admin.refused"' in line)
+    line = lines.pop(at)
+    row = json.loads(line)
+    files["ledger/records.jsonl"] = b"".join(lines)
+    hidden = {"writer": row["writer"], "seq": row["seq"], "hash": sha256(line[:-1]).hexdigest()}
+    files["ledger/hidden.jsonl"] += json.dumps(hidden).encode() + b"\n"
+
+
+def overlapping_ranges(files):
+    edit_json(files, "ledger/proof.json", lambda proof: proof["ranges"].append(proof["ranges"][0]))
+
+
+def a_name_twice(files):
+    files["ledger/proof.json"] = files["ledger/proof.json"].replace(b"{", b'{"ranges": [],', 1)
+
+
+def fractions_for_numbers(files):
+    def change(proof):
+        proof["ranges"][0]["first"] = 0.5
+
+    edit_json(files, "ledger/proof.json", change)
+
+
 TAMPERED = {
+    "no checkpoints, and a proof that wants none": (without_checkpoints, {"signature"}),
+    "a proof that rests on no checkpoint": (rest_on_nothing, {"incomplete"}),
+    "a proof that rests on an older checkpoint": (rest_on_the_first, {"incomplete", "packet"}),
+    "a record shown by its hash in a packet about everything": (hide_with_its_own_hash, {"hidden"}),
+    "ranges that overlap": (overlapping_ranges, {"packet"}),
+    "a name twice in a JSON object": (a_name_twice, {"packet"}),
+    "a fraction where a whole number is due": (fractions_for_numbers, {"packet"}),
     "an edited record": (edit, {"rewritten", "altered"}),
     "a dropped record": (drop_line, {"missing"}),
     "a record hidden behind another hash": (hide_line, {"rewritten", "altered"}),
@@ -743,6 +810,127 @@ def test_rubbish_is_no_packet_and_no_record(tmp_path, data):
         report = Report()
         check_it(tmp_path / "x", KEY.key, report)
         assert report.problems
+
+
+def raw_zip(entries: list[tuple[str, bytes]]) -> bytes:
+    """A zip as somebody hostile would make it: any names, any of them twice."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, data in entries:
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return out.getvalue()
+
+
+NAMES = [
+    "../verify.py",
+    "/etc/cron.d/x",
+    "a/../../b",
+    "c:\\x",
+    "a//b",
+    ".hidden",
+    "tab\x1b[2J",
+    "a b",
+    "dir/\u202e",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_packet_with_a_name_that_leads_elsewhere_does_not_verify(whole, tmp_path, name, capsys):
+    report = check(raw_zip([*files_of(whole).items(), (name, b"x")]), tmp_path)
+    assert [problem.code for problem in report.problems] == ["packet"]
+    show(report)
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_packet_with_a_file_twice_does_not_verify(whole, tmp_path):
+    """Unpackers take the last one, or the first, or ask."""
+    files = files_of(whole)
+    twice = raw_zip([("tables/access.csv", b"a lie"), *files.items()])
+    assert [problem.code for problem in check(twice, tmp_path).problems] == ["packet"]
+    assert "twice" in str(check(twice, tmp_path).problems[0])
+
+
+def test_a_packet_that_unpacks_to_too_much_is_not_read(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr("extproc.ledger.alone.verify.MAX_PACKET", 10_000)
+    assert "unpacks to more" in str(check(whole, tmp_path).problems[0])
+
+
+def test_a_folder_with_a_link_does_not_verify(whole, tmp_path):
+    folder = tmp_path / "unpacked"
+    for name, data in files_of(whole).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    (folder / "tables" / "gaps.csv").unlink()
+    (folder / "tables" / "gaps.csv").symlink_to("/dev/zero")
+    report = Report()
+    verify_packet(folder, KEY.key, report)
+    assert "neither a file nor a folder" in str(report.problems[0])
+
+
+READ_AS_JSON = ("manifest.json", "ledger/proof.json")
+READ_AS_LINES = (
+    "ledger/hidden.jsonl",
+    "ledger/payloads.jsonl",
+    "tables/exchanges.jsonl",
+    "tables/approvals.jsonl",
+)
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_value_in_any_place_of_a_packet_gives_a_verdict(whole, tmp_path, data):
+    """Types, sizes and depths that nobody foresaw: a problem or none, never a traceback."""
+    files = files_of(whole)
+    name = data.draw(st.sampled_from([*READ_AS_JSON, *READ_AS_LINES]))
+    first = files[name] if name in READ_AS_JSON else files[name].partition(b"\n")[0]
+    value = json.loads(first or b"{}")
+    odd = st.sampled_from(
+        [None, True, -1, 0.5, 10**30, "", "x", "\ud800", [], {}, [[]], {"a": {}}, "9" * 5000]
+    )
+    place, depth = value, 0
+    while isinstance(place, dict | list) and place and depth < 4:
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        key = data.draw(st.sampled_from(keys))
+        if not isinstance(place[key], dict | list) or not place[key] or data.draw(st.booleans()):
+            place[key] = data.draw(odd)
+            break
+        place, depth = place[key], depth + 1
+    files[name] = json.dumps(value).encode() + b"\n"
+    made = build_zip(files) if name == "manifest.json" else remake(files)
+    report = check(made, tmp_path)
+    assert all(str(problem) for problem in report.problems)
+
+
+@given(st.binary(max_size=40), st.integers(min_value=0), st.integers(1, 200))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damaged_zips_give_a_verdict(whole, tmp_path, noise, at, length):
+    at %= len(whole)
+    report = check(whole[:at] + noise + whole[at + length :], tmp_path)
+    assert isinstance(report.problems, list)
+
+
+def test_the_key_in_a_ledger_cannot_add_to_the_command_that_is_printed(tmp_path):
+    fill_ledger(tmp_path / "ledger")
+    name = "x';touch${IFS}/tmp/y;'"
+    evil = NoteKey(name, KEY.key.public)
+    for text in (str(evil), f"{evil}' ; touch /tmp/y ; '", "\x1b[2J"):
+        (tmp_path / "ledger" / "checkpoint.pub").write_text(text)
+        files = files_of(export(tmp_path / "ledger", WHOLE, None)[1])
+        (line,) = [line for line in files["README.txt"].decode().splitlines() if "--key" in line]
+        assert shlex.split(line)[:3] == ["python3", "verify.py", "--key"]
+        assert shlex.split(line)[3:] == [str(evil) if text == str(evil) else "NAME+ID+BASE64"]
+
+
+def test_a_terminal_that_lacks_a_letter_stops_no_verdict(whole, tmp_path):
+    (tmp_path / "p.zip").write_bytes(raw_zip([("\u4e2d\u6587", b"x")]))
+    program = Path(alone.__file__)
+    done = subprocess.run(
+        [sys.executable, "-I", program, tmp_path / "p.zip", "--key", str(KEY.key)],
+        capture_output=True, env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
 
 
 def test_a_copy_is_exported_without_custody_and_says_so(home, tmp_path):
@@ -834,6 +1022,7 @@ def test_a_ledger_without_checkpoints_is_exported_and_says_what_that_means(tmp_p
     (tmp_path / "ledger" / "checkpoints.log").unlink()
     _, data = export(tmp_path / "ledger", WHOLE, None)
     report = check(data, tmp_path)
+    assert [problem.code for problem in report.problems] == ["signature"]
     assert any("under no checkpoint yet" in gap for gap in report.unchecked)
     sign_now(tmp_path / "ledger")
     assert check(export(tmp_path / "ledger", WHOLE, None)[1], tmp_path).problems == []

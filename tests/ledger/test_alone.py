@@ -74,7 +74,11 @@ def alone(directory: Path, key=KEY.key, every: bool = False) -> Report:
 
 
 def both(directory: Path, key=KEY.key) -> list[tuple[str, str, int]]:
-    """What is wrong, as both verifiers say; they must name the same first problem."""
+    """What is wrong, as both verifiers say; they must name the same first problem.
+
+    With the key, unless there is nothing that it could have signed.
+    """
+    key = key if (directory / CHECKPOINTS).exists() else None
     theirs = [(p.code, p.writer, p.seq) for p in verify_directory(directory, key, thorough=True).problems]
     ours = [(p.code, p.writer, p.seq) for p in alone(directory, key).problems]
     assert bool(ours) == bool(theirs)
@@ -261,6 +265,14 @@ def test_a_predecessor_that_lost_its_end_is_noticed_without_any_checkpoint(tmp_p
     assert both(tmp_path)[0] == ("truncated", WRITER, 9)
     path.write_bytes(data.replace(b'"kind":"stop"', b'"kind":"stap"'))
     assert both(tmp_path)[0][0] == "predecessor"
+
+
+def test_a_ledger_whose_checkpoints_are_gone_does_not_verify_with_a_key(ledger):
+    """Otherwise whoever rewrites it all would only have to remove them."""
+    (ledger / CHECKPOINTS).unlink()
+    assert [p.code for p in alone(ledger).problems] == ["signature"]
+    assert [p.code for p in verify_directory(ledger, KEY.key).problems] == ["signature"]
+    assert both(ledger) == []
 
 
 def test_a_torn_tail_must_be_the_one_its_successor_names(tmp_path):

@@ -589,6 +589,8 @@ class Checkpoints:
                 report.add("alarm", writer, seq, "the checkpointer refused this writer: " + code)
         else:
             report.unchecked.append("truncation and rewriting: there is no checkpoint that can be trusted")
+            if key is not None and not report.problems:
+                report.add("signature", "", -1, "there is no checkpoint that the key has signed")
         if key is None:
             report.unchecked.append("signatures of checkpoints: no key was given")
 
@@ -926,13 +928,8 @@ def verify_ledger(directory: Path, key: Key | None, report: Report, every: bool 
     """Check a whole ledger. Raises OSError if it cannot be read."""
     checkpoints = Checkpoints()
     log = directory / CHECKPOINTS
-    if log.exists():
-        with log.open("rb") as file:
-            checkpoints.read(file, key, report, every)
-    else:
-        report.unchecked.append("truncation and rewriting: there is no checkpoint that can be trusted")
-        if key is None:
-            report.unchecked.append("signatures of checkpoints: no key was given")
+    with log.open("rb") if log.exists() else io.BytesIO() as file:
+        checkpoints.read(file, key, report, every)
     folders = writers_of(directory)
     starts = {folder.name: _start_of(folder) for folder in folders}
     claims, torn = _claims(starts)
@@ -1031,44 +1028,83 @@ MANIFEST, MANIFEST_NOTE, VERIFIER = "manifest.json", "manifest.note", "verify.py
 MANIFEST_TITLE = "extproc-evidence-manifest/v1"
 
 
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*\Z")
+MAX_PACKET = 8 << 30  # bytes of all files together, unpacked
+
+
 class Packet:
-    """A packet's files, in a folder or in a zip; nothing is ever unpacked."""
+    """A packet's files, in a folder or in a zip; nothing is ever unpacked.
+
+    Raises Bad for a name that is there twice or would lead out of the folder, for links, and for more than MAX_PACKET.
+    """
 
     def __init__(self, path: Path) -> None:
         self._folder = path if path.is_dir() else None
         self._zip = zipfile.ZipFile(path) if self._folder is None else None
+        sizes = self._sizes_in_zip() if self._zip is not None else self._sizes_in_folder()
+        self._names = sorted(name for name, _ in sizes)
+        for before, name in zip(["", *self._names], self._names):
+            if not FILE_NAME.match(name):
+                raise Bad("a file's name is not one of a packet: %s" % name[:200])
+            if name == before:
+                raise Bad("%s is in the packet twice" % name)
+        if sum(size for _, size in sizes) > MAX_PACKET:
+            raise Bad("the packet unpacks to more than %d bytes" % MAX_PACKET)
+
+    def _sizes_in_zip(self) -> list[tuple[str, int]]:
+        assert self._zip is not None
+        found = [(one.filename, one.file_size) for one in self._zip.infolist()]
+        return [(name, size) for name, size in found if size or not name.endswith("/")]
+
+    def _sizes_in_folder(self) -> list[tuple[str, int]]:
+        assert self._folder is not None
+        sizes = []
+        for path in self._folder.rglob("*"):
+            name = path.relative_to(self._folder).as_posix()
+            if "__pycache__" in name.split("/"):
+                continue  # Python's own, beside a verify.py that was imported
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise Bad("%s is neither a file nor a folder" % name)
+            if path.is_file():
+                sizes.append((name, path.stat().st_size))
+        return sizes
 
     def names(self) -> list[str]:
-        if self._zip is not None:
-            return sorted(name for name in self._zip.namelist() if not name.endswith("/"))
-        assert self._folder is not None
-        found = (path for path in self._folder.rglob("*") if path.is_file())
-        return sorted(
-            path.relative_to(self._folder).as_posix() for path in found if "__pycache__" not in path.parts
-        )
+        return self._names
 
     def read(self, name: str) -> bytes:
         """Raises Bad if it is not there."""
+        if name not in self._names:
+            raise Bad("%s is not there" % name)
         try:
             if self._zip is not None:
                 return self._zip.read(name)
             assert self._folder is not None
             return (self._folder / name).read_bytes()
-        except (KeyError, OSError, zipfile.BadZipFile):
-            raise Bad("%s is not there or cannot be read" % name) from None
+        except Exception as failure:  # damaged, encrypted, packed in a way that is not known here
+            raise Bad(f"{name} cannot be read: {type(failure).__name__}") from None
 
     def json(self, name: str) -> Any:
-        try:
-            return json.loads(self.read(name))
-        except (ValueError, RecursionError):
-            raise Bad("%s is not JSON" % name) from None
+        return parse_json(self.read(name), name)
 
     def lines(self, name: str) -> list[Any]:
         """A file of JSON lines."""
-        try:
-            return [json.loads(line) for line in self.read(name).split(b"\n") if line]
-        except (ValueError, RecursionError):
-            raise Bad("%s is not JSON lines" % name) from None
+        return [parse_json(line, name) for line in self.read(name).split(b"\n") if line]
+
+
+def parse_json(data: bytes, name: str) -> Any:
+    """Any JSON that is read the same everywhere: no name twice, no NaN. Raises Bad."""
+    try:
+        return json.loads(data, object_pairs_hook=_unique, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        raise Bad("%s is not JSON" % name) from None
+
+
+def whole(value: Any) -> int:
+    """A whole number that is not negative. Raises Bad."""
+    if type(value) is not int or value < 0:
+        raise Bad("not a whole number: %s" % str(value)[:100])
+    return value
 
 
 def verify_packet(path: Path, key: Key | None, report: Report) -> None:
@@ -1093,7 +1129,9 @@ def verify_packet(path: Path, key: Key | None, report: Report) -> None:
         _check_custody(packet, manifest, checked, report)
     except (Bad, zipfile.BadZipFile) as bad:
         report.add("packet", "", -1, str(bad))
-    except (KeyError, TypeError, ValueError, AttributeError) as bad:
+    except OSError:
+        raise
+    except Exception as bad:  # whatever hostile bytes may lead to: it does not verify
         report.add("packet", "", -1, "malformed: %s" % type(bad).__name__)
 
 
@@ -1136,6 +1174,11 @@ class PacketLedger:
         for one in self.proof["ranges"]:
             self._check_range(one, hashes, after, before)
         self._check_foreign(hashes)
+        for writer, known in sorted(before.items()):
+            now = after.get(writer)
+            if now is None or now.size < known.size or (now.size == known.size and now != known):
+                message = "is not in the latest checkpoint what it was before the period"
+                self.report.add("rewritten", writer, 0, message, known.size - 1)
         for writer, head in sorted(after.items()):
             old = before[writer].size if writer in before else 0
             if writer not in self.covered and head.size > old:
@@ -1145,10 +1188,19 @@ class PacketLedger:
         if self.last_time < self.scope["to"]:
             text = "whether more was recorded after %s: the latest checkpoint here is older than the end of the period"
             self.report.unchecked.append(text % (self.last_time or "the beginning"))
+        if not notes and self.lines:
+            self.report.add("signature", "", -1, "no checkpoint here is signed by the key")
         hidden = len(hashes) - len(self.lines)
         self.report.count("records", len(self.lines))
         if hidden:
             self.report.count("records shown by their hash only", hidden)
+            if not self.scope.get("target"):
+                self.report.add(
+                    "hidden",
+                    "",
+                    -1,
+                    "a packet about all targets shows %d records by their hash only" % hidden,
+                )
         for gap in self.proof.get("unchecked", []):
             self.report.unchecked.append(str(gap))
 
@@ -1209,7 +1261,7 @@ class PacketLedger:
         checkpoint = notes[named["checkpoint"]][1]
         if which == "after":
             self.last_time = checkpoint.time
-        heads = {w: Head(w, int(size), root, head) for w, size, root, head in named["heads"]}
+        heads = {w: Head(w, whole(size), root, head) for w, size, root, head in named["heads"]}
         if len(heads) != checkpoint.writers or writers_root(heads) != checkpoint.writers_root:
             raise Bad("the trees are not those that checkpoint %d commits to" % checkpoint.number)
         return heads
@@ -1217,6 +1269,8 @@ class PacketLedger:
     def _check_before(self, notes: dict[int, tuple[Note, Checkpoint]]) -> None:
         """What `before` names was there already when the period began: only then may it go unaccounted for."""
         before, after = self.proof.get("before"), self.proof.get("after")
+        if notes and (after is None or after["checkpoint"] != max(notes)):
+            self.report.add("incomplete", "", -1, "the proof does not rest on the latest checkpoint")
         if before is None:
             return
         checkpoint = notes[before["checkpoint"]][1]
@@ -1229,11 +1283,16 @@ class PacketLedger:
 
     def _check_foreign(self, hashes: dict[tuple[str, int], str]) -> None:
         """Every record and hash belongs to a range: nothing else ties it to a signed tree."""
-        ranges: dict[str, list[tuple[int, int]]] = {}
-        for one in self.proof["ranges"]:
-            ranges.setdefault(one["writer"], []).append((int(one["first"]), int(one["last"])))
+        ranges = sorted((str(one["writer"]), one["first"], one["last"]) for one in self.proof["ranges"])
+        for before, one in zip(ranges, ranges[1:]):
+            if before[0] == one[0] and one[1] <= before[2]:
+                raise Bad("ranges of %s overlap" % one[0])
+        last = "", 0, -1
+        coming = iter(ranges)
         for writer, seq in sorted(hashes):
-            if not any(first <= seq <= last for first, last in ranges.get(writer, [])):
+            while (last[0], last[2]) < (writer, seq):
+                last = next(coming, ("\U0010ffff", 0, 0))
+            if last[0] != writer or seq < last[1]:
                 self.report.add("foreign", writer, seq, "is in no range of the proof")
 
     def _hashes(self) -> dict[tuple[str, int], str]:
@@ -1250,7 +1309,7 @@ class PacketLedger:
             self.lines[line.writer, line.seq] = line
             hashes[line.writer, line.seq] = line.hash
         for one in self.packet.lines("ledger/hidden.jsonl"):
-            place = (str(one["writer"]), int(one["seq"]))
+            place = (str(one["writer"]), whole(one["seq"]))
             if place in hashes or not HASH.match(str(one["hash"])):
                 raise Bad("ledger/hidden.jsonl: %s:%d is shown as well, or malformed" % place)
             hashes[place] = one["hash"]
@@ -1263,8 +1322,8 @@ class PacketLedger:
         after: dict[str, Head],
         before: dict[str, Head],
     ) -> None:
-        writer, first, last = one["writer"], int(one["first"]), int(one["last"])
-        if not 0 <= first <= last:
+        writer, first, last = one["writer"], whole(one["first"]), whole(one["last"])
+        if first > last:
             raise Bad("a range from %d to %d" % (first, last))
         absent = next((seq for seq in range(first, last + 1) if (writer, seq) not in hashes), None)
         if absent is not None:
@@ -1526,7 +1585,7 @@ def _check_custody(packet: Packet, manifest: dict[str, Any], ledger: PacketLedge
 def verify_record(path: Path, key: Key | None, report: Report) -> None:
     """A record with its inclusion proof, and nothing of the others."""
     try:
-        shared = json.loads(path.read_bytes())
+        shared = parse_json(path.read_bytes(), "the record")
         if not isinstance(shared, dict) or shared.get("format") != "extproc-record/v1":
             raise Bad("not a ledger, a packet or a record that was handed over")
         line = parse_line(shared["line"].encode("utf-8"))
@@ -1560,7 +1619,9 @@ def verify_record(path: Path, key: Key | None, report: Report) -> None:
         )
     except Bad as bad:
         report.add("record", "", -1, str(bad))
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as bad:
+    except OSError:
+        raise
+    except Exception as bad:  # whatever hostile bytes may lead to: it does not verify
         report.add("record", "", -1, "malformed: %s" % type(bad).__name__)
 
 
@@ -1608,6 +1669,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter stops nothing
     report = Report()
     path = options.path
     if not path.exists():
@@ -1615,7 +1679,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 3
     try:
         if path.is_dir() and not (path / MANIFEST).exists():
-            key = find_key(options.key, path / PUBLIC_KEY, report)
+            log = path / CHECKPOINTS
+            has_signed = log.is_file() and log.stat().st_size > 0
+            key = find_key(options.key, path / PUBLIC_KEY if has_signed else None, report)
             verify_ledger(path, key, report, options.every_signature)
         else:
             key = find_key(options.key, None, report)
