@@ -38,7 +38,10 @@ LOOK: Final = 1.0
 MAX_SPOOL: Final = 10_000
 """Messages that wait; beyond it a new one becomes a dead letter at once."""
 SHORTEST_KEY: Final = 24
-KEPT: Final = ("hold", "target", "rules", "expires_at", "from", "to", "vote", "by", "reason", "use_before")
+KEPT: Final = (
+    "hold", "target", "rules", "expires_at", "from", "to", "vote", "by", "reason", "use_before", "break_glass",
+    "review_by", "justified", "overdue",
+)  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\.[0-9]{1,9}")
 
 
@@ -66,6 +69,8 @@ def key_of(secret: str) -> bytes:
 def message_of(record: Record, console: str) -> dict[str, Any]:
     """What is told of a move: who, what for, and where to look; nothing of the request itself."""
     data = {name: record.fields[name] for name in KEPT if record.fields.get(name) not in (None, "")}
+    if isinstance(data.get("by"), Mapping):
+        data["by"] = str(data["by"].get("person", ""))
     requester = record.fields.get("requester")
     if isinstance(requester, Mapping):
         data["requester"] = {name: requester.get(name) for name in ("subject", "kind", "person")}

@@ -49,6 +49,7 @@ class ApprovalsClient:
         self,
         states: tuple[str, ...] = (),
         *,
+        reviews: tuple[str, ...] = (),
         mine: bool = False,
         limit: int = 100,
         wait: int = 0,
@@ -56,6 +57,7 @@ class ApprovalsClient:
     ) -> dict[str, Any]:
         """`{"holds": […], "more": …, "news": …}`"""
         query: list[tuple[str, str | int]] = [("state", state) for state in states]
+        query += [("review", state) for state in reviews]
         query += [("limit", limit), ("wait", wait), ("since", since)]
         if mine:
             query.append(("requester", "me"))
@@ -69,10 +71,15 @@ class ApprovalsClient:
     def act(
         self, hold_id: str, action: str, reason: str, *, grant: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Approve, deny, withdraw or revoke; the hold as it stands then. `grant` is what an approval gives."""
+        """Approve, deny, withdraw, revoke or break-glass; the hold then. `grant` is what an approval gives."""
         path = f"/v1/holds/{quote(hold_id, safe='')}/{action}"
         body: dict[str, Any] = {"reason": reason} | ({"grant": dict(grant)} if grant else {})
         return self._call("POST", path, "view", json=body, timeout=15)
+
+    def review(self, hold_id: str, justified: bool, reason: str) -> dict[str, Any]:
+        """Say what was found about an emergency; the hold as it stands then."""
+        path = f"/v1/holds/{quote(hold_id, safe='')}/review"
+        return self._call("POST", path, "view", json={"justified": justified, "reason": reason}, timeout=15)
 
     def grants(self, states: tuple[str, ...] = (), *, mine: bool = False, limit: int = 100) -> dict[str, Any]:
         """`{"grants": […], "more": …}`"""

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
+from rich.live import Live
 
 from extproc.commands import holds_watch
 from extproc.commands.approvals_client import (
@@ -19,9 +21,18 @@ from extproc.commands.approvals_client import (
     RefusedError,
     UnreachableError,
 )
-from extproc.commands.holds_text import line_of, page, plain_table, print_table, terms_line
+from extproc.commands.holds_text import (
+    REVIEW_COLUMNS,
+    line_of,
+    page,
+    plain_table,
+    print_table,
+    review_line,
+    table_of,
+    terms_line,
+)
 from extproc.config.units import parse_duration
-from extproc.domain.hold import HoldState
+from extproc.domain.hold import HoldState, ReviewState
 from extproc.domain.terms import SCOPES
 
 DEFAULT_API = "unix:./state/run/approvals.sock"
@@ -33,7 +44,7 @@ Connect = Callable[[], ApprovalsClient]
 
 @click.group()
 def holds() -> None:
-    """List, show, approve, deny and watch holds.
+    """List, show, approve, deny and watch holds, and review what went in an emergency.
 
     The token comes from --token-file or the variable EXTPROC_TOKEN, never from the command line, where every
     process of the machine could read it.
@@ -93,11 +104,20 @@ reason_option = click.option("--reason", required=True, help="Why; it is recorde
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES), default=("pending",))
 @click.option("--mine", is_flag=True, help="Only your own requests.")
 @click.option("--limit", type=click.IntRange(1, 500), default=100, show_default=True)
+@click.option("--live", is_flag=True, help="Keep the table on the screen as it is now, until interrupted.")
 @json_option
 @client_options
-def list_holds(connect: Connect, states: tuple[str, ...], mine: bool, limit: int, as_json: bool) -> None:
+def list_holds(
+    connect: Connect, states: tuple[str, ...], mine: bool, limit: int, live: bool, as_json: bool
+) -> None:
     """List holds, newest first; pending ones unless --state says otherwise."""
-    answer = connect().list(() if "all" in states else states, mine=mine, limit=limit)
+    wanted = () if "all" in states else states
+    if live:
+        if as_json or not sys.stdout.isatty():
+            raise click.UsageError("--live is for a terminal; `watch` is for a pipe")
+        _live(connect(), wanted, mine, limit)
+        return
+    answer = connect().list(wanted, mine=mine, limit=limit)
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
@@ -200,6 +220,49 @@ def revoke(connect: Connect, hold_id: str, reason: str, as_json: bool) -> None:
     _act(connect, hold_id, "revoke", reason, as_json)
 
 
+@holds.command("break-glass")
+@click.argument("hold_id")
+@reason_option
+@json_option
+@client_options
+def break_glass(connect: Connect, hold_id: str, reason: str, as_json: bool) -> None:
+    """Let your own request go in an emergency. It is alarmed, and somebody else must review it."""
+    _act(connect, hold_id, "break-glass", reason, as_json)
+
+
+@holds.command()
+@click.option("--done", is_flag=True, help="Those that were reviewed instead.")
+@json_option
+@client_options
+def reviews(connect: Connect, done: bool, as_json: bool) -> None:
+    """List what went in an emergency and nobody reviewed yet. Exit code 4 if a review is overdue."""
+    states = (ReviewState.DONE,) if done else (ReviewState.OPEN, ReviewState.OVERDUE)
+    answer = connect().list(reviews=tuple(state.value for state in states), limit=500)
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+    elif sys.stdout.isatty():
+        print_table(map(review_line, answer["holds"]), REVIEW_COLUMNS)
+    else:
+        for hold in answer["holds"]:
+            click.echo("\t".join(review_line(hold)))
+    if any(hold["break_glass"]["review_state"] == ReviewState.OVERDUE for hold in answer["holds"]):
+        sys.exit(4)
+
+
+@holds.command()
+@click.argument("hold_id")
+@click.option("--justified/--not-justified", default=None, help="What you found.")
+@reason_option
+@json_option
+@client_options
+def review(connect: Connect, hold_id: str, justified: bool | None, reason: str, as_json: bool) -> None:
+    """Say what you found about a request that went in an emergency."""
+    if justified is None:
+        raise click.UsageError("say --justified or --not-justified")
+    hold = connect().review(hold_id, justified, reason)
+    click.echo(json.dumps(hold, indent=2) if as_json else f"{hold['id']} is reviewed")
+
+
 @holds.command()
 @click.option(
     "--interactive/--no-interactive",
@@ -218,6 +281,19 @@ def watch(connect: Connect, interactive: bool | None, as_json: bool) -> None:
             return
         click.echo(f"Commands: {holds_watch.HELP}")
         holds_watch.converse(connect(), connect(), _ask)
+    except KeyboardInterrupt:
+        return
+
+
+def _live(client: ApprovalsClient, states: tuple[str, ...], mine: bool, limit: int) -> None:
+    """The table, drawn anew whenever something moved."""
+    news, wait = 0, 0
+    try:
+        with Live(console=Console(highlight=False), auto_refresh=False, screen=True) as screen:
+            while True:
+                answer = client.list(states, mine=mine, limit=limit, wait=wait, since=news)
+                news, wait = answer["news"], holds_watch.POLL
+                screen.update(table_of(map(line_of, answer["holds"])), refresh=True)
     except KeyboardInterrupt:
         return
 

@@ -14,6 +14,7 @@ from extproc.config.units import format_duration
 from extproc.domain.display import escape_unprintable
 
 COLUMNS = ("id", "state", "target", "requester", "what", "risk", "needs", "expires")
+REVIEW_COLUMNS = ("id", "review", "target", "by", "what", "reason", "review by")
 GRANT_COLUMNS = ("id", "state", "target", "requester", "used", "covers", "expires")
 
 
@@ -35,14 +36,38 @@ def line_of(hold: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def print_table(rows: Iterable[list[str]], columns: tuple[str, ...] = COLUMNS) -> None:
+def review_line(hold: Mapping[str, Any]) -> list[str]:
+    """One emergency's cells, in the order of `REVIEW_COLUMNS`."""
+    glass = hold["break_glass"]
+    found = glass["review"]
+    state = glass["review_state"]
+    if found is not None:
+        state = "justified" if found["justified"] else "not justified"
+    cells = (
+        hold["id"],
+        state,
+        hold["target"],
+        glass["by"]["person"],
+        hold["title"],
+        glass["reason"],
+        glass["review_by"],
+    )
+    return [escape_unprintable(str(cell)) for cell in cells]
+
+
+def table_of(rows: Iterable[list[str]], columns: tuple[str, ...] = COLUMNS) -> Table:
     """For people."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         table.add_column(name, overflow="fold", no_wrap=name in ("id", "state"))
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: nothing in it is markup
-    Console(highlight=False).print(table)
+    return table
+
+
+def print_table(rows: Iterable[list[str]], columns: tuple[str, ...] = COLUMNS) -> None:
+    """For people, once."""
+    Console(highlight=False).print(table_of(rows, columns))
 
 
 def plain_table(holds: list[dict[str, Any]]) -> Iterator[str]:
@@ -80,6 +105,13 @@ def page(hold: Mapping[str, Any]) -> Iterator[str]:
         )
         if vote["grant"]:
             yield f"             {terms_line(vote['grant'])}"
+    if glass := hold["break_glass"]:
+        yield f"  EMERGENCY  {_plain(glass['by']['person'])} at {_plain(glass['at'])}: {_plain(glass['reason'])}"
+        if found := glass["review"]:
+            verdict = "justified" if found["justified"] else "not justified"
+            yield f"  reviewed   {_plain(found['reviewer']['person'])}: {verdict}: {_plain(found['reason'])}"
+        else:
+            yield f"  review by  {_plain(glass['review_by'])} ({_plain(glass['review_state'])})"
     yield from _offer(hold["grant"])
     if hold["closed_reason"]:
         yield f"  closed     {_plain(hold['closed_reason'])}"

@@ -539,6 +539,9 @@ HoldMoveKind = Literal[
     "hold.void",
     "hold.released",
     "hold.revoked",
+    "hold.break_glass",
+    "hold.review_overdue",
+    "hold.reviewed",
 ]
 
 

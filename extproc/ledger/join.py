@@ -126,6 +126,8 @@ class Joiner(Generic[Place]):
         if line.kind == "hold.vote":
             hold.votes.append(line)
             return
+        if line.kind == "hold.break_glass":
+            return  # the approval that follows says so; what else it says is in the request's own record
         del self._holds[hold_id]
         hold.decided = line
         request = self._seen_requests.get(hold.decision_id)

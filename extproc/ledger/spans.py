@@ -145,6 +145,8 @@ def hold_span(
     rules = opened.fields.get("rules")
     if isinstance(rules, list):
         attributes["extproc.rules"] = [_text(rule) for rule in rules]
+    if decided is not None and decided.fields.get("break_glass") is True:
+        attributes["extproc.hold.break_glass"] = True
     if decided is not None:
         attributes["extproc.decided.hash"] = decided.hash
         if reason := _text(decided.fields.get("reason")):
@@ -287,6 +289,9 @@ def _add_decision(attributes: dict[str, Value], said: Mapping[str, Any], first: 
     if hold:
         attributes["extproc.hold.id"] = _text(hold.get("id"))
         attributes["extproc.hold.state"] = _text(hold.get("state"))
+        if glass := _mapping(hold.get("break_glass")):
+            attributes["extproc.hold.break_glass"] = True
+            attributes["extproc.hold.reason"] = _text(glass.get("reason"))
         if grant := _mapping(hold.get("grant")):
             attributes["extproc.grant.id"] = _text(grant.get("id"))
 

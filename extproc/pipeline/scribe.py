@@ -248,6 +248,13 @@ def hold_summary(held: HeldRequest, grant: Grant | None = None) -> dict[str, Any
             for vote in held.votes
         ],
     }
+    if held.glass is not None:
+        kept["break_glass"] = {
+            "person": held.glass.by.person,
+            "reason": held.glass.reason,
+            "at": rfc3339(held.glass.at),
+            "review_by": rfc3339(held.glass.review_by),
+        }
     if grant is not None:
         kept["grant"] = {
             "id": grant.id,

@@ -106,6 +106,14 @@ def test_nothing_of_the_request_is_told_and_what_hides_is_spelled_out():
     assert "link" not in message_of(move(), "")["data"]
 
 
+def test_an_emergency_is_told_with_who_and_why_and_by_when_somebody_must_look():
+    by = {"issuer": "https://i", "subject": "olga", "person": "olga@x", "groups": ["oncall"]}
+    record = move("hold.break_glass", by=by, reason="down", review_by="2030-01-01T00:00:00Z")
+    data = message_of(record, CONSOLE)["data"]
+    assert (data["by"], data["reason"], data["review_by"]) == ("olga@x", "down", "2030-01-01T00:00:00Z")
+    assert "oncall" not in json.dumps(data)
+
+
 async def test_only_what_was_asked_for_is_told_once_per_move(tmp_path: Path):
     receiver = Receiver()
     post = Post(tmp_path, receiver, "hold.opened", "hold.approved")

@@ -20,7 +20,7 @@ from extproc.domain.decision import Quorum
 from extproc.domain.hold import HeldRequest, HoldState
 from extproc.servers.approvals_shape import full
 from tests.commands.conftest import Service
-from tests.support.holds import AGENT, ANNA, NOW, ask, demand, principal, vote
+from tests.support.holds import AGENT, ANNA, IN_EMERGENCIES, NOW, OLGA, ask, demand, principal, vote
 
 
 @pytest.fixture
@@ -151,6 +151,42 @@ class TestCommands:
     )
     def test_addresses_that_are_private_enough_are_taken(self, api: str):
         ApprovalsClient(api, "token").close()
+
+
+class TestEmergencies:
+    @pytest.fixture
+    def urgent(self, service: Service) -> HeldRequest:
+        wants = demand(Quorum("sre", 2), break_glass=IN_EMERGENCIES)
+        return service.run(service.store.open(ask(requester=OLGA, wants=wants), NOW))
+
+    def test_a_request_goes_in_an_emergency_and_is_reviewed(self, service: Service, urgent: HeldRequest):
+        assert call(service, "anna", "reviews").output == ""
+        broken = call(service, "olga", "break-glass", urgent.id, "--reason", "site\x09down")
+        assert (broken.exit_code, "is approved" in broken.output) == (0, True)
+        (row,) = call(service, "anna", "reviews").output.splitlines()
+        assert row.split("\t")[:2] == [urgent.id, "open"]
+        shown = call(service, "anna", "show", urgent.id).output
+        assert "EMERGENCY  olga@people.test" in shown and "(open)" in shown
+        assert call(service, "anna", "review", urgent.id, "--reason", "x").exit_code == 2
+        done = call(service, "anna", "review", urgent.id, "--not-justified", "--reason", "it could wait")
+        assert (done.exit_code, done.output) == (0, f"{urgent.id} is reviewed\n")
+        assert call(service, "anna", "reviews").output == ""
+        assert "not justified" in call(service, "anna", "reviews", "--done").output
+        assert (
+            "anna@people.test: not justified: it could wait"
+            in call(service, "olga", "show", urgent.id).output
+        )
+
+    def test_a_review_that_did_not_come_is_an_exit_code(self, service: Service, urgent: HeldRequest):
+        call(service, "olga", "break-glass", urgent.id, "--reason", "down")
+        assert call(service, "anna", "reviews").exit_code == 0
+        service.run(service.store.sweep(NOW + IN_EMERGENCIES.review_within))
+        overdue = call(service, "anna", "reviews")
+        assert (overdue.exit_code, "overdue" in overdue.output) == (4, True)
+
+    def test_who_may_not_is_told_why(self, service: Service, held: HeldRequest):
+        refused = call(service, "agent", "break-glass", held.id, "--reason", "x")
+        assert (refused.exit_code, "not_allowed" in refused.output) == (1, True)
 
 
 class TestText:

@@ -226,6 +226,20 @@ def test_a_hold_is_a_span_from_opening_to_decision_under_its_request():
     assert list(book.joiner.open_places()) == []
 
 
+def test_an_emergency_marks_the_hold_and_the_request_that_went():
+    book = Book()
+    book.add(hold_record("hold.opened", 0, **OPENED))
+    assert book.add(hold_record("hold.break_glass", 5, by={"subject": "olga"}, reason="down")) == []
+    book.add(hold_record("hold.approved", 5, **{"from": "pending", "to": "approved", "break_glass": True}))
+    (hold,) = book.add(intent(0, hold={"id": "h1", "state": "released", "break_glass": {"reason": "down"}}))
+    (request,) = book.add(outcome(0))
+    for span in (hold, request):
+        assert span.attributes["extproc.hold.break_glass"] is True
+    assert request.attributes["extproc.hold.reason"] == "down"
+    (late,) = book.add(hold_record("hold.review_overdue", 9))
+    assert (late.name, late.parent_id) == ("hold.review_overdue", hold.context.span_id)
+
+
 def test_a_retry_after_approval_is_linked_to_the_hold_of_another_trace():
     book = Book()
     book.add(hold_record("hold.opened", 0, **OPENED))

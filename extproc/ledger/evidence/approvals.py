@@ -15,6 +15,8 @@ COLUMNS = (
     "hold", "target", "requester", "requester_person", "rules", "quorum", "opened_at", "decided_at", "state",
     "approvers", "against", "reasons", "separate", "enough", "used_by", "executed", "grant_uses", "view", "record",
 )  # fmt: skip
+_BESIDE = ("hold.vote", "hold.break_glass", "hold.reviewed", "hold.review_overdue")
+"""Kinds that move no hold to another state."""
 _FINAL = ("hold.released", "hold.denied", "hold.expired", "hold.abandoned", "hold.void", "hold.cancelled")
 
 
@@ -22,7 +24,8 @@ def approvals(lines: Iterable[Line], exchanges: Iterable[Exchange], read: ReadPa
     """One row for each hold that was opened in the period, or of which a move lies in it.
 
     `separate` is computed anew from the votes: no approver is the person who asked. `enough` says whether the
-    distinct people who agreed make up the quorum; both are null while there is nothing to judge.
+    distinct people who agreed make up the quorum; both are null while there is nothing to judge, and `enough` is for
+    what went in an emergency.
     """
     moves: dict[str, list[Line]] = {}
     for line in lines:
@@ -47,10 +50,11 @@ def _row(hold: str, moves: list[Line], used: list[Exchange], read: ReadPayload) 
     people = {_person(approver) for approver in agreed}
     decided = next((line for line in moves if line.kind in ("hold.approved", *_FINAL)), None)
     last = next(
-        (line for line in reversed(moves) if line.kind.startswith("hold.") and line.kind != "hold.vote"), None
+        (line for line in reversed(moves) if line.kind.startswith("hold.") and line.kind not in _BESIDE), None
     )
     view = read(opened, "view") if opened is not None else None
     known = opened is not None and bool(agreed)
+    in_emergency = any(line.kind == "hold.break_glass" for line in moves)  # `exceptions` tells of its review
     return {
         "hold": hold,
         "target": fields.get("target", ""),
@@ -65,7 +69,7 @@ def _row(hold: str, moves: list[Line], used: list[Exchange], read: ReadPayload) 
         "against": " ".join(sorted({_person(approver) for approver in against})),
         "reasons": "; ".join(str(line.fields["reason"]) for line in votes if line.fields.get("reason")),
         "separate": _person(requester) not in people if known else None,
-        "enough": _is_enough(fields, agreed) if known and decided is not None else None,
+        "enough": _is_enough(fields, agreed) if known and decided is not None and not in_emergency else None,
         "used_by": " ".join(exchange.text("decision_id") for exchange in used),
         "executed": any(
             exchange.outcome is not None and exchange.outcome.fields.get("executed") for exchange in used

@@ -343,7 +343,50 @@ def _exceptions(period: Period) -> list[Row]:
         for line in period.lines
         if line.kind in ("admin.refused", "admin.child_died", "policy.refused")
     ]
+    rows += _emergencies(period.lines)
     return sorted(rows, key=lambda row: (row["at"], row["record"]))
+
+
+REVIEWED, UNREVIEWED, UNJUSTIFIED = (
+    "break-glass, reviewed",
+    "break-glass without a review",
+    "break-glass, not justified",
+)
+
+
+def _emergencies(lines: Sequence[Line]) -> list[Row]:
+    """Every request that its requester let go in an emergency, by what somebody else found about it since."""
+    found = {str(line.fields.get("hold")): line for line in lines if line.kind == "hold.reviewed"}
+    late = {str(line.fields.get("hold")) for line in lines if line.kind == "hold.review_overdue"}
+    rows: list[Row] = []
+    told = set[str]()
+    for line in lines:
+        hold = str(line.fields.get("hold"))
+        # a glass that broke before the period shows by the review that did not come in time
+        if line.kind not in ("hold.break_glass", "hold.review_overdue") or hold in told:
+            continue
+        told.add(hold)
+        review, by = found.get(hold), line.fields.get("by") or line.fields.get("requester")
+        what = UNREVIEWED
+        detail = f"{hold}: {line.fields.get('reason', '')}; review by {line.fields.get('review_by', '')}"
+        if review is not None:
+            what = REVIEWED if review.fields.get("justified") is True else UNJUSTIFIED
+            detail += f"; {review.fields.get('by', '')} at {review.at}: {review.fields.get('reason', '')}"
+        if hold in late:
+            detail += "; overdue"
+        rows.append(
+            {
+                "at": line.at,
+                "what": what,
+                "detail": detail,
+                "principal": str(by.get("subject", "")) if isinstance(by, dict) else "",
+                "target": str(line.fields.get("target", "")),
+                "request": "",
+                "decision_id": "",
+                "record": f"{line.writer}:{line.seq}",
+            }
+        )
+    return rows
 
 
 def _gaps(period: Period) -> list[Row]:
