@@ -2,6 +2,7 @@
 
 - append and commit of a record, beside an SDK span started, ended and encoded for OTLP: empty, and with the
   attributes that the exporter gives it
+- the same with a payload, sealed beside plain
 - verify, beside SHA-256 over the same files
 - the exporter's work on a record, beside the same SDK span and encoding
 
@@ -27,10 +28,11 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind
 
 from extproc.adapters.ledger_files import LedgerWriter
-from extproc.adapters.ledger_reader import verify_directory
+from extproc.adapters.ledger_verify import verify_directory
 from extproc.adapters.span_feed import SpanFeed
 from extproc.adapters.telemetry import SpanBuilder, TelemetryExporter
 from extproc.domain.record import INTENT, OUTCOME, Record
+from extproc.ledger.sealing import KeyRing
 from extproc.ledger.spans import Value
 
 INTENT_FIELDS = {
@@ -69,6 +71,10 @@ OUTCOME_FIELDS = {
 }
 
 
+PAYLOADS = {"request": b'{"customer":1,"note":"masked"}' * 20}
+RING = KeyRing("bench", {"bench": bytes(range(32))})
+
+
 class Encoding(SpanExporter):
     """Encodes as the OTLP exporters do, and sends nothing."""
 
@@ -85,13 +91,19 @@ class Encoding(SpanExporter):
         """Nothing is open."""
 
 
-def append(directory: Path, exchanges: int) -> float:
-    """Two records and two commits for each exchange, as the service does it. CPU seconds per record."""
-    writer = LedgerWriter(directory, writer_id="bench-a", clock=time.time)
+def append(
+    directory: Path, exchanges: int, payloads: Mapping[str, bytes] | None = None, ring: KeyRing | None = None
+) -> float:
+    """Two records and two commits for each exchange, as the service does it. CPU seconds per record.
+
+    `payloads` go with each intent.
+    """
+    writer = LedgerWriter(directory, writer_id="bench-a", clock=time.time, ring=ring)
+    kept = payloads or {}
     began = time.process_time()
     for _ in range(exchanges):
         now = time.time()
-        writer.append(Record(INTENT, now, INTENT_FIELDS))
+        writer.append(Record(INTENT, now, INTENT_FIELDS, kept))
         writer.commit()
         writer.append(Record(OUTCOME, now, OUTCOME_FIELDS))
         writer.commit()
@@ -169,6 +181,8 @@ def run(exchanges: int, rounds: int) -> dict[str, float]:
         for number in range(rounds):
             directory = Path(scratch) / str(number)
             keep("append", append(directory, exchanges))
+            keep("append_plain", append(Path(scratch) / f"plain-{number}", exchanges, PAYLOADS))
+            keep("append_sealed", append(Path(scratch) / f"sealed-{number}", exchanges, PAYLOADS, RING))
             keep("export", export(directory, exchanges, Path(scratch) / f"cursor-{number}"))
             attributes = attributes or span_attributes(directory, Path(scratch) / "cursor-once")
             keep("sdk_span", sdk_spans(exchanges, {}))
@@ -191,6 +205,7 @@ def ratios(best: dict[str, float]) -> dict[str, float]:
     return {
         "append_to_empty_sdk_span": best["append"] / best["sdk_span"],
         "append_to_same_sdk_span": best["append"] / best["sdk_span_full"],
+        "append_sealed_to_plain": best["append_sealed"] / best["append_plain"],
         "verify_speed_to_sha256": best["hash"] / best["verify"],
         # one exchange is two records and one span
         "export_to_same_sdk_span": 2 * best["export"] / best["sdk_span_full"],
@@ -207,6 +222,11 @@ LABELS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     (
         "append_to_same_sdk_span",
         "append and commit a record / SDK span with the same facts",
+        lambda r: f"{r:.2f}",
+    ),
+    (
+        "append_sealed_to_plain",
+        "append with a sealed payload of 600 bytes in every other record / with a plain one",
         lambda r: f"{r:.2f}",
     ),
     ("verify_speed_to_sha256", "speed of verify / sha256 of the same files", lambda r: f"1/{1 / r:.1f}"),

@@ -9,19 +9,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from extproc.adapters.ledger_payloads import Payloads
 from extproc.adapters.ledger_reader import (
     CHECKPOINTS,
     CHUNK,
     list_segments,
     list_writers,
-    read_payload_entry,
 )
 from extproc.adapters.ledger_scan import raw_lines
 from extproc.ledger.checkpoint import Checkpoint, Lineage, parse_checkpoint
 from extproc.ledger.cut import Cut, Heads, Shown
 from extproc.ledger.lines import Line, RecordError, parse_line
 from extproc.ledger.note import iter_notes, parse_note
-from extproc.ledger.payloads import HEADER_SIZE, check_entry, parse_header
 
 MAX_NOTES = 8 << 20
 """Bytes of checkpoints within the period that are kept one and all; beyond that only every hundredth."""
@@ -136,31 +135,29 @@ def holds_of(directory: Path, target: str) -> frozenset[str]:
 class PayloadShelf:
     """Reads payloads that still are what their lines commit to, and keeps what was read for the packet."""
 
-    def __init__(self, directory: Path, limit: int) -> None:
+    def __init__(self, files: Payloads, limit: int) -> None:
         """`limit` is in bytes over all payloads; what does not fit is left out and counted in `left_out`."""
-        self._directory = directory
+        self._files = files
         self._room = limit
         self._taken: dict[tuple[str, int, str], dict[str, Any]] = {}
         self.left_out = 0
 
     def read(self, line: Line, name: str) -> bytes | None:
-        """The payload's bytes; None if the line names none, it is gone or changed, or there is no room."""
+        """The payload's bytes; None if the line names none, it is gone, changed or sealed, or there is no room."""
         place = line.payloads.get(name)
         if place is None:
             return None
-        entry = read_payload_entry(self._directory, line.writer, place.ref, place.size)
-        header = parse_header(entry) if entry is not None else None
-        if entry is None or header is None or check_entry(entry, place.size, place.commitment) != "good":
+        state, body, salt = self._files.read(line, name)
+        if state != "good":
             self.left_out += 1
             return None
-        body = entry[HEADER_SIZE:]
         key = (line.writer, line.seq, name)
         if key not in self._taken:
             if place.size > self._room:
                 self.left_out += 1
                 return None
             self._room -= place.size
-            self._taken[key] = entry_for_packet(line, name, header.salt, body)
+            self._taken[key] = entry_for_packet(line, name, salt, body)
         return body
 
     def rows(self) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from extproc.domain.errors import LedgerUnavailableError
 from extproc.domain.record import Record
 from extproc.ledger.lines import Chain, PayloadPlace, check_writer_id, format_time, role_of
 from extproc.ledger.payloads import SALT_SIZE, build_entry, build_ref, commitment_of
+from extproc.ledger.sealing import RANDOM_BYTES, KeyRing, Sealer, key_segment_of
 
 Durability = Literal["process", "disk"]
 SYNC_INTERVAL = 0.05
@@ -70,8 +71,12 @@ class LedgerWriter:
         random_bytes: Callable[[int], bytes] = os.urandom,
         sync_interval: float | None = SYNC_INTERVAL,
         disk: Disk | None = None,
+        ring: KeyRing | None = None,
     ) -> None:
-        """`start_fields` are added to the `start` record. `sync_interval` None: only `sync()` syncs."""
+        """`start_fields` are added to the `start` record. `sync_interval` None: only `sync()` syncs.
+
+        With `ring` every payload is sealed.
+        """
         self.writer_id = check_writer_id(writer_id)
         self.durability = durability
         self._first_id = writer_id
@@ -81,14 +86,18 @@ class LedgerWriter:
         self._start_fields = dict(start_fields or {})
         self._random = random_bytes
         self._disk = disk or Disk()
+        self._ring = ring
+        self._sealer: Sealer | None = None
         self._pid = os.getpid()
-        self._lock = threading.Lock()  # guards the two descriptors against the syncing thread
+        self._lock = threading.Lock()  # guards the descriptors against the syncing thread
         self._held: list[int] = []
-        self._line_fd = self._payload_fd = -1
-        self._line_size = self._payload_size = 0
+        self._line_fd = self._payload_fd = self._key_fd = -1
+        self._line_size = self._payload_size = self._key_size = 0
         self._lines: list[bytes] = []
         self._entries: list[bytes] = []
         self._entry_bytes = 0
+        self._keys: list[bytes] = []
+        self._key_bytes = 0
         self._chain = Chain(writer_id)
         self._durable = self._chain.mark()
         self._trouble = _Trouble()
@@ -165,14 +174,12 @@ class LedgerWriter:
         """Forget what was appended since the last commit."""
         self._doom = None
         self._chain.rewind(self._durable)
-        self._lines.clear()
-        self._entries.clear()
-        self._entry_bytes = 0
+        self._forget()
 
     def sync(self) -> None:
         """fsync now. A failure makes the next append start over in a new writer."""
         with self._lock:
-            copies = [os.dup(fd) for fd in (self._payload_fd, self._line_fd) if fd >= 0]
+            copies = [os.dup(fd) for fd in (self._key_fd, self._payload_fd, self._line_fd) if fd >= 0]
         try:
             for fd in copies:
                 self._disk.fsync(fd)
@@ -199,26 +206,52 @@ class LedgerWriter:
     def _append(
         self, kind: str, at: float, fields: Mapping[str, Any], payloads: Mapping[str, bytes]
     ) -> RecordRef:
+        seq = self._chain.seq
+        if not payloads:
+            self._lines.append(self._chain.encode(kind, at, fields))
+            return RecordRef(self.writer_id, seq)
         places: dict[str, PayloadPlace] = {}
         entries: list[bytes] = []
+        keys: list[bytes] = []
         offset = self._payload_size + self._entry_bytes
+        key_offset = self._key_size + self._key_bytes
+        segment = payload_segment_name(self._segment_first)
+        if self._ring is not None and self._sealer is None:
+            self._sealer = Sealer(self._ring, self.writer_id, segment)
         for name, payload in payloads.items():
-            salt = self._random(SALT_SIZE)
-            entry = build_entry(payload, salt)
-            ref = build_ref(payload_segment_name(self._segment_first), offset)
-            places[name] = PayloadPlace(commitment_of(payload, salt), len(payload), ref)
+            ref = build_ref(segment, offset)
+            if self._sealer is not None:
+                sealed = self._sealer.seal(payload, self._random(RANDOM_BYTES), key_offset, seq, name)
+                entry = sealed.entry
+                places[name] = PayloadPlace(sealed.commitment, len(payload), ref, sealed.digest)
+                keys.append(sealed.key_entry)
+                key_offset += len(sealed.key_entry)
+            else:
+                salt = self._random(SALT_SIZE)
+                entry = build_entry(payload, salt)
+                places[name] = PayloadPlace(commitment_of(payload, salt), len(payload), ref)
             entries.append(entry)
             offset += len(entry)
-        seq = self._chain.seq
         self._lines.append(self._chain.encode(kind, at, fields, places))
-        if entries:
-            self._entries += entries
-            self._entry_bytes = offset - self._payload_size
+        self._entries += entries
+        self._entry_bytes = offset - self._payload_size
+        self._keys += keys
+        self._key_bytes = key_offset - self._key_size
         return RecordRef(self.writer_id, seq)
 
     def _write_entries(self) -> None:
+        name = payload_segment_name(self._segment_first)
+        if self._keys:  # first: an entry whose key is not there could never be opened
+            if self._key_fd < 0:
+                fd = self._create(self.writer_id, key_segment_of(name))
+                with self._lock:
+                    self._key_fd = fd
+            _write_whole(self._disk, self._key_fd, b"".join(self._keys))
+            self._key_size += self._key_bytes
+            self._keys.clear()
+            self._key_bytes = 0
         if self._payload_fd < 0:
-            fd = self._create(self.writer_id, payload_segment_name(self._segment_first))
+            fd = self._create(self.writer_id, name)
             with self._lock:
                 self._payload_fd = fd
         _write_whole(self._disk, self._payload_fd, b"".join(self._entries))
@@ -226,11 +259,19 @@ class LedgerWriter:
         self._entries.clear()
         self._entry_bytes = 0
 
+    def _forget(self) -> None:
+        """Nothing of this commit is left to be written."""
+        self._lines.clear()
+        self._entries.clear()
+        self._entry_bytes = 0
+        self._keys.clear()
+        self._key_bytes = 0
+
     def _sync_commit(self) -> None:
         try:
-            if self._payload_fd >= 0:
-                self._disk.fsync(self._payload_fd)
-            self._disk.fsync(self._line_fd)
+            for fd in (self._key_fd, self._payload_fd, self._line_fd):
+                if fd >= 0:
+                    self._disk.fsync(fd)
         except OSError as failure:
             # after a failed fsync the kernel may have dropped the pages: this segment is not to be trusted
             first, last = self._durable[0], self._chain.seq - 1
@@ -245,12 +286,9 @@ class LedgerWriter:
         """Count the refused commit, cut back to the last whole line, and stand where the file stands."""
         self._count_refusal(failure)
         self._chain.rewind(self._durable)
-        self._lines.clear()
-        self._entries.clear()
-        self._entry_bytes = 0
+        self._forget()
         try:
-            if self._payload_fd >= 0:
-                self._cut_payloads()
+            self._cut_beside()
             if lines:
                 self._cut_lines(lines)
         except OSError:
@@ -263,9 +301,10 @@ class LedgerWriter:
         trouble.commits += 1
         trouble.records += len(self._lines)
 
-    def _cut_payloads(self) -> None:
-        if os.fstat(self._payload_fd).st_size != self._payload_size:
-            self._disk.truncate(self._payload_fd, self._payload_size)
+    def _cut_beside(self) -> None:
+        for fd, size in ((self._key_fd, self._key_size), (self._payload_fd, self._payload_size)):
+            if fd >= 0 and os.fstat(fd).st_size != size:
+                self._disk.truncate(fd, size)
 
     def _cut_lines(self, lines: bytes) -> None:
         base = self._line_size
@@ -405,11 +444,12 @@ class LedgerWriter:
 
     def _swap_segment(self, line_fd: int, first: int) -> None:
         with self._lock:
-            for old in (self._line_fd, self._payload_fd):
+            for old in (self._line_fd, self._payload_fd, self._key_fd):
                 if old >= 0:
                     os.close(old)
-            self._line_fd, self._payload_fd = line_fd, -1
-        self._line_size = self._payload_size = 0
+            self._line_fd, self._payload_fd, self._key_fd = line_fd, -1, -1
+        self._line_size = self._payload_size = self._key_size = 0
+        self._sealer = None  # its keys are those of a segment
         self._segment_first = first
 
     def _release(self) -> None:

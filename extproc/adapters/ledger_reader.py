@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from extproc.domain.errors import ExtprocError
-from extproc.ledger import NoteKey, Report, Segment, WriterFiles, verify
 from extproc.ledger.lines import MAX_LINE, ZERO_HASH, RecordError, is_writer_id, parse_line
-from extproc.ledger.payloads import HEADER_SIZE, parse_header, parse_ref
+from extproc.ledger.payloads import HEADER_SIZE, SEAL_SIZE, is_sealed, parse_header, parse_ref
 
 CHUNK = 1 << 20
 CHECKPOINTS = "checkpoints.log"
@@ -156,35 +155,13 @@ def read_payload_entry(directory: Path, writer: str, ref: str, size: int) -> byt
             file.seek(found[1])
             header = file.read(HEADER_SIZE)
             entry = parse_header(header)
+            if entry is None:
+                return header or None
             # the line says how long the payload is: nothing longer is read, whatever the entry claims
-            return header + file.read(min(entry.size, size)) if entry is not None else header or None
+            longest = size + SEAL_SIZE if is_sealed(entry) else size
+            return header + file.read(min(entry.size, longest))
     except OSError:
         return None
-
-
-def verify_directory(directory: Path, key: NoteKey | None, *, thorough: bool = False) -> Report:
-    """Verify all of a ledger's files. Raises OSError if the directory cannot be read."""
-    # the checkpoints are opened first: a living ledger may grow meanwhile, but never shrink
-    log = directory / CHECKPOINTS
-    checkpoints = _chunks_of(log, log.stat().st_size) if log.exists() else ()
-    files = []
-    for writer in list_writers(directory):
-        segments = list_segments(directory / writer)
-        files.append(
-            WriterFiles(writer, [Segment(each.first, each.path.name, each.chunks) for each in segments])
-        )
-
-    def read_entry(writer: str, ref: str, size: int) -> bytes | None:
-        return read_payload_entry(directory, writer, ref, size)
-
-    return verify(files, checkpoints, key, read_entry, thorough=thorough)
-
-
-def _chunks_of(path: Path, size: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while size > 0 and (chunk := file.read(min(CHUNK, size))):
-            size -= len(chunk)
-            yield chunk
 
 
 class WriterTail:

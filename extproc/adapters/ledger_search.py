@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from extproc.adapters.ledger_reader import list_writers, read_payload_entry
+from extproc.adapters.ledger_payloads import Payloads
+from extproc.adapters.ledger_reader import list_writers
 from extproc.adapters.ledger_scan import all_lines, never, writer_lines
 from extproc.ledger.exchanges import Exchange, pair
 from extproc.ledger.lines import Line
-from extproc.ledger.payloads import HEADER_SIZE, check_entry
 from extproc.ledger.search import Wanted
 
 
@@ -49,16 +49,15 @@ def whole_session(
     return exchanges, moves
 
 
-def payloads_of(directory: Path, line: Line, at_most: int) -> dict[str, tuple[str, bytes]]:
+def payloads_of(files: Payloads, line: Line, at_most: int) -> dict[str, tuple[str, bytes]]:
     """A record's payloads by name: their state and, where it is `good`, up to `at_most` bytes of them."""
     found: dict[str, tuple[str, bytes]] = {}
     for name, place in line.payloads.items():
         if place.size > at_most:
             found[name] = ("too large to be shown here", b"")
             continue
-        entry = read_payload_entry(directory, line.writer, place.ref, place.size)
-        state = check_entry(entry, place.size, place.commitment) if entry is not None else "missing"
-        found[name] = (state, entry[HEADER_SIZE:] if entry is not None and state == "good" else b"")
+        read = files.read(line, name)
+        found[name] = (read.state, read.body)
     return found
 
 

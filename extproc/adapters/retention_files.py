@@ -14,8 +14,17 @@ from extproc.domain.record import INTENT, OUTCOME
 from extproc.ledger.checkpoint import CheckpointError, WriterHead, parse_checkpoint
 from extproc.ledger.lines import ZERO_HASH, Line, RecordError, format_time, parse_line, role_of
 from extproc.ledger.note import NoteError, iter_notes, parse_note
-from extproc.ledger.payloads import HEADER_SIZE, build_erased_header, is_erased, parse_header, parse_ref
+from extproc.ledger.payloads import (
+    HEADER_SIZE,
+    SEAL_SIZE,
+    build_erased_header,
+    is_erased,
+    key_offset_of,
+    parse_header,
+    parse_ref,
+)
 from extproc.ledger.retention import ROLE, KeepRule, LegalHold, people_of
+from extproc.ledger.sealing import KEY_ENTRY_SIZE, build_erased_key, key_segment_of
 
 LOCK = "retention.lock"
 """Held by whoever erases, and by whoever makes or ends a legal hold."""
@@ -33,6 +42,12 @@ class Entry:
     seq: int
     ref: str
     size: int
+    sealed: bool = False
+
+    @property
+    def stored(self) -> int:
+        """Bytes of its body on the disk."""
+        return self.size + SEAL_SIZE if self.sealed else self.size
 
 
 @dataclass(slots=True)
@@ -126,12 +141,12 @@ def plan_purge(directory: Path, rules: Iterable[KeepRule], holds: Iterable[Legal
     for writer in list_writers(directory):
         dues: dict[str, Due] = {}
         for line, people in _with_people(writer_lines(directory, writer)):
-            target = str(line.fields.get("target", ""))
             for name, place in line.payloads.items():
-                before = next((before for rule, before in kept if rule.is_for(target, name)), "")
+                before = next((before for rule, before in kept if rule.is_for(line, name, people or ())), "")
                 if line.at >= before:
                     continue
-                state = _state_of(directory / writer, place.ref, place.size)
+                entry = Entry(line.seq, place.ref, place.size, bool(place.sealed))
+                state = _state_of(directory / writer, entry)
                 plan.odd += state == "odd"
                 if state != "there":
                     continue
@@ -139,9 +154,7 @@ def plan_purge(directory: Path, rules: Iterable[KeepRule], holds: Iterable[Legal
                 for hold in holding:
                     plan.held[hold.id] = plan.held.get(hold.id, 0) + 1
                 if not holding:
-                    dues.setdefault(name, Due(writer, name)).entries.append(
-                        Entry(line.seq, place.ref, place.size)
-                    )
+                    dues.setdefault(name, Due(writer, name)).entries.append(entry)
         plan.dues += dues.values()
     return plan
 
@@ -160,11 +173,12 @@ def _with_people(lines: Iterable[Line]) -> Iterator[tuple[Line, tuple[str, ...] 
 
 
 def erase(directory: Path, due: Due) -> None:
-    """Overwrite each entry's salt and body with zeros and sync. Raises OSError.
+    """Overwrite each entry's key, then its salt and body with zeros and sync. Raises OSError.
 
     What is no entry of the length that its line says is left as it is; an erasure cut short is finished.
     """
     for file_name, places in _by_file(due).items():
+        _erase_keys(directory / due.writer / file_name, places)
         fd = os.open(directory / due.writer / file_name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             for offset, size in places:
@@ -180,18 +194,42 @@ def erase(directory: Path, due: Due) -> None:
             os.close(fd)
 
 
+def _erase_keys(payloads: Path, entries: list[tuple[int, int]]) -> None:
+    """The keys of sealed entries: with them every copy of the payloads is erased."""
+    with payloads.open("rb") as file:
+        places = [_key_place(os.pread(file.fileno(), HEADER_SIZE, offset)) for offset, _ in entries]
+    found = [place for place in places if place is not None]
+    path = payloads.with_name(key_segment_of(payloads.name))
+    if not found or not path.exists():
+        return  # a copy without keys
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        size = os.fstat(fd).st_size
+        for place in found:
+            if place + KEY_ENTRY_SIZE <= size:
+                os.pwrite(fd, build_erased_key(), place)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _key_place(data: bytes) -> int | None:
+    header = parse_header(data)
+    return key_offset_of(header) if header is not None else None
+
+
 def _by_file(due: Due) -> dict[str, list[tuple[int, int]]]:
     files: dict[str, list[tuple[int, int]]] = {}
     for entry in due.entries:
         place = parse_ref(entry.ref)
         if place is not None:
-            files.setdefault(place[0], []).append((place[1], entry.size))
+            files.setdefault(place[0], []).append((place[1], entry.stored))
     return files
 
 
-def _state_of(writer: Path, ref: str, size: int) -> str:
+def _state_of(writer: Path, entry: Entry) -> str:
     """`there`, `gone` (erased before, or not there), or `odd`: not as long as its line says."""
-    place = parse_ref(ref)
+    place = parse_ref(entry.ref)
     if place is None:
         return "gone"
     try:
@@ -202,9 +240,10 @@ def _state_of(writer: Path, ref: str, size: int) -> str:
         return "gone"
     if header is None:
         return "gone"
-    if header.size != size:
+    if header.size != entry.stored:
         return "odd"
-    return "gone" if is_erased(header) and not _has_rest(writer / place[0], place[1], size) else "there"
+    has_rest = not is_erased(header) or _has_rest(writer / place[0], place[1], header.size)
+    return "there" if has_rest else "gone"
 
 
 def _has_rest(path: Path, offset: int, size: int) -> bool:

@@ -15,6 +15,7 @@ from extproc.adapters.jwks import JwksKeys
 from extproc.adapters.oidc import IssuerRefusedError, OidcClient, Tokens
 from extproc.app.governing import provider_rules
 from extproc.app.ledger_records import LedgerRecords
+from extproc.app.payload_keys import payload_ring
 from extproc.config import Settings
 from extproc.config.settings import Console, ConsoleLogin
 from extproc.domain.errors import ConfigError, StoreUnavailableError
@@ -61,7 +62,7 @@ def console_app(
         operators=settings.approvals.operators,
         auditors=settings.approvals.auditors,
         mask=mask,
-        records=LedgerRecords(settings.ledger.directory),
+        records=LedgerRecords(settings.ledger.directory, ring=payload_ring(settings)),
         checks=lambda: health_checks(store, time.time, status),
     )
 

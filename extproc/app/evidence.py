@@ -20,6 +20,7 @@ import yaml
 from extproc.adapters.checkpoint_key import FileSigner, load_or_create_key
 from extproc.adapters.evidence_reader import PayloadShelf, cut_ledger, holds_of, read_notes
 from extproc.adapters.ledger_files import LedgerWriter
+from extproc.adapters.ledger_payloads import Payloads
 from extproc.adapters.ledger_reader import PUBLIC_KEY
 from extproc.adapters.ledger_scan import covering_checkpoint
 from extproc.app.worker import open_ledger
@@ -32,6 +33,7 @@ from extproc.ledger.evidence.packet import build_manifest, build_zip, json_lines
 from extproc.ledger.evidence.page import render_page
 from extproc.ledger.evidence.tables import Period, build_tables, join, sources_of
 from extproc.ledger.note import NoteError, parse_key
+from extproc.ledger.sealing import KeyRing
 
 KEY_NAME = "extproc-evidence"
 POLL = 0.1
@@ -97,9 +99,16 @@ class Custody:
 
 
 def export(
-    directory: Path, asked: Asked, settings: Settings | None, *, wait: float = 15.0
+    directory: Path,
+    asked: Asked,
+    settings: Settings | None,
+    *,
+    wait: float = 15.0,
+    ring: KeyRing | None = None,
 ) -> tuple[str, bytes]:
     """(packet id, zip). With `settings` the export is recorded and signed; without, it is made from a copy.
+
+    `ring` opens sealed payloads; in the packet they are as plain as others.
 
     Raises EvidenceError, LedgerUnavailableError, CheckpointError, RecordError and OSError; then nothing was made.
     """
@@ -109,7 +118,7 @@ def export(
     try:
         if custody is not None:
             custody.wait_for_checkpoint(directory, wait)
-        files, facts = _collect(directory, asked, custody, settings, mapping, packet)
+        files, facts = _collect(directory, asked, custody, settings, mapping, packet, ring)
         manifest = build_manifest(facts, files)
         files["manifest.json"] = manifest
         if custody is not None:
@@ -158,13 +167,14 @@ def _collect(
     settings: Settings | None,
     mapping: Mapping[str, Any],
     packet: str,
+    ring: KeyRing | None,
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """All files but the manifest, and the manifest's facts."""
     notes = read_notes(directory, asked.since, asked.until)
     cut = Cut(asked.since, asked.until, notes.before, notes.after)
     shown = about_target(asked.target, holds_of(directory, asked.target)) if asked.target else lambda _: True
     found = cut_ledger(directory, cut, shown, custody.writer if custody is not None else "")
-    shelf = PayloadShelf(directory, asked.payload_limit)
+    shelf = PayloadShelf(Payloads(directory, ring), asked.payload_limit)
     lines = cut.period
     lines = [
         before[0] for before in (found.policy_before, found.settings_before) if before is not None

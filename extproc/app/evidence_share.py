@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from extproc.adapters.evidence_reader import PayloadShelf
+from extproc.adapters.ledger_payloads import Payloads
 from extproc.adapters.ledger_reader import CHECKPOINTS, CHUNK, list_segments, list_writers
 from extproc.adapters.ledger_scan import raw_lines
 from extproc.app.evidence import own_key
@@ -14,6 +15,7 @@ from extproc.ledger.checkpoint import parse_checkpoint
 from extproc.ledger.lines import parse_line
 from extproc.ledger.merkle import prove_range
 from extproc.ledger.note import iter_notes, parse_note
+from extproc.ledger.sealing import KeyRing
 
 FORMAT = "extproc-record/v1"
 
@@ -22,7 +24,9 @@ class ShareError(ExtprocError):
     """A record that is not there, or that nothing has signed yet."""
 
 
-def share_record(directory: Path, writer: str, seq: int, *, payloads: bool) -> dict[str, Any]:
+def share_record(
+    directory: Path, writer: str, seq: int, *, payloads: bool, ring: KeyRing | None = None
+) -> dict[str, Any]:
     """What `verify.py` checks alone. Raises ShareError, RecordError, CheckpointError, NoteError and OSError."""
     note, size = _covering(directory, writer, seq)
     if writer not in list_writers(directory):
@@ -49,10 +53,14 @@ def share_record(directory: Path, writer: str, seq: int, *, payloads: bool) -> d
     if key:
         shared["ledger_key"] = key
     if payloads and record.payloads:
-        shelf = PayloadShelf(directory, 1 << 30)
+        shelf = PayloadShelf(Payloads(directory, ring), 1 << 30)
         for name in record.payloads:
             shelf.read(record, name)
         shared["payloads"] = {row["name"]: row for row in shelf.rows()}
+        if shelf.left_out:
+            raise ShareError(
+                f"{writer}:{seq}: a payload is erased, damaged or sealed; share it without --payloads"
+            )
     return shared
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from extproc.adapters.ledger_payloads import Payloads
 from extproc.adapters.ledger_reader import ALARM, CHECKPOINTS, is_running, list_segments, list_writers
 from extproc.adapters.ledger_scan import raw_lines, writer_lines
 from extproc.adapters.ledger_search import matching, payloads_of, whole_session
@@ -16,6 +17,7 @@ from extproc.domain.errors import ExtprocError, StoreUnavailableError
 from extproc.domain.times import rfc3339
 from extproc.ledger.lines import Line
 from extproc.ledger.rule_counts import RuleCounts, count_rules
+from extproc.ledger.sealing import KeyRing
 from extproc.ledger.search import Wanted
 from extproc.ledger.session_sums import Session
 from extproc.servers.console.records import FoundSessions, LedgerState, WholeSession
@@ -37,8 +39,9 @@ T = TypeVar("T")
 class LedgerRecords:
     """See `servers.console.records.Records`."""
 
-    def __init__(self, directory: Path, *, seconds: float = SECONDS) -> None:
+    def __init__(self, directory: Path, *, seconds: float = SECONDS, ring: KeyRing | None = None) -> None:
         self._directory = directory
+        self._payloads = Payloads(directory, ring)
         self._seconds = seconds
         self._one = asyncio.Semaphore(1)
 
@@ -97,7 +100,7 @@ class LedgerRecords:
             for line in (exchange.intent, exchange.outcome):
                 if line is None or not line.payloads or limited.is_over():
                     continue
-                found = payloads_of(self._directory, line, min(left, MAX_PAYLOAD))
+                found = payloads_of(self._payloads, line, min(left, MAX_PAYLOAD))
                 left -= sum(len(data) for _, data in found.values())
                 payloads[f"{line.writer}:{line.seq}"] = {
                     name: (state, data.decode("utf-8", "backslashreplace"))

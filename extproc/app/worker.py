@@ -23,10 +23,12 @@ from extproc.app.bundle import load_bundle, read_bundle
 from extproc.app.figures import tell_figures
 from extproc.app.governing import TokenIdentifier, build_governance
 from extproc.app.hold_stores import open_holds
+from extproc.app.payload_keys import payload_ring
 from extproc.app.relaying import build_relay
 from extproc.app.siblings import Siblings
 from extproc.app.state_keys import load_state_keys
 from extproc.config import Address, Settings
+from extproc.domain.errors import ConfigError, LedgerUnavailableError
 from extproc.domain.record import Record
 from extproc.ledger.lines import new_writer_id
 from extproc.pipeline import Governance
@@ -76,12 +78,17 @@ class RandomHex:
 
 def open_ledger(settings: Settings, role: str) -> LedgerWriter:
     """A writer of its own for this process start. Raises LedgerUnavailableError."""
+    try:
+        ring = payload_ring(settings)
+    except ConfigError as mistake:
+        raise LedgerUnavailableError(f"the ledger cannot be opened: {mistake}") from None
     return LedgerWriter(
         settings.ledger.directory,
         writer_id=new_writer_id(role, time.time(), secrets.token_bytes(4)),
         clock=time.time,
         durability=settings.ledger.durability,
         segment_bytes=settings.ledger.segment_bytes,
+        ring=ring,
     )
 
 

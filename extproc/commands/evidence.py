@@ -72,7 +72,7 @@ def export(
         raise click.UsageError("--from must lie before --to")
     asked = Asked(start, end, target, controls, reason[:500], seed[:200], max(0, sample))
     try:
-        packet, data = make(where, asked, place.settings() if directory is None else None)
+        packet, data = make(where, asked, place.settings() if directory is None else None, ring=place.ring())
         path = output or Path(f"{packet}.zip")
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
@@ -120,9 +120,9 @@ def share(
     writer, _, seq = what.rpartition(":")
     if not writer or not (seq.isascii() and seq.isdigit()):
         raise click.UsageError("say which record: writer:seq")
-    place.note("evidence.shared", {"record": what[:200], "payloads": payloads})
+    place.note("evidence.shared", {"record": what[:200], "with_payloads": payloads})
     try:
-        shared = share_record(where, writer, int(seq), payloads=payloads)
+        shared = share_record(where, writer, int(seq), payloads=payloads, ring=place.ring())
     except (ExtprocError, OSError) as failure:
         click.echo(escape_for_display(str(failure)), err=True)
         sys.exit(1)

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from extproc.adapters.ledger_payloads import Payloads
 from extproc.adapters.ledger_reader import (
     CHECKPOINTS,
     PUBLIC_KEY,
@@ -18,17 +19,15 @@ from extproc.adapters.ledger_reader import (
     WriterTail,
     list_segments,
     list_writers,
-    read_payload_entry,
-    verify_directory,
 )
 from extproc.adapters.ledger_scan import raw_lines
+from extproc.adapters.ledger_verify import verify_directory
 from extproc.commands.ledger_place import Place, config_option, dir_option, json_option
 from extproc.commands.ledger_retention import hold, purge
 from extproc.commands.ledger_ship import ship
 from extproc.domain.display import escape_for_display
 from extproc.ledger import Line, NoteError, NoteKey, RecordError, Report, parse_key, parse_line
 from extproc.ledger.alone import VERIFIER
-from extproc.ledger.payloads import HEADER_SIZE, check_entry
 
 FOLLOW_EVERY = 0.3
 """Seconds between two looks of `tail --follow`."""
@@ -52,10 +51,11 @@ def verify(
 
     Exit codes: 0 nothing is wrong, 1 something is, 2 wrong usage, 3 there is no ledger.
     """
-    place = Place(directory, config).find()
+    where = Place(directory, config)
+    place = where.find()
     trusted, own_key = _find_key(place, key)
     try:
-        report = verify_directory(place, trusted, thorough=thorough)
+        report = verify_directory(place, trusted, thorough=thorough, ring=where.ring())
     except OSError as failure:
         click.echo(f"{place}: {failure.strerror}", err=True)
         sys.exit(3)
@@ -131,10 +131,11 @@ def show(what: str, directory: Path | None, config: Path | None, as_json: bool) 
     place = where.find()
     where.note("evidence.record_read", {"asked": what[:200]})
     found = list(_find(place, what))
+    payloads = Payloads(place, where.ring())
     if as_json:
-        click.echo(json.dumps([_whole_record(place, line) for line in found]))
+        click.echo(json.dumps([_whole_record(payloads, line) for line in found]))
     for line in [] if as_json else found:
-        _print_record(_whole_record(place, line))
+        _print_record(_whole_record(payloads, line))
     if not found:
         click.echo(f"nothing is known of {escape_for_display(what)}", err=True)
         sys.exit(1)
@@ -277,16 +278,15 @@ def _is_about(line: Line, what: str, by_hash: bool) -> bool:
     return what in ids or (by_hash and line.hash.startswith(what))
 
 
-def _whole_record(place: Path, line: Line) -> dict[str, Any]:
+def _whole_record(files: Payloads, line: Line) -> dict[str, Any]:
     """The record with its payloads, each checked against its commitment."""
     shown = _plain(line)
     payloads: dict[str, Any] = {}
     for name, named in line.payloads.items():
-        entry = read_payload_entry(place, line.writer, named.ref, named.size)
-        state = check_entry(entry, named.size, named.commitment) if entry is not None else "missing"
+        state, body, _ = files.read(line, name)
         payloads[name] = {"size": named.size, "ref": named.ref, "state": state}
-        if state == "good" and entry is not None:
-            payloads[name]["content"] = _content(entry[HEADER_SIZE:])
+        if state == "good":
+            payloads[name]["content"] = _content(body)
     return shown | ({"payloads": payloads} if payloads else {})
 
 

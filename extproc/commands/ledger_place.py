@@ -14,6 +14,7 @@ import click
 
 from extproc.config import Settings
 from extproc.domain.errors import LedgerUnavailableError
+from extproc.ledger.sealing import KeyRing
 
 DEFAULT_CONFIG = Path("extproc.yaml")
 
@@ -50,6 +51,21 @@ class Place:
             return load_config(self._config or DEFAULT_CONFIG)
         except ConfigError as mistake:
             raise click.UsageError(f"{mistake}\nSay where the ledger is with --dir or --config.") from None
+
+    def ring(self) -> KeyRing | None:
+        """The keys that open payloads: of the configuration that was named, or that names the ledger.
+
+        None with `--dir` alone: sealed payloads stay sealed. Exits with 2 for keys that cannot be had.
+        """
+        from extproc.app.payload_keys import payload_ring
+        from extproc.domain.errors import ConfigError
+
+        if self._directory is not None and self._config is None:
+            return None
+        try:
+            return payload_ring(self.settings())
+        except ConfigError as mistake:
+            raise click.UsageError(str(mistake)) from None
 
     def note(self, kind: str, fields: Mapping[str, Any], payloads: Mapping[str, bytes] | None = None) -> None:
         """Record a reading of the service's own ledger before anything is shown; exits with 3 if that fails.

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,10 @@ from extproc.ledger.retention import (
 @click.option(
     "--payload", "payloads", multiple=True, help="With --older-than: only `request`, `response`, `view`, …"
 )
+@click.option(
+    "--principal", "principals", multiple=True, help="With --older-than: only of this subject or person."
+)
+@click.option("--record", "records", multiple=True, help="Only of this record, however old: `writer:seq`.")
 @click.option("--except-held", is_flag=True, help="Erase what no legal hold covers, and leave the rest.")
 @click.option("--dry-run", is_flag=True, help="Say what would be erased, and erase nothing.")
 @click.option("--reason", default="retention", show_default=True, help="On whose word; it is recorded.")
@@ -60,6 +65,8 @@ def purge(
     older_than: str | None,
     targets: tuple[str, ...],
     payloads: tuple[str, ...],
+    principals: tuple[str, ...],
+    records: tuple[str, ...],
     except_held: bool,
     dry_run: bool,
     reason: str,
@@ -75,7 +82,9 @@ def purge(
     """
     place = Place(None, config)
     directory = place.find()
-    rules = _rules(place, older_than, targets, payloads)
+    if records and older_than is None:
+        older_than = "0s"
+    rules = _rules(place, older_than, KeepRule(0.0, targets, payloads, principals, records))
     try:
         with nullcontext() if dry_run else locked(directory / LOCK, wait=True):
             plan = plan_purge(directory, rules, standing_holds(retention_lines(directory)), time.time())
@@ -117,16 +126,14 @@ def _erase(place: Place, directory: Path, plan: Plan, reason: str) -> None:
             erase(directory, due)
 
 
-def _rules(
-    place: Place, older_than: str | None, targets: tuple[str, ...], payloads: tuple[str, ...]
-) -> list[KeepRule]:
+def _rules(place: Place, older_than: str | None, only: KeepRule) -> list[KeepRule]:
     if older_than is not None:
         try:
-            return [KeepRule(parse_duration(older_than), targets, payloads)]
+            return [replace(only, keep=parse_duration(older_than))]
         except ValueError as mistake:
             raise click.BadParameter(str(mistake)) from None
-    if targets or payloads:
-        raise click.UsageError("--target and --payload go with --older-than")
+    if only != KeepRule(0.0):
+        raise click.UsageError("--target, --payload and --principal go with --older-than")
     rules = [KeepRule(one.keep, one.targets, one.payloads) for one in place.settings().ledger.retention]
     if not rules:
         raise click.UsageError("the configuration has no ledger.retention; say --older-than")

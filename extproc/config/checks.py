@@ -253,6 +253,9 @@ def _rest(settings: Settings) -> Iterator[Finding]:
     for place, reference in settings.secrets():
         if (reference.env is None) == (reference.file is None) or reference.env == "":
             yield _place(place), "needs exactly one of env and file"
+    if settings.ledger.encryption is not None:
+        ids = [one.id for one in settings.ledger.encryption.keys]
+        yield from twice(("ledger", "encryption", "keys"), ids, "id")
     for sized, low in (("segment_bytes", 1 << 20),):
         if getattr(settings.ledger, sized) < low:
             yield ("ledger", sized), f"must be at least {format_size(low)}"

@@ -639,6 +639,25 @@ class Ship(Branch, frozen=True, kw_only=True):
     payloads: Annotated[bool, about("Ship payloads too: what is locked there cannot be erased.")] = False
 
 
+class PayloadKey(Branch, frozen=True, kw_only=True):
+    """One key-encryption key."""
+
+    id: Annotated[
+        str,
+        Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,15}$", extra={"like": "k2026, at most 16 characters"}),
+        about("Names it in the ledger; never give an id to another key."),
+    ]
+    key: Annotated[SecretRef, about("32 bytes in hexadecimal: `openssl rand -hex 32`.")]
+
+
+class Encryption(Branch, frozen=True, kw_only=True):
+    """Payloads are sealed, each with a data key of its own."""
+
+    keys: Annotated[
+        tuple[PayloadKey, ...], Meta(min_length=1), about("The first wraps new data keys, all of them open.")
+    ]
+
+
 class Ledger(Branch, frozen=True, kw_only=True):
     """What happened, kept."""
 
@@ -647,6 +666,7 @@ class Ledger(Branch, frozen=True, kw_only=True):
         Literal["process", "disk"], about("`process` survives kill -9, `disk` a power cut.")
     ] = "process"
     segment_bytes: Annotated[Size, about("A segment is closed at this size.")] = 64 * MIB
+    encryption: Annotated[Encryption | None, about("Seals payloads; without it they are plain.")] = None
     ship: Annotated[Ship | None, about("Where copies go.")] = None
     retention: Annotated[
         tuple[Keep, ...], about("The first that is for a payload decides; without one it stays.")
@@ -793,6 +813,9 @@ class Settings(Branch, frozen=True, kw_only=True):
         ):
             if reference is not None:
                 yield place, reference
+        if self.ledger.encryption is not None:
+            for number, one in enumerate(self.ledger.encryption.keys):
+                yield f"ledger.encryption.keys[{number}].key", one.key
         if self.telemetry.otlp is not None:
             for name, reference in self.telemetry.otlp.headers.items():
                 yield f"telemetry.otlp.headers.{name}", reference

@@ -46,11 +46,15 @@ class RecordError(ExtprocError):
 
 @dataclass(frozen=True, slots=True)
 class PayloadPlace:
-    """What a line says about a payload: its commitment (hex), its length in bytes and where it lies."""
+    """What a line says about a payload: its commitment (hex), its length in bytes and where it lies.
+
+    `sealed` is the digest (hex) of its entry if it is encrypted, else empty.
+    """
 
     commitment: str
     size: int
     ref: str
+    sealed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +258,7 @@ def _is_plain_enum(value: object) -> bool:
 def _encode_payloads(payloads: Mapping[str, PayloadPlace]) -> bytes:
     plain = {
         name: {"commitment": place.commitment, "ref": place.ref, "size": place.size}
+        | ({"sealed": place.sealed} if place.sealed else {})
         for name, place in payloads.items()
     }
     return orjson.dumps(plain, option=_CANONICAL)
@@ -264,12 +269,15 @@ def _parse_payloads(value: object) -> dict[str, PayloadPlace]:
         raise RecordError("payloads is no object")
     places: dict[str, PayloadPlace] = {}
     for name, place in value.items():
-        if not isinstance(place, dict) or place.keys() != {"commitment", "ref", "size"}:
+        if not isinstance(place, dict) or place.keys() - {"sealed"} != {"commitment", "ref", "size"}:
             raise RecordError("a payload is not commitment, ref, size")
         commitment, ref, size = place["commitment"], place["ref"], place["size"]
+        sealed = place.get("sealed")
         if not is_hash(commitment) or not isinstance(ref, str) or type(size) is not int or size < 0:
             raise RecordError("a payload's commitment, ref or size is malformed")
-        places[name] = PayloadPlace(commitment, size, ref)
+        if "sealed" in place and not is_hash(sealed):
+            raise RecordError("a payload's digest is malformed")
+        places[name] = PayloadPlace(commitment, size, ref, sealed or "")
     return places
 
 

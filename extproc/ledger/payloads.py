@@ -6,10 +6,13 @@ import hmac
 import re
 import struct
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Literal
 
 HEADER_SIZE = 48
 SALT_SIZE = 32
+SEAL_SIZE = 48
+"""How much longer a sealed body is than its payload: the salt and the tag."""
 MAX_PAYLOAD = 1 << 30
 """Bytes. No length read from a file is believed beyond it."""
 
@@ -23,7 +26,10 @@ EntryState = Literal["good", "mismatch", "malformed", "erased", "sealed"]
 
 @dataclass(frozen=True, slots=True)
 class EntryHeader:
-    """The first 48 bytes of an entry. `size` is the length of the stored body."""
+    """The first 48 bytes of an entry. `size` is the length of the stored body.
+
+    `salt` are the last 32 bytes; in a sealed entry they say where its key is.
+    """
 
     scheme: int
     size: int
@@ -45,6 +51,18 @@ def is_erased(header: EntryHeader) -> bool:
     return header.scheme == _ERASED
 
 
+def is_sealed(header: EntryHeader) -> bool:
+    """Is its body encrypted?"""
+    return header.scheme == _SEALED
+
+
+def key_offset_of(header: EntryHeader) -> int | None:
+    """Where a sealed entry's data key lies in the key segment; None if the header says no such place."""
+    offset = int.from_bytes(header.salt[:8], "big")
+    whole = header.scheme == _SEALED and not any(header.salt[8:]) and offset < 1 << 53
+    return offset if whole else None
+
+
 def parse_header(data: bytes) -> EntryHeader | None:
     """None if these are not 48 bytes of a header."""
     if len(data) < HEADER_SIZE or data[:4] != _MAGIC or data[5:8] != b"\0\0\0":
@@ -58,17 +76,28 @@ def commitment_of(payload: bytes, salt: bytes) -> str:
     return hmac.digest(salt, payload, "sha256").hex()
 
 
-def check_entry(data: bytes, size: int, commitment: str) -> EntryState:
-    """Compare an entry's bytes (header and body) with what its line says."""
+def check_entry(data: bytes, size: int, commitment: str, sealed: str = "") -> EntryState:
+    """Compare an entry's bytes (header and body) with what its line says.
+
+    `sealed` is the digest of the whole entry where the line says that it is encrypted; the state is then
+    `sealed` at best, for the commitment is to what is inside.
+    """
     header = parse_header(data)
     if header is None:
         return "malformed"
     if header.scheme == _ERASED:
         return "erased"
-    if header.scheme != _PLAIN:
-        return "sealed" if header.scheme == _SEALED else "malformed"
+    if header.scheme not in (_PLAIN, _SEALED):
+        return "malformed"
     body = data[HEADER_SIZE : HEADER_SIZE + header.size]
-    if header.size != size or len(body) != size:
+    if sealed:
+        whole = header.scheme == _SEALED and header.size == size + SEAL_SIZE == len(body)
+        return (
+            "sealed"
+            if whole and sha256(data[: HEADER_SIZE + header.size]).hexdigest() == sealed
+            else "mismatch"
+        )
+    if header.scheme != _PLAIN or header.size != size or len(body) != size:
         return "mismatch"
     return "good" if hmac.compare_digest(commitment_of(body, header.salt), commitment) else "mismatch"
 

@@ -56,6 +56,7 @@ class WriterReport:
     erased: int = 0
     erased_unsigned: int = 0
     """Of `erased`: those whose tombstone is under no checkpoint."""
+    sealed: int = 0
 
     @property
     def unsigned(self) -> int:

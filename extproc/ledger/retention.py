@@ -21,15 +21,22 @@ Erased = Mapping[str, Mapping[int, frozenset[str]]]
 
 @dataclass(frozen=True, slots=True)
 class KeepRule:
-    """Payloads of these targets and names (none: all) are kept this long, in seconds."""
+    """Payloads of these targets, names, principals and records (none: all) are kept this long, in seconds."""
 
     keep: float
     targets: tuple[str, ...] = ()
     payloads: tuple[str, ...] = ()
+    principals: tuple[str, ...] = ()
+    records: tuple[str, ...] = ()
 
-    def is_for(self, target: str, payload: str) -> bool:
-        """Does this rule say how long it is kept?"""
-        return _is_in(target, self.targets) and _is_in(payload, self.payloads)
+    def is_for(self, line: Line, payload: str, people: Iterable[str]) -> bool:
+        """Does this rule say how long it is kept? `people` are the names of whoever the record is about."""
+        return (
+            _is_in(str(line.fields.get("target", "")), self.targets)
+            and _is_in(payload, self.payloads)
+            and (not self.principals or any(name and _is_in(name, self.principals) for name in people))
+            and (not self.records or f"{line.writer}:{line.seq}" in self.records)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,9 @@ from extproc.ledger.report import Problem, Report, WriterReport
 PayloadReader = Callable[[str, str, int], bytes | None]
 """(writer, ref, size) → header and body of the entry, or None if it is not there."""
 
+Opener = Callable[[Line, str, bytes], str]
+"""(record, name of a sealed payload, its checked entry) → what came of opening it."""
+
 _AT_AND_KIND = re.compile(
     rb"([0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])T(?:[01][0-9]|2[0-3])(?::[0-5][0-9]){2}\.[0-9]{6}Z)"
     rb'","kind":"([a-z][a-z0-9_.]{0,63})"[,}]'
@@ -29,6 +32,11 @@ _PAYLOAD_PROBLEMS = {
     "erased": ("payload-erased", "was erased"),
     "mismatch": ("payload-mismatch", "is not what the line commits to"),
     "malformed": ("payload-mismatch", "is no payload entry"),
+    "key-missing": ("payload-missing", "cannot be opened by anybody: its key is not there"),
+    "wrong-key": (
+        "payload-mismatch",
+        "cannot be opened: its key was spoiled, or the key that was given is another",
+    ),
 }
 
 
@@ -85,9 +93,11 @@ class Walk:
         *,
         thorough: bool = False,
         gone: Gone | None = None,
+        opener: Opener | None = None,
     ) -> None:
         """`dues` come sorted by size. `thorough` also checks that every line is in canonical form."""
         self._gone = gone or Gone({}, {})
+        self._opener = opener
         self.found = report.writers.setdefault(writer, WriterReport(writer))
         self._report = report
         self._writer = writer
@@ -224,12 +234,14 @@ class Walk:
             if entry is None:
                 self._problem("payload-missing", seq, f"payload {name} is not there", place=place.ref)
                 continue
-            state = check_entry(entry, place.size, place.commitment)
+            state: str = check_entry(entry, place.size, place.commitment, place.sealed)
+            if state == "sealed" and self._opener is not None:
+                state = self._opener(record, name, entry)
             if state == "erased" and name in self._gone.told.get(seq, ()):
                 self.found.erased += 1
                 self.found.erased_unsigned += name not in self._gone.signed.get(seq, ())
-            elif state == "sealed":
-                self._report.unchecked.append(f"{self._writer}:{seq}: payload {name} is sealed")
+            elif state in ("sealed", "unknown-key"):
+                self.found.sealed += 1
             elif state != "good":
                 code, what = _PAYLOAD_PROBLEMS[state]
                 self._problem(code, seq, f"payload {name} {what}", place=place.ref)

@@ -11,7 +11,8 @@ import pytest
 from extproc.adapters.checkpoint_key import load_or_create_key
 from extproc.adapters.checkpointer import Checkpointer, ForkError, exported_count
 from extproc.adapters.clock_state import kernel_clock
-from extproc.adapters.ledger_reader import ALARM, CHECKPOINTS, PUBLIC_KEY, verify_directory
+from extproc.adapters.ledger_reader import ALARM, CHECKPOINTS, PUBLIC_KEY
+from extproc.adapters.ledger_verify import verify_directory
 from extproc.adapters.span_feed import SpanFeed
 from extproc.domain.errors import ConfigError
 from extproc.domain.record import Record

@@ -16,8 +16,8 @@ from extproc.adapters.ledger_reader import (
     list_segments,
     read_end,
     read_payload_entry,
-    verify_directory,
 )
+from extproc.adapters.ledger_verify import verify_directory
 from extproc.domain.errors import LedgerUnavailableError
 from extproc.domain.record import Record
 from extproc.ledger import RecordError, parse_line

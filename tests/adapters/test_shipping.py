@@ -14,7 +14,8 @@ from botocore.exceptions import ClientError
 from click.testing import CliRunner
 from moto.server import ThreadedMotoServer
 
-from extproc.adapters.ledger_reader import CHECKPOINTS, verify_directory
+from extproc.adapters.ledger_reader import CHECKPOINTS
+from extproc.adapters.ledger_verify import verify_directory
 from extproc.adapters.shipping import FOLDER, ObjectStore, Result, ShippingError, ship
 from extproc.cli import main
 from tests.commands.test_sessions import CONFIG

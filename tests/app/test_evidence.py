@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from extproc.adapters.checkpointer import Checkpointer
-from extproc.adapters.ledger_reader import verify_directory
+from extproc.adapters.ledger_verify import verify_directory
 from extproc.app.evidence import Asked, EvidenceError, export, load_controls
 from extproc.cli import main
 from extproc.config import load_config

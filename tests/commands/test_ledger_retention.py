@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from extproc.adapters import retention_files
-from extproc.adapters.ledger_reader import verify_directory
+from extproc.adapters.ledger_verify import verify_directory
 from extproc.cli import main
 from extproc.commands import ledger_retention
 from extproc.domain.record import Record

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from extproc.adapters.ledger_reader import verify_directory
+from extproc.adapters.ledger_verify import verify_directory
 from extproc.cli import main
 from extproc.domain.record import Record
 from extproc.ledger.exchanges import COLUMNS, csv_cell

@@ -156,7 +156,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "list as text": (change("[{prefix: /, target: api}]", "all"), "routes: expected a list, got text"),
     "settings as list": (
         GOOD + "ledger: []\n",
-        "ledger: expected settings (directory, durability, segment_bytes, ship, retention)",
+        "ledger: expected settings (directory, durability, segment_bytes, encryption, ship, retention)",
     ),
     "too many workers": (GOOD + "processor: {workers: 65}\n", "must be at most 64"),
     "odd choice": (

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from extproc.adapters.ledger_reader import CHECKPOINTS, verify_directory
+from extproc.adapters.ledger_reader import CHECKPOINTS
+from extproc.adapters.ledger_verify import verify_directory
 from extproc.ledger.alone import VERIFIER
 from extproc.ledger.alone.verify import Report, ed25519_verifies, main, parse_key, verify_ledger
 from extproc.ledger.note import split_notes

@@ -45,7 +45,7 @@ def test_the_same_payload_has_another_commitment_under_another_salt():
         (b"", 6, "malformed"),
         (ENTRY, 5, "mismatch"),
         (b"XPE1\xff" + b"\0" * (HEADER_SIZE - 5 + 6), 6, "erased"),
-        (b"XPE1\x01" + ENTRY[5:], 6, "sealed"),
+        (b"XPE1\x01" + ENTRY[5:], 6, "mismatch"),
         (b"XPE1\x02" + ENTRY[5:], 6, "malformed"),
         (b"XPE2" + ENTRY[4:], 6, "malformed"),
     ],

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from extproc.adapters.ledger_reader import CHECKPOINTS, verify_directory
+from extproc.adapters.ledger_reader import CHECKPOINTS
+from extproc.adapters.ledger_verify import verify_directory
 from extproc.domain.record import Record
 from extproc.ledger import Report, Segment, WriterFiles, verify
 from extproc.ledger.lines import Chain

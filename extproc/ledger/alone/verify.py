@@ -291,8 +291,10 @@ def parse_line(raw: bytes) -> Line:
         raise Bad("prev, at or kind is malformed")
     line = Line(raw, writer, seq, prev, at, kind, hashlib.sha256(raw).hexdigest(), values)
     for place in payloads_of(line).values():
-        if not isinstance(place, dict) or sorted(place) != ["commitment", "ref", "size"]:
+        if not isinstance(place, dict) or sorted({*place} - {"sealed"}) != ["commitment", "ref", "size"]:
             raise Bad("a payload is not commitment, ref, size")
+        if not HASH.match(str(place.get("sealed", ZERO))):
+            raise Bad("a payload's digest is malformed")
         if not HASH.match(str(place["commitment"])) or type(place["size"]) is not int or place["size"] < 0:
             raise Bad("a payload's commitment or size is malformed")
         if not isinstance(place["ref"], str):
@@ -641,16 +643,20 @@ def writers_root(heads: dict[str, Head]) -> str:
 # --------------------------------------------------------------------------- payloads, section 3
 
 ENTRY = struct.Struct(">4sB3sQ32s")
-REF = re.compile(r"([0-9]{12}\.payloads):(0|[1-9][0-9]{0,14})\Z")
+REF = re.compile(r"([0-9]{12})\.payloads:(0|[1-9][0-9]{0,14})\Z")
+SEAL = 48  # a sealed body is so much longer
+KEY_ENTRY = 84
 
 
 def check_payload(folder: Path, place: dict[str, Any]) -> str:
-    """`good`, or what is wrong with the entry that a line names."""
+    """`good`, `sealed` (nobody can look inside without the key), or what is wrong with the entry that a line names."""
     found = REF.match(place["ref"])
     if found is None:
         return "missing"
+    sealed = place.get("sealed")
+    length = place["size"] + (SEAL if sealed else 0)
     try:
-        with (folder / found[1]).open("rb") as file:
+        with (folder / (found[1] + ".payloads")).open("rb") as file:
             file.seek(int(found[2]))
             header = file.read(ENTRY.size)
             if not header:
@@ -662,19 +668,41 @@ def check_payload(folder: Path, place: dict[str, Any]) -> str:
                 return "mismatch"
             if scheme == 255:
                 return "erased"
-            if scheme != 0:
-                return "sealed" if scheme == 1 else "mismatch"
-            body = file.read(place["size"]) if size == place["size"] else b""
+            if scheme != (1 if sealed else 0):
+                return "mismatch"
+            body = file.read(length) if size == length else b""
     except OSError:
         return "missing"
-    if size != place["size"] or len(body) != size:
+    if size != length or len(body) != size:
         return "mismatch"
+    if sealed:
+        if hashlib.sha256(header + body).hexdigest() != sealed:
+            return "mismatch"
+        return _check_key(folder / (found[1] + ".keys"), salt)
     good = hmac.compare_digest(hmac.new(salt, body, "sha256").hexdigest(), place["commitment"])
     return "good" if good else "mismatch"
 
 
+def _check_key(path: Path, place: bytes) -> str:
+    """Is there a wrapped key for a sealed entry? A copy may be without any: then its payloads stay `sealed`."""
+    if any(place[8:]):
+        return "mismatch"
+    try:
+        with path.open("rb") as file:
+            file.seek(min(int.from_bytes(place[:8], "big"), 1 << 53))
+            key = file.read(KEY_ENTRY)
+    except FileNotFoundError:
+        return "sealed"
+    except OSError:
+        return "missing-key"
+    if key[:8] == b"XKE1\xff\0\0\0":
+        return "erased"
+    return "sealed" if len(key) == KEY_ENTRY and key[:8] == b"XKE1\x01\0\0\0" else "missing-key"
+
+
 PAYLOAD_PROBLEMS = {
     "missing": ("payload-missing", "is not there"),
+    "missing-key": ("payload-missing", "cannot be opened by anybody: its key is not there"),
     "erased": ("payload-erased", "was erased"),
     "mismatch": ("payload-mismatch", "is not what the line commits to"),
 }
@@ -899,7 +927,7 @@ class Writer:
             self.report.count("payloads erased under a tombstone")
             self.erased_unsigned += not self.erased[line.seq][name]
         elif state == "sealed":
-            self.report.unchecked.append("%s:%d: payload %s is sealed" % (self.name, line.seq, name))
+            self.report.count("payloads sealed")
         elif state != "good":
             code, what = PAYLOAD_PROBLEMS[state]
             self._problem(code, line.seq, f"payload {name} {what}", place=entry["ref"])
@@ -953,6 +981,8 @@ def verify_ledger(directory: Path, key: Key | None, report: Report, every: bool 
     report.counts["writers"] = len(folders)
     report.counts["checkpoints"] = checkpoints.followed
     report.counts["records after the last checkpoint"] = unsigned
+    if sealed := report.counts.get("payloads sealed"):
+        report.unchecked.append("what is inside %d sealed payloads: their key is not here" % sealed)
 
 
 def _tombstones(folders: list[Path], checkpoints: Checkpoints) -> dict[str, dict[int, dict[str, bool]]]:
