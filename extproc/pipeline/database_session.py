@@ -86,6 +86,12 @@ class DatabaseSession:
             self.scribe.masker = plan.record_masker
             self.scribe.degraded.extend(plan.degraded)
 
+    def successor(self, source: Source, now: float) -> DatabaseSession:
+        """The session of whoever logs in next on the same connection; this one is over."""
+        session = DatabaseSession(self._current, self._new_hex, self.target, source, now, self._catalogues)
+        session.reads_messages = self.reads_messages
+        return session
+
     def over(self, now: float) -> str:
         """Why nothing may run on this connection any more, as a code; empty while it may."""
         principal = self._principal

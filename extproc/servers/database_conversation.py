@@ -274,6 +274,16 @@ class DatabaseConversation(ABC):
             self._farewell = (sqlstate, f"extproc: {message}", hint)
         self._watch_expiry(now)
 
+    def _begin_anew(self, now: float) -> None:
+        """Somebody logs in on a connection that has a session: that one ends, and another begins."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._service.sessions.remove(self, self._session.target, self._cancel_key)
+        self._records += self._session.closed(now, "complete", "change-user")
+        self._farewell = None
+        self._session = self._session.successor(self._source, now)
+        self.session_id = self._session.scribe.session_id
+
     def end_if_over(self) -> None:
         """The locks changed. Whoever they mean ends at once, whatever runs."""
         if self._common.has_ended or self._session.over(self._service.now()) != "locked":

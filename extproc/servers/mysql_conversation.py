@@ -149,6 +149,10 @@ class MysqlConversation(DatabaseConversation):
             case RowsReceived():
                 self._rows_received(event.id, event.rows)
             case LoginReceived():
+                if self._login is not None:  # COM_CHANGE_USER
+                    self._begin_anew(now)
+                    self._texts.clear()
+                    self._forget_reading()
                 self._login = event
                 application = event.attributes.get("program_name", "")
                 self._log_in(event.user, event.database, application, event.token, now)

@@ -54,14 +54,15 @@ class ClientLogin:
         self._key = rsa_key
         self._expects = _Expects.RESPONSE
 
-    def begin(self, response: Response) -> Ask | Told:
-        """Raises ProtocolError where the client may not say its token."""
+    def begin(self, response: Response, *, again: bool = False) -> Ask | Told:
+        """Raises ProtocolError where the client may not say its token. `again`: it is logged in already, and waits to
+        be told which plugin (COM_CHANGE_USER)."""
         if not self._is_protected and self._key is None:
             raise ProtocolError("tls-required", "this listener takes tokens under TLS alone")
         if response.plugin == CLEAR and self._is_protected and response.proof:
             return _told(response.proof)
         if self._under_tls or self._key is not None:
-            if response.plugin == CACHING_SHA2:
+            if response.plugin == CACHING_SHA2 and not again:
                 return self._full(response.proof)
             self._expects = _Expects.SCRAMBLE
             return Ask(b"\xfe" + CACHING_SHA2.encode() + b"\x00" + self._nonce + b"\x00")

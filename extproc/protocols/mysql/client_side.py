@@ -43,6 +43,8 @@ class ClientSide:
         self._goes_on = True
         self._sequence = 0
         self.has_quit = False
+        self.login: tuple[bytes, int] | None = None
+        """COM_CHANGE_USER came, and the sequence id of what answers it: nothing is heard here until that is through."""
 
     @property
     def is_empty(self) -> bool:
@@ -54,7 +56,13 @@ class ClientSide:
     def pump(self) -> None:
         """Take commands until one waits. Raises ProtocolError."""
         session = self._session
-        while session.waiting is None and session.running is None and not self.has_quit and self._step():
+        while (
+            session.waiting is None
+            and session.running is None
+            and not self.has_quit
+            and self.login is None
+            and self._step()
+        ):
             pass
         if (session.waiting is not None or session.running is not None) and len(
             self._buffer
@@ -131,6 +139,8 @@ class ClientSide:
                 self._reset(code, command, payload, sequence)
             case "pass":
                 self._send(Run(answer=command.answer), payload, sequence)
+            case "login":
+                self.login = payload, sequence
             case "quit":
                 self.has_quit = True
                 self._session.to_server.append(build_packets(payload, 0))
@@ -216,6 +226,10 @@ class ClientSide:
             made.forget_long_data()
             self._session.close_cursor(made)
         self._send(Run(answer=command.answer, is_reset=code == RESET_CONNECTION), payload, sequence)
+
+    def take_rest(self) -> bytes:
+        """What came behind the last command."""
+        return self._buffer.take(len(self._buffer))
 
     # ------------------------------------------------------------------ asking and sending
 

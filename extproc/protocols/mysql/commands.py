@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Fate = Literal[
-    "judge", "prepare", "execute", "fetch", "long-data", "close", "reset", "pass", "quit", "refuse"
+    "judge", "prepare", "execute", "fetch", "long-data", "close", "reset", "pass", "quit", "login", "refuse"
 ]
 Answer = Literal["none", "result", "prepared", "rows", "columns", "one"]
 
@@ -43,7 +43,7 @@ COMMANDS: dict[int, Command] = {
     0x0E: Command("COM_PING", "pass"),
     0x0F: Command("COM_TIME", "refuse"),
     0x10: Command("COM_DELAYED_INSERT", "refuse"),
-    0x11: Command("COM_CHANGE_USER", "refuse"),
+    0x11: Command("COM_CHANGE_USER", "login"),
     0x12: Command("COM_BINLOG_DUMP", "refuse"),
     0x13: Command("COM_TABLE_DUMP", "refuse"),
     0x14: Command("COM_CONNECT_OUT", "refuse"),

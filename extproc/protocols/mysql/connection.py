@@ -28,6 +28,7 @@ from extproc.protocols.mysql.handshake import (
     agreed,
     build_greeting,
     is_ssl_request,
+    parse_change_user,
     parse_greeting,
     parse_response,
 )
@@ -118,6 +119,8 @@ class MysqlConnection:
         self._from_server = PacketBuffer()
         self._client_sequence = 0
         self._server_sequence = 0
+        self._is_change = False
+        """The login is not the connection's first (COM_CHANGE_USER)."""
         self._greeting: Greeting | None = None
         self._response: Response | None = None
         self._client_login: ClientLogin | None = None
@@ -219,7 +222,10 @@ class MysqlConnection:
             tls=self._upstream_tls is not None,
         )
         self._server_sequence = 1
-        if self._upstream_tls is None:
+        if self._is_change:
+            self._server_login.has_begun = True
+            self._session.to_server.append(build_packets(self._server_login.change_user(), 0))
+        elif self._upstream_tls is None:
             self._say_opening()
         elif not greeting.capabilities & SSL:
             self._fail(ProtocolError("upstream-tls-refused", "the database does not speak TLS"))
@@ -427,14 +433,24 @@ class MysqlConnection:
             rest = self._from_client.take(len(self._from_client))
             self._from_client.append(self._tls.receive(rest))
             return True
-        self._begin_login(payload)
-        return True
-
-    def _begin_login(self, payload: bytes) -> None:
+        response = parse_response(payload)
         greeting = self._greeting
         assert greeting is not None  # noqa: S101  (the client is not heard before)
-        self._response = response = parse_response(payload)
         self._session.capabilities = agreed(response, greeting)
+        self._begin_login(response)
+        return True
+
+    def _begin_again(self, payload: bytes, sequence: int) -> None:
+        """COM_CHANGE_USER: somebody logs in on a connection that is open, and nothing of what was is left."""
+        self._session.drop_all()
+        self._is_change = True
+        self._client_sequence = sequence
+        self._stage = Stage.PASSWORD
+        self._begin_login(parse_change_user(payload, self._session.capabilities))
+        self._receive_plain(self._client.take_rest())
+
+    def _begin_login(self, response: Response) -> None:
+        self._response = response
         codec = codec_of(response.charset)
         if codec is None:
             raise ProtocolError(
@@ -453,7 +469,7 @@ class MysqlConnection:
             rsa_key=self._rsa_key,
         )
         self._stage = Stage.PASSWORD
-        self._go_along(self._client_login.begin(response))
+        self._go_along(self._client_login.begin(response, again=self._is_change))
 
     def _go_along(self, step: Ask | Told) -> None:
         if isinstance(step, Told):
@@ -524,6 +540,10 @@ class MysqlConnection:
             before = self._session.running, self._session.waiting, len(self._session.events)
             self._server.pump()
             self._client.pump()
+            if self._client.login is not None:
+                asked, self._client.login = self._client.login, None
+                self._begin_again(*asked)
+                return
             if self._client.has_quit:
                 self._session.events.append(ClientLeft())
                 self._finish(Ended("client"))

@@ -153,6 +153,30 @@ def parse_response(payload: bytes) -> Response:
     )
 
 
+def parse_change_user(payload: bytes, capabilities: int) -> Response:
+    """COM_CHANGE_USER under the capabilities agreed on: a login on a connection that had one. Raises ProtocolError."""
+    what = "COM_CHANGE_USER"
+    user, at = read_cstring(payload, 1, what)
+    size, at = read_int(payload, at, 1, what)
+    proof, at = read_bytes(payload, at, size, what)
+    database, at = read_cstring(payload, at, what)
+    charset, at = read_int(payload, at, 2, what)
+    plugin = payload[at:].split(b"\x00", 1)[0]
+    return Response(
+        capabilities, 1 << 24, charset, user, proof, database, plugin.decode("ascii", "replace"), {}
+    )
+
+
+def build_change_user(login: Response) -> bytes:
+    """Ours. It carries no proof: the server asks for one with a nonce of its own."""
+    return b"".join(
+        (
+            b"\x11" + login.user + b"\x00\x00" + login.database + b"\x00",
+            login.charset.to_bytes(2, "little") + login.plugin.encode("ascii") + b"\x00",
+        )
+    )
+
+
 def _attributes(block: bytes) -> dict[str, str]:
     found: dict[str, str] = {}
     at = 0

@@ -32,7 +32,7 @@ def parse_column(payload: bytes, codec: str, *, is_binary: bool) -> Column:
     _, at = read_int(payload, at, 4, what)
     kind, at = read_int(payload, at, 1, what)
     flags, at = read_int(payload, at, 2, what)
-    if catalogue != b"def" or at + 3 > len(payload):
+    if catalogue != b"def" or at + 3 != len(payload):  # a rest would go on unread
         raise malformed(what)
     return Column(
         name.decode(codec, "replace"),

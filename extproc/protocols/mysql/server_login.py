@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from extproc.domain.errors import ProtocolError
 from extproc.protocols.mysql.capabilities import CONNECT_WITH_DB, PLUGIN_AUTH, PLUGIN_AUTH_LENENC, SSL
-from extproc.protocols.mysql.handshake import Greeting, Response, build_opening, build_response
+from extproc.protocols.mysql.handshake import (
+    Greeting,
+    Response,
+    build_change_user,
+    build_opening,
+    build_response,
+)
 from extproc.protocols.mysql.limits import UpstreamLogin
 from extproc.protocols.mysql.passwords import (
     CACHING_SHA2,
@@ -68,18 +74,23 @@ class ServerLogin:
 
     def opening(self) -> bytes:
         """The payload of our HandshakeResponse41."""
-        return build_response(
-            Response(
-                capabilities=self._capabilities,
-                max_packet=1 << 24,
-                charset=self._charset,
-                user=self._login.user.encode(),
-                proof=self._proof(),
-                database=self._login.database.encode(),
-                plugin=self._plugin,
-                attributes={},
-            )
+        return build_response(self._response(self._proof()))
+
+    def _response(self, proof: bytes) -> Response:
+        return Response(
+            capabilities=self._capabilities,
+            max_packet=1 << 24,
+            charset=self._charset,
+            user=self._login.user.encode(),
+            proof=proof,
+            database=self._login.database.encode(),
+            plugin=self._plugin,
+            attributes={},
         )
+
+    def change_user(self) -> bytes:
+        """The payload of our COM_CHANGE_USER."""
+        return build_change_user(self._response(b""))
 
     def _proof(self) -> bytes:
         return PROOFS[self._plugin](self._password, self._nonce)

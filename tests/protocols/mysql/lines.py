@@ -92,6 +92,19 @@ SWITCH = build_packets(b"\xfemysql_clear_password\x00", 2)
 CLEAR_TOKEN = build_packets(TOKEN.encode() + b"\x00", 3)
 
 
+def change_user(user: bytes = b"bob", proof: bytes = b"", database: bytes = b"shop") -> bytes:
+    """As clients say it: without a proof, which waits for a nonce."""
+    tail = (45).to_bytes(2, "little") + CACHING_SHA2.encode() + b"\x00"
+    return build_packets(
+        b"\x11" + user + b"\x00" + bytes((len(proof),)) + proof + database + b"\x00" + tail, 0
+    )
+
+
+OUR_CHANGE_USER = build_packets(
+    b"\x11gateway\x00\x00shop\x00" + (45).to_bytes(2, "little") + NATIVE.encode() + b"\x00", 0
+)
+
+
 def ok(sequence: int, status: int = 2, affected: int = 0) -> bytes:
     return build_packets(
         b"\x00" + lenenc(affected) + b"\x00" + status.to_bytes(2, "little") + b"\x00\x00", sequence

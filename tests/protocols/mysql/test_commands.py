@@ -29,13 +29,17 @@ from extproc.protocols.mysql.capabilities import (
 from extproc.protocols.mysql.client_side import NOT_TEXT
 from extproc.protocols.mysql.commands import COMMANDS
 from extproc.protocols.mysql.events import BoundParameter
-from extproc.protocols.mysql.packets import LONGEST, build_packets
+from extproc.protocols.mysql.packets import HEAD_BYTES, LONGEST, build_packets
+from extproc.protocols.mysql.passwords import CACHING_SHA2, NATIVE, native
 from extproc.protocols.mysql.replies import build_error
 from extproc.protocols.mysql.server_side import UNANSWERED
+from extproc.protocols.mysql.values import malformed
 from tests.protocols.mysql.lines import (
     CLEAR_TOKEN,
     EOF_PAYLOAD,
+    OUR_CHANGE_USER,
     UPSTREAM,
+    change_user,
     column,
     command,
     connection,
@@ -602,8 +606,8 @@ def test_a_statement_that_is_too_long_is_denied_and_its_bytes_are_dropped():
     assert not wire.has_ended
 
 
-def long_wire(**limits: int) -> MysqlConnection:
-    wire = connection(limits=Limits(**limits))
+def long_wire(*, read_messages: bool = False, **limits: int) -> MysqlConnection:
+    wire = connection(limits=Limits(**limits), read_messages=read_messages)
     wire.receive_from_server(server_greeting())
     wire.receive_from_client(opening())
     wire.receive_from_client(CLEAR_TOKEN)
@@ -653,3 +657,105 @@ def test_a_row_that_becomes_shorter_than_its_packets_keeps_the_order_of_what_fol
         if isinstance(event, RowsReceived):
             wire.replace_rows(1, [[b"***"] if len(values[0] or b"") > 5 else None for values in event.rows])
     assert wire.bytes_to_client() == packets(4, row("***"), row("z")) + eof(6)
+
+
+# ---------------------------------------------------------------------- COM_CHANGE_USER
+
+ASKED_AGAIN: tuple[Line, ...] = (
+    Client(change_user()),
+    ToClient(build_packets(b"\xfemysql_clear_password\x00", 1)),
+    Client(build_packets(b"another.token.x\x00", 2)),
+    Sees(LoginReceived, user="bob", database="shop", token="another.token.x"),
+)
+
+
+def test_another_user_logs_in_on_a_connection_that_is_open():
+    nonce = bytes(range(61, 81))
+    wire = played(
+        *PREPARE,
+        *ASKED_AGAIN,
+        Forwards(b""),
+        Answers("accept_login", UPSTREAM),
+        Forwards(OUR_CHANGE_USER),
+        Server(build_packets(b"\xfe" + NATIVE.encode() + b"\x00" + nonce + b"\x00", 1)),
+        Forwards(build_packets(native(b"upstream-secret", nonce), 2)),
+        Server(ok(3)),
+        ToClient(ok(3)),
+        Sees(LoggedIn, thread=77),
+        Client(EXECUTE),  # what was prepared before is gone
+        ToClient(
+            build_packets(build_error(Refusal(1243, "HY000", "extproc: no such prepared statement")), 1)
+        ),
+        Sees(Refused),
+        Client(query("SELECT 1")),
+        Sees(StatementReceived, text="SELECT 1"),
+        Answers("forward", 2),
+        Forwards(query("SELECT 1")),
+        Server(ok(1)),
+        ToClient(ok(1)),
+        Sees(StatementEnded),
+    )
+    assert wire.is_idle
+
+
+def test_another_user_who_is_refused_ends_the_connection_and_the_server_hears_nothing():
+    played(
+        *ASKED_AGAIN,
+        Answers("refuse_login", NO),
+        ToClient(build_packets(DENIAL, 3)),
+        Sees(Ended, by="us", code="login-refused"),
+        Forwards(b""),
+    )
+
+
+def test_another_user_whom_the_server_turns_away_ends_the_connection():
+    played(
+        *ASKED_AGAIN,
+        Answers("accept_login", UPSTREAM),
+        Forwards(OUR_CHANGE_USER),
+        Server(error(1, 1045, "28000", "Access denied for user 'gateway'")),
+        ToClient(
+            build_packets(
+                build_error(
+                    Refusal(
+                        1105, "HY000",
+                        "extproc: the database refused the login that extproc has for it (error 1045)",
+                    )
+                ),
+                3,
+            )
+        ),
+        Sees(Ended, by="server", code="upstream-login"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("cut", range(1, len(change_user()) - HEAD_BYTES - len(CACHING_SHA2) - 1))
+def test_a_change_of_user_that_is_cut_short_is_none(cut):
+    payload = change_user()[HEAD_BYTES:][:cut]
+    told = Refusal(1835, "HY000", f"extproc: {malformed('COM_CHANGE_USER').message}")
+    played(
+        Client(build_packets(payload, 0)),
+        ToClient(build_packets(build_error(told), 1)),
+        Sees(Ended, by="us", code="malformed-packet"),
+        Forwards(b""),
+    )
+
+
+def test_what_is_sent_behind_a_change_of_user_waits_for_it():
+    nonce = bytes(range(61, 81))
+    played(
+        Client(change_user() + build_packets(b"another.token.x\x00", 2)),
+        ToClient(build_packets(b"\xfemysql_clear_password\x00", 1)),
+        Sees(LoginReceived, token="another.token.x"),
+        Client(query("SELECT 1")),
+        Forwards(b""),
+        Answers("accept_login", UPSTREAM),
+        Forwards(OUR_CHANGE_USER),
+        Server(build_packets(b"\xfe" + NATIVE.encode() + b"\x00" + nonce + b"\x00", 1)),
+        Forwards(build_packets(native(b"upstream-secret", nonce), 2)),
+        Server(ok(3)),
+        ToClient(ok(3)),
+        Sees(LoggedIn, thread=77),
+        Sees(StatementReceived, id=1, text="SELECT 1"),
+        Forwards(b""),
+    )

@@ -20,7 +20,7 @@ from extproc.protocols.mysql import (
     StatementReceived,
 )
 from extproc.protocols.mysql.handshake import parse_greeting, parse_response
-from extproc.protocols.mysql.packets import build_packets
+from extproc.protocols.mysql.packets import HEAD_BYTES, build_packets
 from tests.protocols.mysql.lines import (
     CLEAR_TOKEN,
     EOF_PAYLOAD,
@@ -158,11 +158,22 @@ def test_a_result_that_was_tampered_with_never_shows_what_is_masked(data):
     at = data.draw(st.integers(0, len(RESULT) - 1))
     value = data.draw(st.integers(0, 255))
     changed = RESULT[:at] + bytes((value,)) + RESULT[at + 1 :]
-    wire = long_wire()
+    wire = long_wire(read_messages=True)  # as wherever something is masked
     wire.receive_from_client(query("SELECT id, mail FROM t"))
     answer_all(wire, True)
     wire.receive_from_server(changed)
     answer_all(wire, True)
+    assert b"a@b.c" not in wire.bytes_to_client()
+
+
+def test_a_description_that_swallows_what_follows_is_none():
+    at = RESULT.index(b"\x03def") - HEAD_BYTES
+    wire = long_wire()
+    wire.receive_from_client(query("SELECT id, mail FROM t"))
+    answer_all(wire, True)
+    wire.receive_from_server(RESULT[:at] + bytes((93,)) + RESULT[at + 1 :])
+    answer_all(wire, True)
+    assert wire.has_ended
     assert b"a@b.c" not in wire.bytes_to_client()
 
 
