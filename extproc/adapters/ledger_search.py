@@ -9,7 +9,8 @@ from pathlib import Path
 from extproc.adapters.ledger_payloads import Payloads
 from extproc.adapters.ledger_reader import list_writers
 from extproc.adapters.ledger_scan import all_lines, never, writer_lines
-from extproc.ledger.exchanges import Exchange, pair
+from extproc.domain.record import ACCESS
+from extproc.ledger.exchanges import Exchange, pair, with_access
 from extproc.ledger.lines import Line
 from extproc.ledger.search import Wanted
 
@@ -30,12 +31,14 @@ def whole_session(
     """
     exchanges: list[Exchange] = []
     moves: list[Line] = []
+    ends: list[Line] = []
     for writer in list_writers(directory):
         lines = writer_lines(directory, writer, is_over=is_over)
         ours = (line for line in lines if line.fields.get("session_id") == session_id)
         kept = list(islice(ours, at_most))
         exchanges += pair(kept)
         moves += [line for line in kept if _is_move(line)]
+        ends += [line for line in kept if line.kind == ACCESS]
     holds = {str(line.fields.get("hold")) for line in moves}
     if holds:
         others = (
@@ -46,7 +49,7 @@ def whole_session(
             and line.fields.get("session_id") != session_id
         )
         moves += islice(others, at_most)
-    return exchanges, moves
+    return with_access(exchanges, ends), moves
 
 
 def payloads_of(files: Payloads, line: Line, at_most: int) -> dict[str, tuple[str, bytes]]:

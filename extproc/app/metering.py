@@ -139,6 +139,8 @@ def child_families(children: Mapping[str, Mapping[str, Any]]) -> Iterator[Family
     )
     text = "Commits that the ledger could not take; each refused what waited for it."
     yield total("extproc_refused_commits_total", text, ("child",), each("refused_commits"))
+    text = "Entries of Envoy's access log that could not be recorded."
+    yield total("extproc_access_entries_lost_total", text, ("child",), each("lost_access"))
     text = "1 for a child whose last commit was written."
     yield gauge("extproc_ledger_writable", text, ("child",), each("ledger_healthy"))
     text = "Exports that the collector did not take."

@@ -187,6 +187,7 @@ class Worker:
             "open_streams": service.open_streams,
             "open_waits": service.desk.waiting,
             "refused_commits": service.refused_commits,
+            "lost_access": service.lost_access,
             "ledger_healthy": self._ledger.healthy,
             "keys": {name: age for name, age in ages.items() if age is not None},
             "without_keys": [name for name, age in ages.items() if age is None],

@@ -746,6 +746,13 @@ class Envoy(Branch, frozen=True, kw_only=True):
     max_connections: Annotated[Count, about("Connections from callers at one time.")] = 20_000
     max_heap: Annotated[Size, about("Envoy stops taking requests near this much memory.")] = 2048 * MIB
     tracing: Annotated[bool, about("Envoy sends its own spans to `telemetry.otlp`.")] = True
+    access_log: Annotated[
+        bool,
+        about(
+            "Envoy tells us how every request and connection ended, those too that we were never asked about; "
+            "each is a record."
+        ),
+    ] = True
     ca_bundle: Annotated[
         Path, about("Authorities for upstreams without a `tls.ca`, where Envoy sees them (Debian's place).")
     ] = field(default_factory=_ca_bundle)

@@ -9,6 +9,8 @@ from typing import Any
 from extproc.domain.nouns import noun
 
 INTENT = "intent"
+ACCESS = "access"
+"""How Envoy says that a request or connection ended."""
 OUTCOME = "outcome"
 _SCALARS = frozenset((str, int, bool, type(None)))
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from extproc.domain.record import INTENT, OUTCOME
+from extproc.domain.record import ACCESS, INTENT, OUTCOME
 from extproc.ledger.lines import Line
 
 COLUMNS = (
@@ -24,6 +24,8 @@ class Exchange:
 
     intent: Line | None
     outcome: Line | None
+    access: Line | None = None
+    """What Envoy said of its end, where that was looked up."""
 
     @property
     def line(self) -> Line:
@@ -70,6 +72,13 @@ class Exchange:
         return found if isinstance(found, dict) else {}
 
     @property
+    def code(self) -> int | str:
+        """The HTTP status. An outcome that saw no response (ext_authz) has it from Envoy's access log."""
+        seen = self.response.get("code")
+        told = self.access.fields.get("code") if self.access is not None else None
+        return next((code for code in (seen, told) if isinstance(code, int) and code), "")
+
+    @property
     def asked(self) -> str:
         """The request or statement in one text, as it was recorded: masked."""
         statement, request = self.part("statement"), self.part("request")
@@ -91,6 +100,26 @@ def pair(lines: Iterable[Line]) -> Iterator[Exchange]:
             yield Exchange(waiting.pop(decision, None), line)
     for line in waiting.values():
         yield Exchange(line, None)
+
+
+def with_access(exchanges: Iterable[Exchange], lines: Iterable[Line]) -> list[Exchange]:
+    """The same exchanges, each with the access record that names its decision, or its session if it is a login."""
+    told: dict[str, Line] = {}
+    for line in lines:
+        if line.kind == ACCESS:
+            for name in ("decision_id", "session_id"):
+                if value := str(line.fields.get(name, "")):
+                    told.setdefault(value, line)
+                    break
+    return (
+        [replace(exchange, access=told.get(_ended_by(exchange))) for exchange in exchanges]
+        if told
+        else list(exchanges)
+    )
+
+
+def _ended_by(exchange: Exchange) -> str:
+    return exchange.text("session_id" if exchange.text("operation") else "decision_id")
 
 
 def row_of(exchange: Exchange) -> dict[str, Any]:
@@ -123,7 +152,7 @@ def row_of(exchange: Exchange) -> dict[str, Any]:
         "request": exchange.asked,
         "tables": _names([*_list(statement, "tables_read"), *_list(statement, "tables_written")]),
         "effects": _names(_list(statement, "effects")),
-        "response_code": response.get("code", ""),
+        "response_code": exchange.code,
         "sqlstate": response.get("sqlstate", ""),
         "executed": outcome.fields.get("executed") if outcome is not None else None,
         "end": exchange.text("end") or "unknown",

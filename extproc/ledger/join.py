@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from extproc.domain.record import INTENT, OUTCOME
+from extproc.domain.record import ACCESS, INTENT, OUTCOME
 from extproc.ledger.lines import Line
 from extproc.ledger.spans import (
     SpanContext,
@@ -70,7 +70,8 @@ class Joiner(Generic[Place]):
             yield self._take_outcome(line)
         elif line.kind.startswith("hold."):
             yield from self._take_hold(line, place)
-        else:
+        elif line.kind != ACCESS or line.fields.get("coverage") != "joined":
+            # how a request of ours ended is in its own span already
             yield record_span(line)
 
     def give_up(self, now_us: int, has_ended: Callable[[str], bool]) -> Iterator[SpanView]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal
 
+from extproc.domain.record import ACCESS
 from extproc.ledger.checkpoint import Checkpoint
 from extproc.ledger.lines import Line, parse_time
 from extproc.ledger.statement_spans import add_statement, is_database, span_name
@@ -174,7 +175,7 @@ def record_span(line: Line, parent: SpanContext | None = None) -> SpanView:
     if subject := _text(by.get("subject")):
         attributes["user.id"] = subject
     attributes["extproc.record.hash"] = line.hash
-    failed = line.kind == "gap" or line.kind.endswith((".refused", ".failed", "_died"))
+    failed = line.kind == "gap" or line.kind.endswith((".refused", ".failed", "_died")) or _is_unseen(line)
     if failed:
         attributes["error.type"] = line.kind
     return SpanView(
@@ -187,6 +188,11 @@ def record_span(line: Line, parent: SpanContext | None = None) -> SpanView:
         attributes=attributes,
         error=line.kind if failed else None,
     )
+
+
+def _is_unseen(line: Line) -> bool:
+    """Something went on that we were never asked about."""
+    return line.kind == ACCESS and line.fields.get("coverage") == "unseen"
 
 
 def checkpoint_span(checkpoint: Checkpoint, digest: str) -> SpanView:

@@ -36,6 +36,12 @@ class _Gap(msgspec.Struct):
     refused_records: int = 0
 
 
+class _Access(msgspec.Struct):
+    protocol: str = ""
+    target: str = ""
+    coverage: str = ""
+
+
 class _Line(msgspec.Struct):
     """The few members of an intent or outcome that are counted; all else in a line is skipped."""
 
@@ -56,6 +62,7 @@ class Tallies:
     def __init__(self) -> None:
         self._head = msgspec.json.Decoder(_Head).decode
         self._line = msgspec.json.Decoder(_Line).decode
+        self._access = msgspec.json.Decoder(_Access).decode
         self._gap = msgspec.json.Decoder(_Gap).decode
         self.unread = 0
         """Lines that are no records."""
@@ -84,6 +91,11 @@ class Tallies:
         self._degraded = Counter(
             "extproc_degraded_decisions_total", "Decisions under a stated weakness.", ("target", "reason")
         )
+        self._ends = Counter(
+            "extproc_access_entries_total",
+            "Requests and connections that Envoy says have ended, by whether they are joined to one of ours.",
+            ("protocol", "target", "coverage"),
+        )
         self._lost = Counter(
             "extproc_ledger_refused_records_total", "Records refused while the ledger could not be written."
         )
@@ -102,6 +114,9 @@ class Tallies:
                 self._intent(self._line(data))
             elif head.kind == "outcome":
                 self._outcome(self._line(data))
+            elif head.kind == "access":
+                entry = self._access(data)
+                self._ends.add(entry.protocol, entry.target, entry.coverage)
             elif head.kind == "gap":
                 self._lost.add(by=self._gap(data).refused_records)
         except msgspec.MsgspecError:
@@ -120,6 +135,7 @@ class Tallies:
         yield self._masked.family()
         yield self._unseen.family()
         yield self._degraded.family()
+        yield self._ends.family()
         yield self._lost.family()
 
     def _intent(self, line: _Line) -> None:

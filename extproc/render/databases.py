@@ -28,6 +28,7 @@ from envoy_data_plane.google.protobuf import Struct
 from extproc.config import Settings
 from extproc.config.settings import Listener
 from extproc.domain.errors import ConfigError
+from extproc.render.access_log import to_receiver
 from extproc.render.clusters import POSTGRES_ALPN, PROCESSOR, target_cluster_name
 from extproc.render.contrib import starttls_for_callers
 from extproc.render.filters import LISTENER_KEY, NAMESPACE, TARGET_KEY
@@ -136,7 +137,7 @@ def _tcp_proxy(settings: Settings, listener: Listener, target: str) -> TcpProxy:
         cluster=target_cluster_name(target),
         # Longer than any wait for an approval; the default of an hour would cut idle sessions too.
         idle_timeout=seconds(max(SHORTEST_IDLE, 2 * settings.limits.max_message_timeout)),
-        access_log=[_access_log(listener)],
+        access_log=[_access_log(listener), *to_receiver(settings, listener)],
     )
 
 

@@ -53,6 +53,7 @@ from envoy_data_plane.google.protobuf import Struct
 from extproc.config import Settings
 from extproc.config import settings as tree
 from extproc.config.settings import Listener
+from extproc.render.access_log import to_receiver
 from extproc.render.clusters import COLLECTOR, target_cluster_name
 from extproc.render.databases import database_listener
 from extproc.render.filters import NAMESPACE, http_filters, route_config
@@ -142,7 +143,7 @@ def _connection_manager(settings: Settings, listener: Listener) -> HttpConnectio
         request_timeout=seconds(limits.stream_idle_timeout),
         request_headers_timeout=seconds(10),
         upgrade_configs=[HttpConnectionManagerUpgradeConfig(upgrade_type=kind) for kind in listener.upgrades],
-        access_log=[_access_log()],
+        access_log=[_access_log(), *to_receiver(settings, listener)],
         tracing=_tracing(settings),
     )
 

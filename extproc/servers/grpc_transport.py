@@ -11,6 +11,7 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from extproc.servers.access_log import ACCESS_METHOD, AccessError, AccessStream
 from extproc.servers.conversations import open_conversation
 from extproc.servers.envoy_proto import CHECK_METHOD, PROCESS_METHOD, call_metadata
 from extproc.servers.ext_authz import check
@@ -108,7 +109,8 @@ class GrpcServer:
             ]
         )
         self._health = health.aio.HealthServicer()
-        self._server.add_generic_rpc_handlers((_Methods(service, client_sans, conversations),))
+        self._methods = _Methods(service, client_sans, conversations)
+        self._server.add_generic_rpc_handlers((self._methods,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
@@ -130,6 +132,7 @@ class GrpcServer:
 
     async def stop(self, grace: float) -> None:
         """Refuse new calls, give running ones `grace` seconds, then cut them with a status that is not OK."""
+        self._methods.leaving.set()
         await self._server.stop(grace)
 
 
@@ -141,6 +144,9 @@ class _Methods(grpc.GenericRpcHandler):
         self._process_handler: Any = grpc.stream_stream_rpc_method_handler(self._process)
         self._network_handler: Any = grpc.stream_stream_rpc_method_handler(self._network)
         self._check_handler: Any = grpc.unary_unary_rpc_method_handler(self._check)
+        self._access_handler: Any = grpc.stream_unary_rpc_method_handler(self._access)
+        self.leaving = asyncio.Event()
+        """Set when we stop: calls that have no end of their own end now."""
 
     def service(self, handler_call_details: Any) -> Any:
         if handler_call_details.method == PROCESS_METHOD:
@@ -149,6 +155,8 @@ class _Methods(grpc.GenericRpcHandler):
             return self._network_handler
         if handler_call_details.method == CHECK_METHOD:
             return self._check_handler
+        if handler_call_details.method == ACCESS_METHOD:
+            return self._access_handler
         return None
 
     async def _admit(self, context: Any) -> None:
@@ -215,6 +223,35 @@ class _Methods(grpc.GenericRpcHandler):
             await run_until_half_closed(serve, abort)
         finally:
             self._service.open_streams -= 1
+
+    async def _access(self, _: Any, context: Any) -> bytes:
+        await self._admit(context)
+        stream = AccessStream(self._service)
+        leaving = asyncio.ensure_future(self.leaving.wait())
+        reason = "extproc is going away"
+        try:
+            while True:
+                read = asyncio.ensure_future(context.read())
+                read.add_done_callback(_forget)
+                await asyncio.wait((read, leaving), return_when=asyncio.FIRST_COMPLETED)
+                if not read.done():
+                    read.cancel()
+                    break
+                data = read.result()
+                if data is grpc.aio.EOF:
+                    return b""
+                stream.receive(data)
+        except AccessError as error:
+            reason = str(error)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("access.failed")
+            reason = "internal error"
+        finally:
+            leaving.cancel()
+        await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
+        return b""
 
     async def _check(self, data: bytes, context: Any) -> bytes:
         await self._admit(context)

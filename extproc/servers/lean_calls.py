@@ -12,6 +12,7 @@ import structlog
 
 from extproc.protocols.h2 import CallHead
 from extproc.protocols.h2.blocks import DEADLINE_EXCEEDED, INTERNAL, NOT_FOUND, OK, UNAVAILABLE
+from extproc.servers.access_log import ACCESS_METHOD, AccessError, AccessStream
 from extproc.servers.envoy_proto import (
     CHECK_METHOD,
     PROCESS_METHOD,
@@ -243,6 +244,39 @@ class CheckCall(_Unary):
             self._task = None
 
 
+class AccessCall:
+    """`AccessLogService/StreamAccessLogs`: Envoy tells, and we have nothing to say."""
+
+    __slots__ = ("_stream", "_stream_id", "_wire")
+
+    def __init__(self, context: Context, wire: Wire, stream_id: int, head: CallHead) -> None:
+        self._stream = AccessStream(context.service)
+        self._stream_id = stream_id
+        self._wire = wire
+
+    def message(self, data: bytes) -> None:
+        try:
+            self._stream.receive(data)
+        except AccessError as error:
+            self.cut(str(error))
+        except Exception:
+            log.exception("access.failed")
+            self.cut("internal error")
+
+    def half_closed(self) -> None:
+        self._wire.reply(self._stream_id, b"")
+        self._wire.finish(self._stream_id, OK)
+
+    def gone(self) -> None:
+        """Nothing is left behind."""
+
+    def cut(self, reason: str) -> None:
+        self._wire.finish(self._stream_id, UNAVAILABLE, reason)
+
+    def expire(self) -> None:
+        self._wire.finish(self._stream_id, DEADLINE_EXCEEDED, "the deadline has passed")
+
+
 class HealthCheckCall(_Unary):
     """`Health/Check`."""
 
@@ -293,6 +327,7 @@ METHODS: dict[str, CallOpener] = {
     PROCESS_METHOD: open_process,
     NETWORK_METHOD: open_network,
     CHECK_METHOD: CheckCall,
+    ACCESS_METHOD: AccessCall,
     HEALTH_CHECK_METHOD: HealthCheckCall,
     HEALTH_WATCH_METHOD: HealthWatchCall,
 }

@@ -29,7 +29,7 @@ from extproc.protocols.h2 import (
 )
 from extproc.protocols.h2.blocks import UNIMPLEMENTED
 from extproc.servers.conversations import open_conversation
-from extproc.servers.lean_calls import METHODS, Call, Context, HealthWatchCall
+from extproc.servers.lean_calls import METHODS, AccessCall, Call, Context, HealthWatchCall
 from extproc.servers.lean_health import HealthBoard
 from extproc.servers.network_ext_proc import Opener
 from extproc.servers.peer_gate import bind_unix, peer_uid
@@ -252,7 +252,7 @@ class LeanConnection(asyncio.Protocol):
         for stream_id in self._h2.drain():
             self._gone(stream_id)
         for call in list(self._calls.values()):
-            if isinstance(call, HealthWatchCall):
+            if isinstance(call, HealthWatchCall | AccessCall):
                 call.cut("extproc is going away")  # it would never end by itself
         self._wake()
 

@@ -71,6 +71,8 @@ class Service:
         self.open_streams = 0
         """`Process` streams that Envoy has open."""
         self.refused_commits = 0
+        self.lost_access = 0
+        """Entries of Envoy's access log that could not be recorded."""
         self._outbox: list[Reply] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -100,10 +102,10 @@ class Service:
         for reply in batch:
             reply.send()
 
-    def note(self, records: tuple[Record, ...]) -> None:
-        """Records that no reply waits for (a client left). Losing them is logged, never hidden."""
+    def note(self, records: tuple[Record, ...]) -> bool:
+        """Records that no reply waits for (a client left). Losing them is logged, never hidden; False says so."""
         if not records:
-            return
+            return True
         try:
             for record in records:
                 self.ledger.append(record)
@@ -117,6 +119,8 @@ class Service:
             batch, self._outbox = self._outbox, []
             for reply in batch:
                 reply.refuse()
+            return False
+        return True
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task that this service owns until it ends."""

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.data.accesslog import v3 as access
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as filter_v3
+from envoy_data_plane.envoy.service.accesslog import v3 as als
 from envoy_data_plane.envoy.service.auth import v3 as auth
 from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
 from envoy_data_plane.envoy.service.network_ext_proc import v3 as network
@@ -15,9 +17,27 @@ from envoy_data_plane.envoy.type import v3 as type_v3
 from google.protobuf.descriptor import FieldDescriptor
 
 from extproc.servers.header_map import read_header_map
-from extproc.servers.wire import ext_authz_pb2, ext_proc_pb2, network_ext_proc_pb2
+from extproc.servers.wire import access_log_pb2, ext_authz_pb2, ext_proc_pb2, network_ext_proc_pb2
 
 PAIRS: list[tuple[Any, Any]] = [
+    (access_log_pb2.StreamAccessLogsMessage, als.StreamAccessLogsMessage),
+    (access_log_pb2.StreamAccessLogsMessage.Identifier, als.StreamAccessLogsMessageIdentifier),
+    (access_log_pb2.StreamAccessLogsMessage.HttpEntries, als.StreamAccessLogsMessageHttpAccessLogEntries),
+    (access_log_pb2.StreamAccessLogsMessage.TcpEntries, als.StreamAccessLogsMessageTcpAccessLogEntries),
+    (access_log_pb2.HttpEntry, access.HttpAccessLogEntry),
+    (access_log_pb2.HttpEntry.Request, access.HttpRequestProperties),
+    (access_log_pb2.HttpEntry.Response, access.HttpResponseProperties),
+    (access_log_pb2.TcpEntry, access.TcpAccessLogEntry),
+    (access_log_pb2.TcpEntry.Connection, access.ConnectionProperties),
+    (access_log_pb2.Common, access.AccessLogCommon),
+    (access_log_pb2.Flags, access.ResponseFlags),
+    (access_log_pb2.Tls, access.TlsProperties),
+    (access_log_pb2.Tls.Certificate, access.TlsPropertiesCertificateProperties),
+    (access_log_pb2.Tls.Certificate.AltName, access.TlsPropertiesCertificatePropertiesSubjectAltName),
+    (access_log_pb2.Address, core.Address),
+    (access_log_pb2.Address.Socket, core.SocketAddress),
+    (access_log_pb2.Address.Pipe, core.Pipe),
+    (access_log_pb2.Metadata, core.Metadata),
     (ext_proc_pb2.ProcessingRequest, ext_proc.ProcessingRequest),
     (ext_proc_pb2.ProcessingResponse, ext_proc.ProcessingResponse),
     (ext_proc_pb2.ProtocolConfiguration, ext_proc.ProtocolConfiguration),
@@ -66,6 +86,7 @@ KINDS = {
     FieldDescriptor.TYPE_INT32: {"int32", "enum"},  # HttpStatus.code: the same varint
     FieldDescriptor.TYPE_UINT32: {"uint32"},
     FieldDescriptor.TYPE_INT64: {"int64"},
+    FieldDescriptor.TYPE_UINT64: {"uint64"},
 }
 
 
@@ -89,6 +110,9 @@ def test_every_field_has_envoys_number_and_type(ours: Any, foreign: Any) -> None
 @pytest.mark.parametrize(
     ("ours", "foreign"),
     [
+        (access_log_pb2.HttpEntry.Method, core.RequestMethod),
+        (access_log_pb2.Common.Kind, access.AccessLogType),
+        (access_log_pb2.Tls.Version, access.TlsPropertiesTlsVersion),
         (ext_proc_pb2.ProcessingMode.HeaderSendMode, filter_v3.ProcessingModeHeaderSendMode),
         (ext_proc_pb2.ProcessingMode.BodySendMode, filter_v3.ProcessingModeBodySendMode),
         (ext_proc_pb2.CommonResponse.ResponseStatus, ext_proc.CommonResponseResponseStatus),

@@ -16,6 +16,7 @@ SAID = {
     "open_streams": 0,
     "open_waits": 0,
     "refused_commits": 0,
+    "lost_access": 0,
     "ledger_healthy": True,
     "export_failures": 0,
     "keys": {"corp": 1.0},

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import unified_diff
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+from extproc.domain.record import ACCESS
 from extproc.ledger.evidence import approvals as dossier
 from extproc.ledger.evidence.approvals import ReadPayload, Row
-from extproc.ledger.exchanges import COLUMNS, Exchange, pair, row_of
+from extproc.ledger.exchanges import COLUMNS, Exchange, pair, row_of, with_access
 from extproc.ledger.lines import Line, role_of
 
 PRIVILEGED_EFFECTS = frozenset(("ddl", "admin", "file", "network"))
@@ -45,6 +47,7 @@ def join(lines: Sequence[Line]) -> list[Exchange]:
     for line in lines:
         by_writer.setdefault(line.writer, []).append(line)
     found = [exchange for own in by_writer.values() for exchange in pair(own)]
+    found = with_access(found, lines)
     return sorted(found, key=lambda exchange: (exchange.line.at, exchange.line.writer, exchange.line.seq))
 
 
@@ -431,8 +434,25 @@ def _gaps(period: Period) -> list[Row]:
             sum(bool(r.get("errored")) for e in exchanges for r in e.rules),
         ),
         ("checkpoints without a disciplined clock", len(clocks)),
+        *_uncovered(period),
     )
     return [{"gap": gap, "count": count} for gap, count in counted]
+
+
+def _uncovered(period: Period) -> Iterator[tuple[str, int]]:
+    """What Envoy's access log says beside our own records: who passed us by, and what it does not confirm."""
+    told = _kind(period.lines, ACCESS)
+    by_coverage = Counter(str(line.fields.get("coverage", "")) for line in told)
+    yield "requests and connections that went on without extproc", by_coverage["unseen"]
+    yield "requests and connections that Envoy refused before it asked extproc", by_coverage["refused"]
+    yield "connections of a relay, whose end in the access log cannot be joined", by_coverage["unknown"]
+    relayed = {line.fields.get("target") for line in told if line.fields.get("coverage") == "unknown"}
+    unconfirmed = sum(
+        exchange.access is None and exchange.text("operation") != "statement"
+        for exchange in period.exchanges
+        if exchange.text("target") not in relayed
+    )
+    yield "requests and connections whose end no access log confirms", unconfirmed
 
 
 def _policies(period: Period) -> list[Row]:
