@@ -80,7 +80,7 @@ def opened(hold_id: str, ask: HoldAsk, now: float) -> Change:
     if demand.break_glass is not None:
         fields["break_glass"] = {
             "groups": [list(groups) for groups in demand.break_glass.groups],
-            "review_within": demand.break_glass.review_within,
+            "review_within": int(demand.break_glass.review_within),
         }
     if ask.trace_id:
         fields["trace_id"] = ask.trace_id

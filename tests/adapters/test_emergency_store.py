@@ -14,6 +14,7 @@ from extproc.adapters.hold_sqlite import SqliteHoldStore
 from extproc.domain.decision import BreakGlass, Quorum
 from extproc.domain.hold import HeldRequest, HoldError, HoldState, Review, ReviewState, Verdict
 from extproc.domain.terms import GrantLimit, GrantTerms
+from extproc.ledger.lines import encode_fields
 from tests.adapters.conftest import NewSchema, Store, dsn_of
 from tests.support.holds import AGENT, ANNA, BERT, CLEO, NOW, OLGA, ask, demand, principal, vote
 from tests.support.postgres import Postgres
@@ -61,6 +62,15 @@ async def test_its_requester_lets_it_go_at_once_and_once(store: Store):
     assert told["by"]["person"] == OLGA.person and told["reason"] == "the site is down"
     # the next equal request waits again
     assert (await opened(store)).id != held.id
+
+
+async def test_every_move_of_it_can_be_a_line_of_the_ledger(store: Store):
+    held = await opened(store)
+    await store.break_glass(held.id, OLGA, "down", NOW)
+    await store.sweep(NOW + WITHIN)
+    await store.review(held.id, review(), NOW + WITHIN)
+    for move in await store.unrecorded():
+        encode_fields(move.kind, move.fields)
 
 
 async def test_the_same_word_again_changes_nothing(store: Store):

@@ -71,6 +71,7 @@ rules:
         expires: 1h
         use_within: 10m
         reason: "Payments need a second pair of eyes."
+        break_glass: {groups: [oncall], review_within: 1h}
   - name: refunds-hardly-wait
     when: '"refunds" in sql.tables_written'
     then: {hold: {approvers: {all_of: [{group: finance, count: 1}]}, wait: 2s, expires: 1h, use_within: 10m}}

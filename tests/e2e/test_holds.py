@@ -52,6 +52,7 @@ rules:
         expires: 1h
         use_within: 10m
         reason: "Payments need a second pair of eyes."
+        break_glass: {groups: [oncall], review_within: 1h}
   - name: quick
     when: request.method == "POST" && request.url_path.startsWith("/quick/")
     then: {hold: {group: finance, wait: 300ms, expires: 1h, use_within: 10m}}
@@ -116,6 +117,15 @@ def activate(stack: Stack, text: str) -> None:
 # ---------------------------------------------------------------------- approve, deny
 
 
+def test_the_command_line_approves_as_the_api_does(stack: Stack, fiona: Approvals, who: str):
+    path = f"/pay/{who}"
+    stack.upstream.on("POST", path, json_reply({"paid": True}))
+    with Asking(stack, who, path) as asking:
+        fiona.approve_by("cli", fiona.hold_of(who)["id"])
+        assert asking.answer().status == 200
+    assert stack.upstream.count(path=path) == 1
+
+
 def test_an_approved_request_is_forwarded_exactly_once(stack: Stack, fiona: Approvals, who: str):
     path = f"/pay/{who}"
     stack.upstream.on("POST", path, json_reply({"paid": True}))
@@ -135,6 +145,36 @@ def test_an_approved_request_is_forwarded_exactly_once(stack: Stack, fiona: Appr
     assert moves[0]["decision_id"] == moves[-1]["decision_id"] == intent["decision_id"]
     assert (moves[1]["approver"]["subject"], moves[1]["reason"]) == ("fiona", "invoice 17")
     assert (story["outcome"]["executed"], story["outcome"]["end"]) == (True, "complete")
+
+
+def test_a_person_lets_their_own_request_go_in_an_emergency_and_somebody_else_reviews_it(
+    stack: Stack, fiona: Approvals, who: str
+):
+    path = f"/pay/{who}"
+    stack.upstream.on("POST", path, json_reply({"paid": True}))
+    oncall = Approvals(stack, stack.approver(who, groups=["oncall"]))
+    with Asking(stack, who, path, token=stack.token(who, groups=["writers"], kind="human")) as asking:
+        hold = fiona.hold_of(who)
+        assert fiona.act(hold["id"], "break-glass", "x").code == "not_requester"
+        assert oncall.act(hold["id"], "break-glass", "the site is down").status == 200
+        assert asking.answer().status == 200
+    assert stack.upstream.count(path=path) == 1
+    moves = told(stack, hold["id"], "opened", "break_glass", "approved", "released")
+    intent = decided(stack, moves[-1]["decision_id"])["intent"]
+    assert intent["hold"]["break_glass"]["reason"] == "the site is down"
+    assert intent["hold"]["votes"] == []
+    assert oncall.review(hold["id"]).code == "self_approval"
+    assert fiona.review(hold["id"]).status == 200
+    told(stack, hold["id"], "opened", "break_glass", "approved", "released", "reviewed")
+
+
+def test_an_agent_has_no_emergency(stack: Stack, fiona: Approvals, who: str):
+    owner = Approvals(stack, stack.approver(who, groups=["oncall"]))
+    with Asking(stack, who, f"/pay/{who}") as asking:
+        hold = fiona.hold_of(who)
+        assert owner.act(hold["id"], "break-glass", "the site is down").code == "not_human"
+        assert asking.is_waiting
+        fiona.deny(hold["id"])
 
 
 def test_a_denied_request_is_told_why_and_goes_nowhere(stack: Stack, fiona: Approvals, who: str):

@@ -308,6 +308,33 @@ def test_a_held_statement_runs_once_it_is_approved(stack: DatabaseStack, simple:
     assert [intent["code"] for intent in held if intent["hold"]["id"] == hold["id"]] == ["released"]
 
 
+@pytest.mark.parametrize("channel", ["api", "cli"])
+def test_psql_waits_is_approved_and_goes_on(stack: DatabaseStack, channel: str) -> None:
+    approvals, number = Approvals(stack), next(PAYMENTS)
+    before = [hold["id"] for hold in approvals.holds("alice", "pending")]
+    commands = (f"INSERT INTO payments VALUES ({number})", "SELECT 'went on'")
+    asking = Asking(lambda: stack.psql(*commands, user="writer", groups=["writers"]))
+    approvals.approve_by(channel, approvals.hold_of("alice", but=before)["id"])
+    done = asking.finish()
+    assert (done.returncode, "went on" in done.stdout) == (0, True), done.stderr
+    assert stack.postgres.run(f"SELECT count(*) FROM payments WHERE id = {number}") == [(1,)]
+
+
+def test_a_person_lets_their_own_statement_go_in_an_emergency(stack: DatabaseStack) -> None:
+    who, approvals, number = somebody(), Approvals(stack), next(PAYMENTS)
+    oncall = Approvals(stack, stack.approver(who, groups=["oncall"]))
+    with stack.connect("writer", token=stack.token(who, groups=["writers"], kind="human")) as connection:
+        asking = Asking(lambda: connection.execute(PAY, (number,)).fetchone())
+        hold = approvals.hold_of(who)
+        assert oncall.act(hold["id"], "break-glass", "the site is down").status == 200
+        assert asking.finish() == (number,)
+    assert stack.postgres.run(f"SELECT count(*) FROM payments WHERE id = {number}") == [(1,)]
+    held = [s["intent"] for s in stack.statements("INSERT INTO payments") if "hold" in s["intent"]]
+    (intent,) = [each for each in held if each["hold"]["id"] == hold["id"]]
+    assert intent["hold"]["break_glass"]["reason"] == "the site is down"
+    assert approvals.review(hold["id"]).status == 200
+
+
 WAYS = ["simple", "extended", "in a transaction"]
 LEFT_UNDONE = {
     "rejected": ("42501", "rejected"),

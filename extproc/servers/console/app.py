@@ -16,7 +16,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from extproc.domain.errors import StoreUnavailableError
 from extproc.domain.grant import ApprovalStore
+from extproc.domain.hold import ReviewState
 from extproc.domain.record import Record
 from extproc.servers.approvals_problems import ProblemError, as_problem
 from extproc.servers.console.grants import GrantPages
@@ -75,7 +77,7 @@ def create_console(
         one_time_for=ways.longest, show=pages.bare,
     )  # fmt: skip
     acts = RateLimit(now, per_minute=60, burst=30)
-    guard = Guard(sessions, cookie, pages, url, acts)
+    guard = Guard(sessions, cookie, pages, url, acts, deciding)
     holds, grants, live = HoldPages(deciding, pages), GrantPages(deciding, pages), Live(deciding, sessions)
 
     read: list[tuple[str, Handler]] = []
@@ -115,6 +117,8 @@ def create_console(
         act("/holds/{hold_id}/deny", holds.deny),
         act("/holds/{hold_id}/withdraw", holds.withdraw),
         act("/holds/{hold_id}/revoke", holds.revoke),
+        act("/holds/{hold_id}/break-glass", holds.break_glass),
+        act("/holds/{hold_id}/review", holds.review),
         page("/grants", grants.all),
         page("/grants/{grant_id}", grants.one),
         act("/grants/{grant_id}/revoke", grants.revoke),
@@ -134,12 +138,15 @@ def create_console(
 class Guard:
     """Who is at the door of each handler, and what becomes of its exceptions."""
 
-    def __init__(self, sessions: Sessions, cookie: str, pages: Pages, url: str, acts: RateLimit) -> None:
+    def __init__(
+        self, sessions: Sessions, cookie: str, pages: Pages, url: str, acts: RateLimit, deciding: Deciding
+    ) -> None:
         self._sessions = sessions
         self._cookie = cookie
         self._pages = pages
         self._url = url
         self._acts = acts
+        self._deciding = deciding
 
     def page(self, handler: Handler, *, is_use: bool = True) -> Callable[[Request], Awaitable[Response]]:
         """For whoever is logged in; others go and log in first.
@@ -152,7 +159,11 @@ class Guard:
             session: Session | None = None
             try:
                 session = await self._session(request, is_use=is_use)
-                return self._log_in(request) if session is None else await handler(request, session)
+                if session is None:
+                    return self._log_in(request)
+                if is_use:
+                    session.emergencies = await self._emergencies(session)
+                return await handler(request, session)
             except Exception as error:
                 return self._trouble(error, session)
 
@@ -204,6 +215,15 @@ class Guard:
 
     async def _session(self, request: Request, *, is_use: bool = True) -> Session | None:
         return await self._sessions.find(request.cookies.get(self._cookie, ""), is_use=is_use)
+
+    async def _emergencies(self, session: Session) -> tuple[int, int]:
+        """What the banner of every page says."""
+        try:
+            owed = await self._deciding.owed(session.principal)
+        except StoreUnavailableError:
+            return session.emergencies  # a page that needs no store is shown all the same
+        states = [held.glass.state for held in owed if held.glass is not None]
+        return len(states), states.count(ReviewState.OVERDUE)
 
     def _log_in(self, request: Request) -> Response:
         here = request.url.path + (f"?{request.url.query}" if request.url.query else "")

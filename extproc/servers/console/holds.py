@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from extproc.domain.errors import StoreUnavailableError
-from extproc.domain.hold import HeldRequest, HoldError, HoldState
+from extproc.domain.hold import HeldRequest, HoldError, HoldState, ReviewState
 from extproc.domain.principal import Principal
 from extproc.domain.terms import GrantTerms
 from extproc.servers.approvals_input import grant_terms, reason_text
@@ -27,17 +27,22 @@ LISTS: dict[str, tuple[str, tuple[HoldState, ...]]] = {
     "waiting": ("For you to decide", (HoldState.PENDING,)),
     "open": ("Open", (HoldState.PENDING, HoldState.APPROVED)),
     "mine": ("Yours", ()),
+    "reviews": ("To review", ()),
     "closed": (
         "Closed",
         tuple(state for state in HoldState if state not in (HoldState.PENDING, HoldState.APPROVED)),
     ),
 }
 
+OWED = (ReviewState.OPEN, ReviewState.OVERDUE)
+
 DONE = {
     "approve": "Your approval is counted.",
     "deny": "You denied it.",
     "withdraw": "It is withdrawn.",
     "revoke": "The approval is revoked.",
+    "break-glass": "You broke the glass. Somebody else has to review it.",
+    "review": "Your review is kept.",
 }
 
 
@@ -85,6 +90,12 @@ class HoldPages:
     async def revoke(self, request: Request, session: Session) -> Response:
         return await self._decide(request, session, "revoke")
 
+    async def break_glass(self, request: Request, session: Session) -> Response:
+        return await self._decide(request, session, "break-glass")
+
+    async def review(self, request: Request, session: Session) -> Response:
+        return await self._decide(request, session, "review")
+
     async def _listed(self, request: Request, session: Session) -> dict[str, Any]:
         caller = session.principal
         # asked for before the holds are read: a move in between is told twice rather than missed
@@ -98,7 +109,11 @@ class HoldPages:
             holds, more = mine_to_decide, len(waiting) == SHOWN
         else:
             holds, more = await self._deciding.holds(
-                caller, states=LISTS[which][1], mine=which == "mine", limit=SHOWN
+                caller,
+                states=LISTS[which][1],
+                reviews=OWED if which == "reviews" else (),
+                mine=which == "mine",
+                limit=SHOWN,
             )
         return {
             "which": which,
@@ -139,6 +154,13 @@ class HoldPages:
                     await self._deciding.vote(
                         caller, hold_id, approve=action == "approve", reason=reason, terms=terms
                     )
+                case "review":
+                    justified = one(fields, "justified")
+                    if justified not in ("yes", "no"):
+                        raise ProblemError(400, "bad_review", "Say whether it was justified")
+                    await self._deciding.review(caller, hold_id, justified=justified == "yes", reason=reason)
+                case "break-glass":
+                    await self._deciding.break_glass(caller, hold_id, reason)
                 case _:
                     close: Callable[[Principal, str, str], Awaitable[HeldRequest]] = (
                         self._deciding.withdraw if action == "withdraw" else self._deciding.revoke

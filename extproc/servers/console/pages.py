@@ -83,7 +83,7 @@ class Pages:
         said, session.said = session.said, []
         return self._answer(
             template, status, headers, said=said, csrf=session.csrf, me=session.principal,
-            roles=self.roles(session.principal), **values,
+            emergencies=session.emergencies, roles=self.roles(session.principal), **values,
         )  # fmt: skip
 
     def part(self, template: str, session: Session, **values: Any) -> Response:

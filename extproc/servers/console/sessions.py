@@ -46,13 +46,17 @@ asked."""
 
 @dataclass(slots=True, repr=False)
 class Session:
-    """One browser. `csrf` is what its forms must carry; `said` is told on the next page, once."""
+    """One browser. `csrf` is what its forms must carry; `said` is told on the next page, once.
+
+    `emergencies` is how many requests that went without an approval wait for a review, and how many of them too long.
+    """
 
     entered: Entered
     csrf: str
     started_at: float
     seen_at: float
     said: list[str] = field(default_factory=list)
+    emergencies: tuple[int, int] = (0, 0)
     streams: int = 0
     is_ended: bool = False
     renewing: asyncio.Lock = field(default_factory=asyncio.Lock)

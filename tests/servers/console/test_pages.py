@@ -9,10 +9,11 @@ import httpx2
 import pytest
 
 from extproc.domain.decision import Quorum
+from extproc.domain.errors import StoreUnavailableError
 from extproc.domain.hold import HeldRequest, HoldState
 from extproc.domain.terms import GrantLimit
 from tests.support.console import House, Tags, text_of
-from tests.support.holds import ANNA, NOW, ask, demand, principal, shaped, vote
+from tests.support.holds import ANNA, IN_EMERGENCIES, NOW, OLGA, ask, demand, principal, shaped, vote
 
 pytestmark = pytest.mark.anyio
 
@@ -329,6 +330,54 @@ class TestDeciding:
         answer = await browser.post(f"/holds/{held.id}/approve", {"csrf": csrf, "reason": "x"})
         assert answer.status_code == 503
         assert await state_of(house, held) is HoldState.PENDING
+
+
+class TestEmergencies:
+    async def broken(self, house: House) -> HeldRequest:
+        wants = demand(Quorum("sre", 2), break_glass=IN_EMERGENCIES)
+        return await house.store.open(ask(requester=OLGA, wants=wants), NOW)
+
+    async def test_the_requester_goes_and_everybody_who_could_have_decided_is_told(self, house: House):
+        held = await self.broken(house)
+        olga, anna, cleo = [await house.logged_in(who) for who in ("olga", "anna", "cleo")]
+        page = (await olga.get(f"/holds/{held.id}")).text
+        assert "Break the glass" in page
+        assert "Break the glass" not in (await anna.get(f"/holds/{held.id}")).text
+        answer = await olga.act(held.id, "break-glass", "site down <b>")
+        assert (answer.status_code, await state_of(house, held)) == (303, HoldState.APPROVED)
+        for path in ("/holds", "/grants", f"/holds/{held.id}"):
+            assert "1 emergency waits for a review" in text_of((await anna.get(path)).text)
+            assert "waits for a review" not in (await cleo.get("/holds")).text
+        house.now = NOW + IN_EMERGENCIES.review_within
+        late = await house.logged_in("anna")
+        assert "1 emergency waits for a review, 1 overdue" in text_of((await late.get("/holds")).text)
+        assert f"/holds/{held.id}" in (await late.get("/holds?show=reviews")).text
+        shown = (await late.get(f"/holds/{held.id}")).text
+        assert "site down &lt;b&gt;" in shown and "review overdue" in shown
+
+    async def test_somebody_else_reviews_it(self, house: House):
+        held = await self.broken(house)
+        olga, anna = await house.logged_in("olga"), await house.logged_in("anna")
+        await olga.act(held.id, "break-glass", "site down")
+        assert (await olga.act(held.id, "review", "fine", justified="yes")).status_code == 403
+        assert (await anna.act(held.id, "review", "fine", justified="perhaps")).status_code == 400
+        assert (await anna.act(held.id, "review", "it could wait", justified="no")).status_code == 303
+        shown = (await olga.get(f"/holds/{held.id}")).text
+        assert "not justified" in shown and "it could wait" in shown and "It was justified" not in shown
+        assert "waits for a review" not in (await anna.get("/holds")).text
+        assert house.records[-1].fields.get("via") == "console"
+
+    async def test_a_page_without_a_store_has_its_last_banner(self, house: House, monkeypatch: Any):
+        held = await self.broken(house)
+        olga = await house.logged_in("olga")
+        await olga.act(held.id, "break-glass", "site down")
+        assert "waits for a review" in (await olga.get("/grants")).text
+
+        async def lost(**_: Any) -> Any:
+            raise StoreUnavailableError("gone")
+
+        monkeypatch.setattr(house.store, "find", lost)
+        assert "waits for a review" in (await olga.get("/grants")).text
 
 
 class TestGrants:
