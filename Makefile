@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help install system test lint format unit e2e demo bench bench-postgres bench-mysql lock proto docs envoy screenshots clean
+.PHONY: help install system test lint format unit e2e mysql-server demo bench bench-postgres bench-mysql lock proto docs envoy screenshots clean
 
 help:  ## what there is
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -43,7 +43,11 @@ unit: $(READY) system  ## tests without a real Envoy
 	$(BIN)/pytest -m "not e2e" -n auto --dist worksteal $(ARGS)
 
 e2e: $(READY) system  ## tests that drive a real Envoy
-	$(BIN)/pytest -m e2e -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest -m "e2e and not mysql_server" -n 2 --dist loadfile $(ARGS)
+
+mysql-server: $(READY) system  ## tests with MySQL's own server, unpacked from Debian's unstable packages
+	tools/mysql.sh
+	$(BIN)/pytest -m mysql_server tests/e2e $(ARGS)
 
 demo: $(READY)  ## the whole story on this machine
 	$(BIN)/extproc demo $(ARGS)

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from extproc.demo.processes import StartError, free_port, tail, wait_until
 
@@ -42,6 +42,9 @@ def is_here() -> bool:
 class MariaDB:
     """One server with a database `shop`. Its own administrator, `root`, needs no password on the unix socket."""
 
+    has_returning = True
+    """INSERT … RETURNING is spoken."""
+
     def __init__(
         self, *, tls: tuple[Path, Path] | None = None, settings: Mapping[str, str] | None = None
     ) -> None:
@@ -56,14 +59,13 @@ class MariaDB:
         self._settings = dict(settings or {})
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> MariaDB:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
     def start(self) -> None:
         """Make the data folder, start, and wait until it answers. Raises StartError."""
-        if not is_here():
-            raise StartError(MISSING)
+        self._require()
         data = self.directory / "data"
         data.mkdir(mode=0o700)
         own: dict[str, Any] = {}
@@ -74,25 +76,23 @@ class MariaDB:
             os.chown(self.directory, owner.pw_uid, owner.pw_gid)
         self.directory.chmod(0o755)
         made = subprocess.run(
-            [str(program("mariadb-install-db")), "--no-defaults", f"--datadir={data}",
-             "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve",
-             "--innodb-flush-log-at-trx-commit=0", "--innodb-log-file-size=8M"],
+            self._installs(data),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, cwd=self.directory, **own,
         )  # fmt: skip
         if made.returncode != 0:
-            raise StartError(f"mariadb-install-db failed: {made.stdout.strip()[-500:]}")
+            raise StartError(f"the data folder was not made: {made.stdout.strip()[-500:]}")
         settings = {
             "datadir": str(data),
             "socket": str(self.socket),
             "pid-file": str(self.directory / "pid"),
             "innodb-flush-log-at-trx-commit": "0",
-            "innodb-log-file-size": "8M",
             "innodb-buffer-pool-size": "16M",
             "general-log": "1",
             "general-log-file": str(self.directory / "log"),
             "max-connections": "200",
             "max-allowed-packet": "64M",
             "performance-schema": "0",
+            **self._own_settings(),
             **self._tls_settings(own),
             **self._settings,
         }
@@ -100,11 +100,31 @@ class MariaDB:
         output = self.directory / "errors"
         with output.open("wb") as errors:
             self._process = subprocess.Popen(
-                [str(program("mariadbd")), "--no-defaults", *options],
+                [*self._serves(), *options],
                 stdout=errors, stderr=errors, start_new_session=True, cwd=self.directory, **own,
             )  # fmt: skip
-        wait_until(self.answers, what="MariaDB to answer", within=30.0, logs=[output])
+        wait_until(self.answers, what="the server to answer", within=60.0, logs=[output])
         self.run(f"CREATE DATABASE IF NOT EXISTS {DATABASE}", database="")
+
+    def _require(self) -> None:
+        """Raises StartError where a program is missing."""
+        if not is_here():
+            raise StartError(MISSING)
+
+    def _installs(self, data: Path) -> list[str]:
+        """What makes the data folder."""
+        return [
+            str(program("mariadb-install-db")), "--no-defaults", f"--datadir={data}",
+            "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve",
+            "--innodb-flush-log-at-trx-commit=0", "--innodb-log-file-size=8M",
+        ]  # fmt: skip
+
+    def _serves(self) -> list[str]:
+        """What serves it, with the options that must come first."""
+        return [str(program("mariadbd")), "--no-defaults"]
+
+    def _own_settings(self) -> dict[str, str]:
+        return {"innodb-log-file-size": "8M"}
 
     def _tls_settings(self, own: dict[str, Any]) -> dict[str, str]:
         if self._tls is None:

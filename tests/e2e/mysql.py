@@ -23,7 +23,8 @@ INSERT INTO customers VALUES
   (2, 'Grace', 'grace@example.com', 45, '{{"mail": "none"}}'),
   (3, 'Edsger', NULL, NULL, NULL);
 CREATE TABLE orders (id int PRIMARY KEY, customer int, amount int);
-INSERT INTO orders SELECT seq, 1 + seq % 3, seq * 10 FROM seq_1_to_100;
+INSERT INTO orders WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100)
+  SELECT i, 1 + i % 3, i * 10 FROM n;
 CREATE TABLE payments (id int);
 CREATE VIEW mails AS SELECT id, email AS address FROM customers;
 GRANT ALL ON {DATABASE}.* TO app_reader, app_writer;
