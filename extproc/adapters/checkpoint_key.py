@@ -56,6 +56,46 @@ def load_or_create_key(path: Path, name: str = KEY_NAME) -> FileSigner:
     return signer
 
 
+class KeyChange:
+    """Another key takes over when somebody asks for it: by a file `<key>.rotate` beside the key.
+
+    The new key waits in `<key>.next` until a checkpoint that hands over to it is on disk. After a crash in between
+    the next start finishes what the checkpoint says.
+    """
+
+    def __init__(self, path: Path, name: str = KEY_NAME) -> None:
+        self._path = path
+        self._name = name
+        self._next = path.with_name(path.name + ".next")
+        self._wish = path.with_name(path.name + ".rotate")
+
+    def ask(self) -> None:
+        """Whoever may write beside the key may ask; the key itself is made by whoever signs. Raises OSError."""
+        os.close(os.open(self._wish, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+
+    @property
+    def is_asked(self) -> bool:
+        """Not done yet?"""
+        return self._wish.exists() or self._next.exists()
+
+    def following(self) -> FileSigner | None:
+        """The key that is to take over; None if nobody asked. Raises ConfigError."""
+        return load_or_create_key(self._next, self._name) if self.is_asked else None
+
+    def finish(self) -> None:
+        """The handover is on disk: the old key goes. Raises OSError."""
+        self._wish.unlink(missing_ok=True)
+        self._next.replace(self._path)
+        key = signer_of(_read(self._path), self._name).key
+        write_public_key(self._path.with_name(self._path.name + ".pub"), key)
+        self._next.with_name(self._next.name + ".pub").unlink(missing_ok=True)
+        fd = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
 def write_public_key(path: Path, key: NoteKey) -> None:
     """Keep `name+id+base64` in a file that anybody may read."""
     part = path.with_name(path.name + ".part")

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -32,7 +33,7 @@ from extproc.adapters.ledger_reader import (
     is_running,
     list_writers,
 )
-from extproc.domain.errors import StoreUnavailableError
+from extproc.domain.errors import ConfigError, StoreUnavailableError
 from extproc.ledger.checkpoint import (
     Alarm,
     Checkpoint,
@@ -45,7 +46,7 @@ from extproc.ledger.checkpoint import (
 )
 from extproc.ledger.lines import ZERO_HASH, format_time
 from extproc.ledger.merkle import Tree
-from extproc.ledger.note import NoteError, Signer, iter_notes, parse_note, sign_note
+from extproc.ledger.note import Note, NoteError, NoteKey, Signer, iter_notes, parse_note, sign_note
 
 SIGN_EVERY = 1.0
 """Seconds between checkpoints while records arrive."""
@@ -61,6 +62,14 @@ log = structlog.get_logger(__name__)
 
 class ForkError(StoreUnavailableError):
     """The checkpoint log itself is not ours or was changed: nothing can be signed after it."""
+
+
+class Change(Protocol):
+    """Where a new signing key comes from (see `checkpoint_key.KeyChange`)."""
+
+    def following(self) -> Signer | None: ...
+
+    def finish(self) -> None: ...
 
 
 class _Counted(msgspec.Struct):
@@ -113,8 +122,10 @@ class Checkpointer:
         exported: Callable[[], int | None] = lambda: None,
         sign_every: float = SIGN_EVERY,
         sign_after: int = SIGN_AFTER,
+        change: Change | None = None,
     ) -> None:
         """`exported` tells how many spans the exporter has delivered, if anybody knows."""
+        self._change = change
         self._directory = directory
         self._signer = signer
         self._clock = clock
@@ -130,6 +141,7 @@ class Checkpointer:
         self._full = True
         self._new_alarms = False
         self._unreadable: set[str] = set()
+        self._has_handed_over = False
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._log_path = directory / CHECKPOINTS
         self._log_fd = self._open_log()
@@ -139,7 +151,8 @@ class Checkpointer:
         except BaseException:
             os.close(self._log_fd)
             raise
-        write_public_key(directory / PUBLIC_KEY, self._signer.key)
+        if not self._has_handed_over or not (directory / PUBLIC_KEY).exists():
+            write_public_key(directory / PUBLIC_KEY, self._signer.key)
 
     @property
     def alarms(self) -> list[Alarm]:
@@ -180,7 +193,7 @@ class Checkpointer:
         """Sign if enough time has passed or enough records came, and anything changed."""
         now = self._clock()
         pending = self.pending
-        if not pending and not self._new_alarms:
+        if not pending and not self._new_alarms and self._following() is None:
             return None
         waited = abs(now - self._last_signed) >= self._sign_every  # abs: the clock may be set back
         return self.sign() if waited or pending >= self._sign_after else None
@@ -199,6 +212,7 @@ class Checkpointer:
             if writer.size > writer.signed and writer.alarm is None:
                 moved[name] = WriterHead(name, writer.size, writer.root(), writer.head)
         heads |= moved
+        following = self._following()
         listed = heads if self._full else moved
         counts = dict(self._counts)
         exported = self._exported()
@@ -217,13 +231,16 @@ class Checkpointer:
             clock=self._clock_state(),
             counts=counts,
             alarms=tuple(sorted(self.alarms, key=lambda alarm: alarm.writer)),
+            next_key=following.key if following is not None else None,
         )
         text = checkpoint.to_text()
         if parse_checkpoint(text) != checkpoint:
             raise CheckpointError("a checkpoint that does not read back is not signed")
-        raw = sign_note(text, self._signer)
+        raw = sign_note(text, self._signer, *([following] if following is not None else []))
         self._append(raw)
         self._lineage.follow(raw, checkpoint)
+        if following is not None:
+            self._take_over(following)
         for name in moved:
             self._writers[name].signed = moved[name].size
         self._full = self._new_alarms = False
@@ -319,6 +336,21 @@ class Checkpointer:
         with suppress(OSError):  # the next checkpoint and the exit status say it as well
             (self._directory / ALARM).write_text(json.dumps(shown, indent=1) + "\n", "ascii")
 
+    def _following(self) -> Signer | None:
+        """The key that is to take over with the next checkpoint, if one was asked for and can be had."""
+        try:
+            return self._change.following() if self._change is not None else None
+        except ConfigError as trouble:
+            log.error("checkpointer.key_change", error=str(trouble))
+            return None
+
+    def _take_over(self, following: Signer) -> None:
+        """A checkpoint that hands over to this key is on disk."""
+        self._signer, self._has_handed_over = following, True
+        if self._change is not None:
+            self._change.finish()
+        log.info("checkpointer.key_changed", key=str(following.key))
+
     def _open_log(self) -> int:
         """Open and lock the checkpoint log: two checkpointers would fork it. Raises ForkError."""
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -334,25 +366,41 @@ class Checkpointer:
         """Follow our own checkpoints to the last; what they signed must come out again."""
         whole = 0
         torn = False
+        strange = -1  # the latest checkpoint that this key did not sign
+        begun = -1  # the checkpoint that handed over to this key
+        handed: NoteKey | None = None
         with self._log_path.open("rb") as file:
             for raw, complete in iter_notes(iter(lambda: file.read(CHUNK), b"")):
                 if not complete:
                     torn = True
                     break
                 whole += len(raw) + 1
-                self._follow(raw)
+                note, checkpoint = self._follow(raw)
+                is_ours = note.is_signed_by(self._signer.key)
+                if not is_ours:
+                    strange = checkpoint.number
+                if checkpoint.next_key is not None:
+                    handed = checkpoint.next_key
+                    self._has_handed_over = True
+                    if is_ours and handed == self._signer.key:
+                        begun = checkpoint.number
+        if strange > begun:  # what came before a handover to our key is vouched for by its hash
+            raise ForkError(f"checkpoint {strange} cannot be continued: not signed with this key")
+        if handed is not None and handed != self._signer.key:
+            following = self._following()
+            if following is None or following.key != handed:
+                raise ForkError(f"the last key change went to {handed}, which is not this key")
+            self._take_over(following)
         if torn:
             self._set_torn_aside(whole)
         self._log_size = whole
         for name, head in self._lineage.heads.items():
             self._writers[name].signed = head.size
 
-    def _follow(self, raw: bytes) -> None:
+    def _follow(self, raw: bytes) -> tuple[Note, Checkpoint]:
         try:
             note = parse_note(raw)
             checkpoint = parse_checkpoint(note.text)
-            if not note.is_signed_by(self._signer.key):
-                raise CheckpointError("not signed with this key")
             self._lineage.follow(raw, checkpoint)
         except (NoteError, CheckpointError) as trouble:
             number = self._lineage.number + 1
@@ -363,6 +411,7 @@ class Checkpointer:
                 writer = self._writers[head.writer] = _Writer(WriterTail(self._directory / head.writer))
             if not writer.due or writer.due[-1].size < head.size:
                 writer.due.append(head)
+        return note, checkpoint
 
     def _set_torn_aside(self, whole: int) -> None:
         """A crash cut the last note: keep its bytes beside the log, and go on after the last whole one."""

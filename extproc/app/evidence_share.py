@@ -28,7 +28,7 @@ def share_record(
     directory: Path, writer: str, seq: int, *, payloads: bool, ring: KeyRing | None = None
 ) -> dict[str, Any]:
     """What `verify.py` checks alone. Raises ShareError, RecordError, CheckpointError, NoteError and OSError."""
-    note, size = _covering(directory, writer, seq)
+    note, size, handovers = _covering(directory, writer, seq)
     if writer not in list_writers(directory):
         raise ShareError(f"{writer}: no such writer")
     hashes: list[bytes] = []
@@ -49,6 +49,8 @@ def share_record(
         "proof": [node.hex() for node in prove_range(hashes, seq, seq + 1)],
         "checkpoint": note.decode("utf-8"),
     }
+    if handovers:
+        shared["handovers"] = handovers
     key = own_key(directory)
     if key:
         shared["ledger_key"] = key
@@ -64,14 +66,19 @@ def share_record(
     return shared
 
 
-def _covering(directory: Path, writer: str, seq: int) -> tuple[bytes, int]:
-    """The first checkpoint that lists the writer with this record, and its tree's size."""
+def _covering(directory: Path, writer: str, seq: int) -> tuple[bytes, int, list[str]]:
+    """The first checkpoint that lists the writer with this record, its tree's size, and changes of keys before it."""
+    handovers: list[str] = []
     log = directory / CHECKPOINTS
     if log.exists():
         with log.open("rb") as file:
             for raw, whole in iter_notes(iter(lambda: file.read(CHUNK), b"")):
-                heads = parse_checkpoint(parse_note(raw).text).heads if whole else ()
-                for head in heads:
+                if not whole:
+                    break
+                checkpoint = parse_checkpoint(parse_note(raw).text)
+                for head in checkpoint.heads:
                     if head.writer == writer and head.size > seq:
-                        return raw, head.size
+                        return raw, head.size, handovers
+                if checkpoint.next_key is not None:
+                    handovers.append(raw.decode("utf-8"))
     raise ShareError(f"{writer}:{seq}: under no checkpoint yet, or not there at all")

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from extproc.adapters.checkpoint_key import load_or_create_key
+from extproc.adapters.checkpoint_key import KeyChange, load_or_create_key
 from extproc.adapters.checkpointer import Checkpointer
 from extproc.adapters.control import Control
 from extproc.adapters.telemetry import TelemetrySettings, is_enabled, open_exporter, read_environment
@@ -27,13 +27,19 @@ CURSOR = "exporter.cursor"
 
 async def run_checkpointer(settings: Settings, control: Control, stopping: asyncio.Event) -> None:
     """Sign until `stopping`. It alone reads the signing key."""
-    signer = load_or_create_key(settings.state / "checkpoint" / "signing.key")
+    path = signing_key(settings)
+    signer, change = load_or_create_key(path), KeyChange(path)
     exported = partial(exported_count, settings.state / CURSOR)
-    checkpointer = Checkpointer(settings.ledger.directory, signer, exported=exported)
+    checkpointer = Checkpointer(settings.ledger.directory, signer, exported=exported, change=change)
     stop = threading.Event()
     await _follow(control, stopping, stop, asyncio.to_thread(checkpointer.run, stop))
     if checkpointer.alarms:
         log.critical("ledger.alarms", writers=[alarm.writer for alarm in checkpointer.alarms])
+
+
+def signing_key(settings: Settings) -> Path:
+    """Where the checkpointer's private key is."""
+    return settings.state / "checkpoint" / "signing.key"
 
 
 async def run_exporter(settings: Settings, control: Control, stopping: asyncio.Event) -> None:

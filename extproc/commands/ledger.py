@@ -22,6 +22,7 @@ from extproc.adapters.ledger_reader import (
 )
 from extproc.adapters.ledger_scan import raw_lines
 from extproc.adapters.ledger_verify import verify_directory
+from extproc.commands.ledger_keys import rotate_key
 from extproc.commands.ledger_place import Place, config_option, dir_option, json_option
 from extproc.commands.ledger_retention import hold, purge
 from extproc.commands.ledger_ship import ship
@@ -73,6 +74,7 @@ def verify(
 ledger.add_command(purge)
 ledger.add_command(hold)
 ledger.add_command(ship)
+ledger.add_command(rotate_key)
 
 
 @ledger.command()

@@ -137,6 +137,8 @@ def _check_checkpoints(
     """Follow the checkpoints as far as they can be trusted."""
     signed: defaultdict[str, _SignedSizes] = defaultdict(_SignedSizes)
     lineage = Lineage()
+    last: Checkpoint | None = None
+    waiting: list[Checkpoint] = []  # not signed by the key: a handover to it may vouch for them by its hash
     for raw, whole in iter_notes(chunks):
         if not whole:
             report.notes.append(f"{len(raw)} bytes of a partial checkpoint at the end")
@@ -144,20 +146,31 @@ def _check_checkpoints(
         try:
             note = parse_note(raw)
             checkpoint = parse_checkpoint(note.text)
-            if key is not None:
-                key = _check_signatures(note, checkpoint, key)
+            is_signed = key is None or _is_signed(note, checkpoint, key)
             lineage.follow(raw, checkpoint)
         except (NoteError, CheckpointError) as trouble:
-            code = "signature" if isinstance(trouble, _SignatureError) else "checkpoint"
-            message = f"checkpoint {lineage.number + 1}: {trouble}; what follows it is not trusted"
-            report.add(Problem(code, "", -1, message))
+            if not waiting:
+                message = f"checkpoint {lineage.number + 1}: {trouble}; what follows it is not trusted"
+                report.add(Problem("checkpoint", "", -1, message))
             break
-        for head in checkpoint.heads:
-            signed[head.writer].add(head.size, head.head, head.root)
-    report.checkpoints = lineage.number + 1
-    if lineage.last is not None:
-        report.last_checkpoint = lineage.last.time
-        for alarm in lineage.last.alarms:
+        following = checkpoint.next_key
+        if key is not None and (not is_signed or (waiting and following != key)):
+            waiting.append(checkpoint)
+            continue
+        if key is not None and following is not None:
+            key = following
+        for known in (*waiting, checkpoint):
+            for head in known.heads:
+                signed[head.writer].add(head.size, head.head, head.root)
+        waiting.clear()
+        last = checkpoint
+    if waiting and key is not None:
+        message = f"not signed by {key.name}+{key.id.hex()}; what follows it is not trusted"
+        report.add(Problem("signature", "", -1, f"checkpoint {waiting[0].number}: {message}"))
+    report.checkpoints = last.number + 1 if last is not None else 0
+    if last is not None:
+        report.last_checkpoint = last.time
+        for alarm in last.alarms:
             message = f"the checkpointer refused this writer: {alarm.code}"
             report.add(Problem("alarm", alarm.writer, alarm.seq, message))
     else:
@@ -169,20 +182,14 @@ def _check_checkpoints(
     return signed
 
 
-class _SignatureError(CheckpointError):
-    """Not signed by the key that was due."""
-
-
-def _check_signatures(note: Note, checkpoint: Checkpoint, key: NoteKey) -> NoteKey:
-    """The key that signs from the next note on. Raises _SignatureError."""
-    if checkpoint.origin != key.name or not note.is_signed_by(key):
-        raise _SignatureError(f"not signed by {key.name}+{key.id.hex()}")
+def _is_signed(note: Note, checkpoint: Checkpoint, key: NoteKey) -> bool:
+    """By the key that is due, and by the one that it hands over to."""
     following = checkpoint.next_key
-    if following is None:
-        return key
-    if not note.is_signed_by(following):
-        raise _SignatureError("the key that takes over did not sign")
-    return following
+    return (
+        checkpoint.origin == key.name
+        and note.is_signed_by(key)
+        and (following is None or note.is_signed_by(following))
+    )
 
 
 def _check_torn(writer: str, torn: Torn, named: tuple[Torn, str] | None, report: Report) -> None:

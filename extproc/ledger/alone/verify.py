@@ -557,15 +557,13 @@ class Checkpoints:
             try:
                 note = parse_note(raw)
                 checkpoint = parse_checkpoint(note.text)
-                if due is not None and checkpoint.key is not None:
-                    if not note.is_signed_by(due) or not note.is_signed_by(checkpoint.key):
-                        raise Bad("a key hands over without both signatures")
+                hands_over = due is not None and checkpoint.key is not None and note.is_signed_by(due)
                 self._follow(checkpoint, chain[-1] if chain else None, heads)
             except Bad as bad:
                 trouble = str(bad)
                 break
             chain.append((note, checkpoint, due))
-            if due is not None and checkpoint.key is not None:
+            if hands_over:
                 due = checkpoint.key
         good = len(chain)
         if key is not None:
@@ -626,10 +624,20 @@ def _signed_part(chain: Sequence[tuple[Note, Checkpoint, Key | None]], every: bo
 
     def holds(at: int) -> bool:
         note, checkpoint, key = chain[at]
-        return key is not None and checkpoint.origin == key.name and note.is_signed_by(key)
+        hands_to = checkpoint.key
+        return (
+            key is not None
+            and checkpoint.origin == key.name
+            and note.is_signed_by(key)
+            and (hands_to is None or note.is_signed_by(hands_to))
+        )
 
     if every:
-        return next((at for at in range(len(chain)) if not holds(at)), len(chain))
+        begun = 0  # where the key that was given took over: it vouches for what came before by its hash
+        for at, (_, checkpoint, key) in enumerate(chain):
+            if checkpoint.key is not None and checkpoint.key == key and holds(at):
+                begun = at
+        return next((at for at in range(begun, len(chain)) if not holds(at)), len(chain))
     return next((at + 1 for at in reversed(range(len(chain))) if holds(at)), 0)
 
 
@@ -1181,6 +1189,17 @@ def _check_files(packet: Packet, manifest: dict[str, Any], report: Report) -> No
             report.add("file-foreign", "", -1, "%s is not in the manifest" % name)
 
 
+def learn_keys(keys: dict[str, Key], pairs: list[tuple[Note, Checkpoint]]) -> None:
+    """A handover that bears both signatures makes the new key good if the old one is."""
+    waiting = [(note, checkpoint.key) for note, checkpoint in pairs if checkpoint.key is not None]
+    known = -1
+    while known != len(keys):
+        known = len(keys)
+        for note, following in waiting:
+            if any(note.is_signed_by(key) for key in list(keys.values())) and note.is_signed_by(following):
+                keys[str(following)] = following
+
+
 class PacketLedger:
     """The cut of the ledger in a packet: ranges of records, proven to be in signed trees without the others."""
 
@@ -1249,7 +1268,7 @@ class PacketLedger:
                 runs[-1].append((note, checkpoint))
             else:
                 runs.append([(note, checkpoint)])
-        self._learn_keys([pair for run in runs for pair in run])
+        learn_keys(self.keys, [pair for run in runs for pair in run])
         good: dict[int, tuple[Note, Checkpoint]] = {}
         for run in runs:
             if not self._is_signed(*run[-1]):
@@ -1263,18 +1282,6 @@ class PacketLedger:
                     self.report.add("alarm", writer, seq, "the checkpointer refused this writer: " + code)
         self.report.counts["checkpoints"] = len(good)
         return good
-
-    def _learn_keys(self, pairs: list[tuple[Note, Checkpoint]]) -> None:
-        """A handover that bears both signatures makes both keys good as soon as one of them is."""
-        waiting = [(note, checkpoint) for note, checkpoint in pairs if checkpoint.key is not None]
-        known = -1
-        while known != len(self.keys):
-            known = len(self.keys)
-            for note, checkpoint in waiting:
-                assert checkpoint.key is not None
-                if any(note.is_signed_by(key) for key in list(self.keys.values())):
-                    if note.is_signed_by(checkpoint.key):
-                        self.keys[str(checkpoint.key)] = checkpoint.key
 
     def _is_signed(self, note: Note, checkpoint: Checkpoint) -> bool:
         return any(checkpoint.origin == key.name and note.is_signed_by(key) for key in self.keys.values())
@@ -1626,7 +1633,10 @@ def verify_record(path: Path, key: Key | None, report: Report) -> None:
             report.unchecked.append(
                 "the key: it came with the record, so compare %s with one from elsewhere" % str(key)
             )
-        if checkpoint.origin != key.name or not note.is_signed_by(key):
+        keys = {str(key): key}
+        handovers = [parse_note(text.encode("utf-8")) for text in shared.get("handovers", [])]
+        learn_keys(keys, [(one, parse_checkpoint(one.text)) for one in handovers])
+        if not any(checkpoint.origin == one.name and note.is_signed_by(one) for one in keys.values()):
             report.add("signature", "", -1, "checkpoint %d is not signed by the key" % checkpoint.number)
         head = next((head for head in checkpoint.heads if head.writer == line.writer), None)
         if head is None:
