@@ -16,6 +16,7 @@ from enum import Enum
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from extproc.domain.errors import ProtocolError
+from extproc.protocols.connection import Connection
 from extproc.protocols.endings import ClientLeft, Ended
 from extproc.protocols.mysql.capabilities import SSL
 from extproc.protocols.mysql.charsets import codec_of
@@ -71,7 +72,7 @@ _REFUSALS: dict[str, tuple[int, str]] = {
 _MALFORMED = (1835, "HY000")
 
 
-class MysqlConnection:
+class MysqlConnection(Connection[Event]):
     """After every call (receive or answer) drain `next_event()` and both `bytes_to_*`.
 
     Whatever breaks it ends it: `Ended`, with an ERR packet for the client where one can be said.
@@ -106,12 +107,8 @@ class MysqlConnection:
         self._require_tls = require_tls
         self._rsa_key = rsa_key
         self._upstream_tls = upstream_tls
-        self._tls: ClientTls | None = None
-        self._server_tls: ServerTls | None = None
-        self._clear: list[bytes] = []
-        """What still has to go to the client before TLS begins, and to the server."""
-        self._clear_to_server: list[bytes] = []
         self._session = Session(limits, read_messages=read_messages)
+        super().__init__(self._session)
         self._server = ServerSide(self._session)
         self._client = ClientSide(self._session, self._server.expect)
         self._stage = Stage.GREETING
@@ -129,20 +126,6 @@ class MysqlConnection:
         self._server_ended = False
 
     # bytes in
-
-    def receive_from_client(self, data: bytes, end: bool = False) -> None:
-        """Bytes of the client; `end` when it will send no more (its close looks the same)."""
-        if self._stage is Stage.ENDED:
-            return
-        try:
-            if self._tls is not None:
-                data = self._tls.receive(data)
-                end = end or self._tls.has_ended
-            self._receive_plain(data)
-        except ProtocolError as error:
-            self._fail(error)
-        if end:
-            self._client_end()
 
     def _receive_plain(self, data: bytes) -> None:
         if self._stage is Stage.SESSION:
@@ -179,32 +162,6 @@ class MysqlConnection:
             self._login_failed(error)
         if end:
             self._server_end()
-
-    # events and bytes out
-
-    def next_event(self) -> Event | None:
-        """The oldest event not yet taken."""
-        events = self._session.events
-        return events.popleft() if events else None
-
-    def bytes_to_client(self) -> bytes:
-        """What to send to the client now. Taking it empties it."""
-        if self._tls is None:
-            return _drain(self._session.to_client)
-        self._tls.send(_drain(self._session.to_client))
-        if self._stage is Stage.ENDED:
-            self._tls.close()
-        return _drain(self._clear) + self._tls.bytes_to_send()
-
-    def bytes_to_server(self) -> bytes:
-        """What to send to the server now. Taking it empties it."""
-        tls = self._server_tls
-        if tls is None:
-            return _drain(self._session.to_server)
-        tls.send(_drain(self._session.to_server))
-        if self._stage is Stage.ENDED:
-            tls.close()
-        return _drain(self._clear_to_server) + tls.bytes_to_send()
 
     # answers to LoginReceived
 
@@ -342,22 +299,6 @@ class MysqlConnection:
         return self._greeting.thread if self._greeting is not None else 0
 
     @property
-    def peer_certificate(self) -> bytes | None:
-        """The client's certificate (DER) where TLS ended here and the context verified one."""
-        return self._tls.peer_certificate if self._tls is not None else None
-
-    @property
-    def peer_uris(self) -> tuple[str, ...]:
-        """URI names in the client's certificate, where TLS ended here and the context verified one."""
-        return self._tls.peer_uris if self._tls is not None else ()
-
-    @property
-    def waiting_for(self) -> int | None:
-        """The id of the statement that waits for an answer, if one does."""
-        waiting = self._session.waiting
-        return waiting.id if waiting is not None else None
-
-    @property
     def is_idle(self) -> bool:
         """Logged in, nothing outstanding at the server, nothing half read, no transaction."""
         return self.is_quiet and not self._session.in_transaction and self._client.is_empty
@@ -427,11 +368,8 @@ class MysqlConnection:
         if self._tls is None and is_ssl_request(payload):
             if self._tls_context is None:
                 raise ProtocolError("unexpected-message", "TLS was not offered here")
-            self._clear.extend(self._session.to_client)
-            self._session.to_client.clear()
-            self._tls = ClientTls(self._tls_context)
-            rest = self._from_client.take(len(self._from_client))
-            self._from_client.append(self._tls.receive(rest))
+            early = self._from_client.take(len(self._from_client))
+            self._from_client.append(self._begin_tls(ClientTls(self._tls_context), early))
             return True
         response = parse_response(payload)
         greeting = self._greeting
@@ -607,11 +545,3 @@ class MysqlConnection:
             session.close_cursor(made)
         self._stage = Stage.ENDED
         session.events.append(ended)
-
-
-def _drain(parts: list[bytes]) -> bytes:
-    if not parts:
-        return b""
-    data = parts[0] if len(parts) == 1 else b"".join(parts)
-    parts.clear()
-    return data

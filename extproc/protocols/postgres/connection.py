@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 
 from extproc.domain.errors import ProtocolError
+from extproc.protocols.connection import Connection
 from extproc.protocols.endings import ClientLeft, Ended
 from extproc.protocols.postgres.buffer import Buffer
 from extproc.protocols.postgres.client_side import ClientSide
@@ -70,7 +71,7 @@ TLS_HANDSHAKE = b"\x16"
 """The first byte of a TLS record of the handshake; no startup packet is that long."""
 
 
-class PostgresConnection:
+class PostgresConnection(Connection[Event]):
     """Messages of protocol 3.0 and 3.2. Whatever breaks it ends it: `Ended`, with a FATAL error for the client.
 
     After every call (receive or answer) drain `next_event()` and both `bytes_to_*`.
@@ -96,15 +97,13 @@ class PostgresConnection:
         With `front_filter` a filter in front of us ends TLS, and what it says for itself passes as it is.
         """
         self._filter = front_filter
-        self._server_tls = ServerTls(upstream_tls) if upstream_tls is not None else None
         self._tls_context = tls
         self._require_tls = require_tls
-        self._tls: ClientTls | None = None
-        self._clear: list[bytes] = []
-        """What still has to go out before TLS begins."""
         self._limits = limits = limits or Limits()
         self._ask_password = ask_password
         self._session = Session(limits, read_messages=read_messages)
+        super().__init__(self._session)
+        self._server_tls: ServerTls | None = ServerTls(upstream_tls) if upstream_tls is not None else None
         self._client = ClientSide(self._session)
         self._server = ServerSide(self._session)
         self._stage = Stage.OPENING
@@ -119,20 +118,6 @@ class PostgresConnection:
         self._server_ended = False
 
     # bytes in
-
-    def receive_from_client(self, data: bytes, end: bool = False) -> None:
-        """Bytes of the client; `end` when it will send no more (its close looks the same)."""
-        if self._stage is Stage.ENDED:
-            return
-        try:
-            if self._tls is not None:
-                data = self._tls.receive(data)
-                end = end or self._tls.has_ended
-            self._receive_plain(data)
-        except ProtocolError as error:
-            self._fail(error)
-        if end:
-            self._client_end()
 
     def _receive_plain(self, data: bytes) -> None:
         if self._stage is Stage.SESSION:
@@ -166,32 +151,6 @@ class PostgresConnection:
             self._login_failed(error)
         if end:
             self._server_end()
-
-    # events and bytes out
-
-    def next_event(self) -> Event | None:
-        """The oldest event not yet taken."""
-        events = self._session.events
-        return events.popleft() if events else None
-
-    def bytes_to_client(self) -> bytes:
-        """What to send to the client now. Taking it empties it."""
-        if self._tls is None:
-            return _drain(self._session.to_client)
-        self._tls.send(_drain(self._session.to_client))
-        if self._stage is Stage.ENDED:
-            self._tls.close()
-        return _drain(self._clear) + self._tls.bytes_to_send()
-
-    def bytes_to_server(self) -> bytes:
-        """What to send to the server now. Taking it empties it."""
-        tls = self._server_tls
-        if tls is None:
-            return _drain(self._session.to_server)
-        tls.send(_drain(self._session.to_server))
-        if self._stage is Stage.ENDED:
-            tls.close()
-        return tls.bytes_to_send()
 
     # answers to LoginReceived
 
@@ -312,25 +271,9 @@ class PostgresConnection:
         return self._session.backend_key
 
     @property
-    def peer_certificate(self) -> bytes | None:
-        """The client's certificate (DER) where TLS ended here and the context verified one."""
-        return self._tls.peer_certificate if self._tls is not None else None
-
-    @property
-    def peer_uris(self) -> tuple[str, ...]:
-        """URI names in the client's certificate, where TLS ended here and the context verified one."""
-        return self._tls.peer_uris if self._tls is not None else ()
-
-    @property
     def settings(self) -> dict[str, str]:
         """Parameters the server reported (ParameterStatus), the latest values."""
         return dict(self._session.settings)
-
-    @property
-    def waiting_for(self) -> int | None:
-        """The id of the statement that waits for an answer, if one does."""
-        waiting = self._session.waiting
-        return waiting.id if waiting is not None else None
 
     @property
     def is_idle(self) -> bool:
@@ -387,7 +330,7 @@ class PostgresConnection:
         if len(self._opening) < 4:
             return False
         if self._opening.peek(1) == TLS_HANDSHAKE and self._tls is None and self._tls_context is not None:
-            self._begin_tls(self._tls_context, direct=True)
+            self._start_tls(self._tls_context, direct=True)
             return True
         size = UINT32.unpack(self._opening.peek(4))[0]
         if not 8 <= size <= self._limits.startup:
@@ -407,7 +350,7 @@ class PostgresConnection:
                 if len(self._opening):  # it would be taken for something said under TLS
                     raise ProtocolError("early-plaintext", "the client sent more before TLS began")
                 self._session.to_client.append(b"S")
-                self._begin_tls(self._tls_context, direct=False)
+                self._start_tls(self._tls_context, direct=False)
                 return False
             self._session.to_client.append(b"N")
         elif isinstance(opening, BackendKey):
@@ -417,11 +360,9 @@ class PostgresConnection:
             self._start(opening)
         return True
 
-    def _begin_tls(self, context: ssl.SSLContext, *, direct: bool) -> None:
-        self._clear.extend(self._session.to_client)
-        self._session.to_client.clear()
-        self._tls = ClientTls(context, direct=direct)
-        self._opening.append(self._tls.receive(self._opening.take(len(self._opening))))
+    def _start_tls(self, context: ssl.SSLContext, *, direct: bool) -> None:
+        early = self._opening.take(len(self._opening))
+        self._opening.append(self._begin_tls(ClientTls(context, direct=direct), early))
 
     def _filter_answered(self, data: bytes) -> None:
         assert self._filter is not None  # noqa: S101 - its request began this stage
@@ -591,11 +532,3 @@ class PostgresConnection:
         session.end_everything()
         session.events.append(ended)
         self._stage = Stage.ENDED
-
-
-def _drain(chunks: list[bytes]) -> bytes:
-    if not chunks:
-        return b""
-    data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    chunks.clear()
-    return data
