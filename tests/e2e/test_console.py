@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pymysql  # type: ignore[import-untyped]
 import pytest
 from playwright.sync_api import Browser, expect
 
-from extproc.demo.scene import DATABASE, Scene
+from extproc.demo import mariadb
+from extproc.demo.scene import BILLING, DATABASE, Scene
 from tests.support.browser import CONTRAST, PATIENCE, WIDER, Watched, launched, need_chromium
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -170,6 +172,37 @@ def test_a_held_statement_is_approved_for_more_than_once(scene: Scene, browser: 
     expect(page.get_by_text("2 of 2 used")).to_be_visible()
     assert DATABASE in page.content()
     assert olga.complaints == []
+
+
+@pytest.mark.skipif(not mariadb.is_here(), reason=mariadb.MISSING)
+def test_a_held_statement_of_a_mysql_client_is_approved_in_the_browser_and_runs(
+    scene: Scene, browser: Browser
+):
+    fiona = Watched(browser)
+    page = fiona.page
+    fiona.log_in(scene.console_url, "fiona")
+    changed: list[int] = []
+
+    def change() -> None:
+        with (
+            pymysql.connect(
+                host="127.0.0.1", port=scene.billing_port, user="agent", database=mariadb.DATABASE,
+                password=scene.database_token("clerk-bot", "clerks", audience=BILLING), autocommit=True,
+                connect_timeout=20,
+            ) as connection,
+            connection.cursor() as cursor,
+        ):  # fmt: skip
+            changed.append(cursor.execute("UPDATE invoices SET paid = 1 WHERE id = 5"))
+
+    client = threading.Thread(target=change)
+    client.start()
+    page.get_by_role("link", name="UPDATE").click()
+    page.get_by_label("Reason").fill("bank statement 11")
+    page.get_by_role("button", name="Approve").click()
+    expect(page.get_by_text("Your approval is counted.")).to_be_visible()
+    client.join(30)
+    assert changed == [1]
+    assert fiona.complaints == []
 
 
 def test_the_one_time_code_lets_one_in_once(scene: Scene, browser: Browser):
