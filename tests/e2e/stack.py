@@ -320,12 +320,13 @@ class Stack:
     # ------------------------------------------------------------------ the ledger
 
     def records(self) -> list[dict[str, Any]]:
-        """Every line of every writer, in file order."""
+        """Every whole line of every writer, in file order. The last may be half written while somebody writes it."""
         return list(self._records())
 
     def _records(self) -> Iterator[dict[str, Any]]:
         for path in sorted((self.directory / "state" / "ledger").rglob("*.jsonl")):
-            for line in path.read_bytes().split(b"\n"):
+            whole, _, _ = path.read_bytes().rpartition(b"\n")
+            for line in whole.split(b"\n"):
                 if line:
                     yield json.loads(line)
 

@@ -235,9 +235,14 @@ def test_nothing_that_was_acknowledged_is_lost_whatever_is_killed(
     check_shipped(stack, ledger)
 
 
+def is_told_elsewhere(line: Line) -> bool:
+    """The end of an exchange as Envoy saw it is no span: the exchange is one (docs/ledger.md)."""
+    return line.kind == "access" and line.fields.get("coverage") == "joined"
+
+
 def check_exported(stack: Stack, collector: OtlpReceiver, ledger: Path) -> None:
     """Every record left at least once, and whoever got it twice can tell: it has the same ids."""
-    lines = list(all_lines(ledger))
+    lines = [line for line in all_lines(ledger) if not is_told_elsewhere(line)]
     hashes = {line.hash for line in lines}
     # an intent that lost its outcome becomes a span 30 seconds after the end of its writer
     with suppress(StartError):  # what is missing is named below
