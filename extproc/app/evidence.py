@@ -31,7 +31,9 @@ from extproc.ledger.alone import VERIFIER
 from extproc.ledger.cut import Cut, about_target
 from extproc.ledger.evidence.packet import build_manifest, build_zip, json_lines, sign_manifest, table_files
 from extproc.ledger.evidence.page import render_page
-from extproc.ledger.evidence.tables import Period, build_tables, join, sources_of
+from extproc.ledger.evidence.period import Period
+from extproc.ledger.evidence.service import sources_of
+from extproc.ledger.evidence.tables import build_tables, join
 from extproc.ledger.note import NoteError, parse_key
 from extproc.ledger.sealing import KeyRing
 

@@ -9,7 +9,8 @@ import pytest
 from extproc.app.evidence import load_controls
 from extproc.ledger.evidence.approvals import approvals
 from extproc.ledger.evidence.numbers import evaluate
-from extproc.ledger.evidence.tables import Period, build_tables
+from extproc.ledger.evidence.period import Period
+from extproc.ledger.evidence.tables import build_tables
 from extproc.ledger.lines import Line
 
 OLGA = {"issuer": "https://i", "subject": "olga", "kind": "human", "person": "olga@x", "groups": ["oncall"]}
