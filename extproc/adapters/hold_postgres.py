@@ -366,9 +366,8 @@ class PostgresHoldStore:
                 left = ends_at - asyncio.get_running_loop().time()
                 if number != since or left <= 0:
                     return number
-                await told(
-                    left
-                )  # perhaps of something that was counted already: news come back to who sent them
+                # perhaps it is told of what was counted already: news come back to who sent them
+                await told(left)
 
     # -- the outbox -------------------------------------------------------------------------------------------
 

@@ -173,7 +173,6 @@ async def run_metrics(settings: Settings, control: Control, stopping: asyncio.Ev
     pusher = open_pusher(telemetry_settings(settings), began) if metrics.otlp else None
     servers: list[HttpServer] = []
     try:
-        await holds.check()
         await meter.catch_up()
         tasks = [
             asyncio.create_task(meter.listen(), name="control"),
