@@ -822,17 +822,17 @@ class TestOverASocket:
 
 
 async def test_what_people_type_is_masked_before_anything_keeps_it() -> None:
-    desk = Desk(MemoryHoldStore(), mask=lambda text: text.replace("4111", "[CARD]"))
+    desk = Desk(MemoryHoldStore(), mask=lambda text: text.replace("4111-1111", "[CARD]"))
     for action, token in (("approve", "anna"), ("deny", "anna"), ("withdraw", "agent")):
         held = await desk.store.open(ask(), NOW)
-        answer = await desk.act(token, held.id, action, "card 4111")
+        answer = await desk.act(token, held.id, action, "card 4111-1111")
         assert answer.status_code == 200
-        assert "4111" not in answer.text
+        assert "4111-1111" not in answer.text
         now = await desk.store.get(held.id, NOW)
         assert now is not None
-        assert "4111" not in repr(now)
+        assert "4111-1111" not in repr(now)
         if now.is_open:
-            await desk.act("anna", held.id, "revoke", "card 4111")
-    assert "4111" not in repr(desk.records)
-    assert "4111" not in repr(await desk.store.unrecorded())
+            await desk.act("anna", held.id, "revoke", "card 4111-1111")
+    assert "4111-1111" not in repr(desk.records)
+    assert "4111-1111" not in repr(await desk.store.unrecorded())
     assert "[CARD]" in repr(desk.records)

@@ -22,6 +22,7 @@ cases:
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ from typing import Any, Literal, Protocol
 
 import yaml
 
+OUR_IDS = re.compile(rb"\b(dec|ses|hold)_[0-9a-f]+")
+"""What a refusal of ours names: drawn at random, so that any two digits are in some of them."""
 Gate = Literal["refused", "masked", "nothing", "passes"]
 """What comes of a case behind us: an error of ours; rows without the canary; nothing of what was asked, without an
 error of ours; or, declared as a miss, the effect itself."""
@@ -135,7 +138,8 @@ def has_effect(database: Database, case: Case, heard: Heard, before: str, after:
     if case.effect == "changes":
         return after != before
     sought = case.shows or [each for secret in database.secrets for each in spellings(secret)]
-    return any(each in heard.said for each in sought)
+    said = OUR_IDS.sub(b"", heard.said)
+    return any(each in said for each in sought)
 
 
 def stop_as_declared(case: Case, heard: Heard) -> bool:
