@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
@@ -31,11 +32,12 @@ from extproc.adapters.ledger_files import LedgerWriter
 from extproc.adapters.ledger_verify import verify_directory
 from extproc.adapters.span_feed import SpanFeed
 from extproc.adapters.telemetry import SpanBuilder, TelemetryExporter
-from extproc.domain.record import INTENT, OUTCOME, Record
+from extproc.domain.record import INTENT, OUTCOME, Checked, Record
 from extproc.ledger.sealing import KeyRing
 from extproc.ledger.spans import Value
 
-INTENT_FIELDS = {
+# principal and rules are `Checked` once and written many times, as the service has them
+INTENT_FIELDS: dict[str, Any] = {
     "decision_id": "0190d5f0c4a17b6e8d1f2a3b4c5d6e7f",
     "session_id": "0190d5f0c4a17b6e8d1f2a3b4c5d6e70",
     "target": "customers-api",
@@ -44,16 +46,18 @@ INTENT_FIELDS = {
     "code": "allowed",
     "policy": "c1" * 32,
     "risk": 0,
-    "principal": {
-        "issuer": "https://issuer.example",
-        "subject": "agent-7",
-        "kind": "agent",
-        "person": "https://issuer.example|agent-7",
-        "groups": ["analysts"],
-        "token_id": "ab" * 16,
-    },
+    "principal": Checked(
+        {
+            "issuer": "https://issuer.example",
+            "subject": "agent-7",
+            "kind": "agent",
+            "person": "https://issuer.example|agent-7",
+            "groups": ["analysts"],
+            "token_id": "ab" * 16,
+        }
+    ),
     "request": {"method": "GET", "scheme": "http", "host": "api.example", "path": "/customers/1?fields=name"},
-    "rules": [{"rule": "readers-read", "digest": "d4" * 32, "effect": "allow"}],
+    "rules": [Checked({"rule": "readers-read", "digest": "d4" * 32, "effect": "allow"})],
     "masks": ["records"],
     "trace": {"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "parent_span_id": "00f067aa0ba902b7"},
     "span_id": "53995c3f42cd8ad8",

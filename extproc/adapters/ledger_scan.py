@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import orjson
+
 from extproc.adapters.ledger_reader import (
     CHECKPOINTS,
     CHUNK,
@@ -46,9 +48,17 @@ def parsed(lines: Iterable[bytes]) -> Iterator[Line]:
 
 
 def writer_lines(
-    directory: Path, writer: str, *, since_us: int = 0, is_over: Callable[[], bool] = never
+    directory: Path,
+    writer: str,
+    *,
+    since_us: int = 0,
+    is_over: Callable[[], bool] = never,
+    holding: tuple[bytes, ...] = (),
 ) -> Iterator[Line]:
-    """One writer's records, until `is_over`. Segments that end well before `since_us` are not read. Raises OSError."""
+    """One writer's records, until `is_over`. Segments that end well before `since_us` are not read. Raises OSError.
+
+    With `holding` only lines that hold one of these: to look for bytes takes a tenth of the time of reading a record.
+    """
     segments = list_segments(directory / writer)
     for segment, following in zip(segments, [*segments[1:], None], strict=True):
         if is_over():
@@ -57,13 +67,30 @@ def writer_lines(
             first = next(parsed([read_first_line(following.path)]), None)
             if first is not None and first.at_us < since_us - SLACK_US:
                 continue
-        yield from parsed(raw_lines(segment, is_over))
+        lines = raw_lines(segment, is_over)
+        if holding:
+            lines = (line for line in lines if any(needle in line for needle in holding))
+        yield from parsed(lines)
 
 
-def all_lines(directory: Path, *, since_us: int = 0, is_over: Callable[[], bool] = never) -> Iterator[Line]:
-    """All writers' records, writer by writer, until `is_over`. Raises OSError."""
+def all_lines(
+    directory: Path,
+    *,
+    since_us: int = 0,
+    is_over: Callable[[], bool] = never,
+    holding: tuple[bytes, ...] = (),
+) -> Iterator[Line]:
+    """All writers' records, writer by writer, as `writer_lines` gives them. Raises OSError."""
     for writer in list_writers(directory):
-        yield from writer_lines(directory, writer, since_us=since_us, is_over=is_over)
+        yield from writer_lines(directory, writer, since_us=since_us, is_over=is_over, holding=holding)
+
+
+def as_written(text: str) -> bytes:
+    """How a text, or its beginning, stands in a canonical line; empty for what no line can hold."""
+    try:
+        return orjson.dumps(text)[1:-1]
+    except orjson.JSONEncodeError:
+        return b""
 
 
 def covering_checkpoint(directory: Path, writer: str, seq: int) -> int | None:

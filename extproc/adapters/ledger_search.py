@@ -8,7 +8,7 @@ from pathlib import Path
 
 from extproc.adapters.ledger_payloads import Payloads
 from extproc.adapters.ledger_reader import list_writers
-from extproc.adapters.ledger_scan import all_lines, never, writer_lines
+from extproc.adapters.ledger_scan import all_lines, as_written, never, writer_lines
 from extproc.domain.record import ACCESS
 from extproc.ledger.exchanges import Exchange, pair, with_access
 from extproc.ledger.lines import Line
@@ -17,8 +17,11 @@ from extproc.ledger.search import Wanted
 
 def matching(directory: Path, wanted: Wanted, is_over: Callable[[], bool] = never) -> Iterator[Exchange]:
     """Exchanges that match, writer by writer, each writer's in the order of their ends. Raises OSError."""
+    # intent and outcome both name the session and the trace, and nothing else that one may look for
+    needle = as_written(wanted.session or wanted.trace)
+    holding = (needle,) if needle else ()
     for writer in list_writers(directory):
-        lines = writer_lines(directory, writer, since_us=wanted.since_us, is_over=is_over)
+        lines = writer_lines(directory, writer, since_us=wanted.since_us, is_over=is_over, holding=holding)
         yield from (exchange for exchange in pair(lines) if wanted(exchange))
 
 
@@ -32,8 +35,9 @@ def whole_session(
     exchanges: list[Exchange] = []
     moves: list[Line] = []
     ends: list[Line] = []
+    needle = as_written(session_id)
     for writer in list_writers(directory):
-        lines = writer_lines(directory, writer, is_over=is_over)
+        lines = writer_lines(directory, writer, is_over=is_over, holding=(needle,) if needle else ())
         ours = (line for line in lines if line.fields.get("session_id") == session_id)
         kept = list(islice(ours, at_most))
         exchanges += pair(kept)
@@ -43,7 +47,7 @@ def whole_session(
     if holds:
         others = (
             line
-            for line in all_lines(directory, is_over=is_over)
+            for line in all_lines(directory, is_over=is_over, holding=tuple(map(as_written, holds)))
             if _is_move(line)
             and str(line.fields.get("hold")) in holds
             and line.fields.get("session_id") != session_id
