@@ -93,6 +93,8 @@ def page(hold: Mapping[str, Any]) -> Iterator[str]:
     for part in hold["risk"]["parts"]:
         yield f"  risk       {int(part['risk']):+d} {_plain(part['rule'])}"
     yield f"  approvers  {_plain(_places(hold['approvers']))}"
+    if hold["conflict_groups"]:
+        yield f"  one of     {_plain(', '.join(hold['conflict_groups']))} at most, the requester included"
     if hold["missing"]:
         yield f"  missing    {_plain(_places(hold['missing']))}"
     yield f"  made       {_plain(hold['created_at'])}"

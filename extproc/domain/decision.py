@@ -115,6 +115,8 @@ class HoldDemand:
     """Regular expressions (RE2) that the reason of every approval must match somewhere: a ticket, say."""
     break_glass: BreakGlass | None = None
     """None: nobody may."""
+    conflict_groups: tuple[str, ...] = ()
+    """Of the people of one of these, the requester among them, one at most counts: they count as one person."""
 
 
 @noun(frozen=True, slots=True)

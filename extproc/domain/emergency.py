@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from extproc.domain.hold import BrokenGlass, HeldRequest, HoldAsk, HoldError, Review
 from extproc.domain.principal import Principal
-from extproc.domain.quorum import check_voter, is_requester
+from extproc.domain.quorum import check_conflict, check_voter, conflicts, is_requester
 
 
 def check_breaker(ask: HoldAsk, by: Principal) -> None:
@@ -34,16 +34,22 @@ def may_break(ask: HoldAsk, by: Principal) -> bool:
 
 
 def check_reviewer(held: HeldRequest, reviewer: Principal) -> BrokenGlass:
-    """What is to be reviewed. Raises HoldError: not_broken, self_approval, not_human, not_a_member."""
+    """What is to be reviewed.
+
+    Raises HoldError: not_broken, self_approval, not_human, not_a_member, conflict_of_interest.
+    """
     glass = held.glass
     if glass is None:
         raise HoldError("not_broken", "nobody broke the glass for it, so there is nothing to review")
     if reviewer.kind != "human":
         raise HoldError("not_human", "people review")
     check_voter(held.ask, reviewer)
+    check_conflict(held.ask, (), reviewer)
     own = (glass.by.issuer, glass.by.subject)
     if reviewer.person == glass.by.person or (reviewer.issuer, reviewer.subject) == own:
         raise HoldError("self_approval", "whoever broke the glass may not review it")
+    if not conflicts(held.ask.demand, reviewer).isdisjoint(glass.by.groups):
+        raise HoldError("conflict_of_interest", "whoever broke the glass is of the same conflict group")
     return glass
 
 

@@ -28,7 +28,14 @@ from extproc.domain.hold import (
     Vote,
 )
 from extproc.domain.principal import Principal
-from extproc.domain.quorum import check_reason, check_shown, check_voter, earlier_vote, is_satisfied
+from extproc.domain.quorum import (
+    check_conflict,
+    check_reason,
+    check_shown,
+    check_voter,
+    earlier_vote,
+    is_satisfied,
+)
 from extproc.domain.times import rfc3339
 
 KINDS: dict[HoldState, str] = {state: f"hold.{state.value}" for state in HoldState} | {
@@ -82,6 +89,8 @@ def opened(hold_id: str, ask: HoldAsk, now: float) -> Change:
             "groups": [list(groups) for groups in demand.break_glass.groups],
             "review_within": int(demand.break_glass.review_within),
         }
+    if demand.conflict_groups:
+        fields["conflict_groups"] = list(demand.conflict_groups)
     if ask.trace_id:
         fields["trace_id"] = ask.trace_id
     return _told(held, KINDS[HoldState.PENDING], now, fields)
@@ -90,8 +99,8 @@ def opened(hold_id: str, ask: HoldAsk, now: float) -> Change:
 def voted(held: HeldRequest, vote: Vote, now: float) -> Change:
     """One more word on it. The same word again changes nothing, whatever became of the hold meanwhile.
 
-    Raises HoldError: reason_required, not_open, self_approval, not_human, not_a_member, not_shown_in_full,
-    reason_pattern, already_voted (for other terms), too_wide, unknown_pin.
+    Raises HoldError: reason_required, not_open, self_approval, not_human, not_a_member, conflict_of_interest,
+    not_shown_in_full, reason_pattern, already_voted (for other terms), too_wide, unknown_pin.
     """
     if vote.person != vote.approver.person:
         raise HoldError("conflict", "the vote names another person than its token")
@@ -105,6 +114,7 @@ def voted(held: HeldRequest, vote: Vote, now: float) -> Change:
         return Change(held)
     _check_state(held, now, HoldState.PENDING)
     if vote.approve:
+        check_conflict(held.ask, held.votes, vote.approver)
         check_shown(held.ask.view)
         check_reason(held.ask, vote.reason)
     if vote.terms is not None:

@@ -1,6 +1,7 @@
 """Who may decide on a hold, and when enough different people have agreed.
 
 A person is known by `person`, and by (issuer, subject): two votes that share either are one person's.
+The people of a conflict group count as one person, who asked among them.
 """
 
 from __future__ import annotations
@@ -66,6 +67,32 @@ def objection(ask: HoldAsk, principal: Principal) -> str:
     return ""
 
 
+def check_conflict(ask: HoldAsk, votes: Iterable[Vote], approver: Principal) -> None:
+    """Raises HoldError("conflict_of_interest"): of a conflict group, somebody else asked for it or approved it."""
+    groups = conflicts(ask.demand, approver)
+    if not groups.isdisjoint(ask.requester.groups):
+        raise HoldError("conflict_of_interest", "whoever asked for it is of the same conflict group")
+    for vote in votes:
+        if vote.approve and not groups.isdisjoint(vote.approver.groups) and not _is_same(vote, approver):
+            raise HoldError("conflict_of_interest", "somebody of the same conflict group has approved it")
+
+
+def may_approve(ask: HoldAsk, votes: Iterable[Vote], approver: Principal) -> bool:
+    """May decide on it, and nothing that was shown or said speaks against an approval."""
+    try:
+        check_voter(ask, approver)
+        check_conflict(ask, votes, approver)
+        check_shown(ask.view)
+    except HoldError:
+        return False
+    return True
+
+
+def conflicts(demand: HoldDemand, principal: Principal) -> frozenset[str]:
+    """The conflict groups of somebody."""
+    return frozenset(demand.conflict_groups).intersection(principal.groups)
+
+
 def check_reason(ask: HoldAsk, reason: str) -> None:
     """Raises HoldError("reason_pattern") where a rule wants something in it, a ticket's number say, that is not."""
     for pattern in ask.demand.reason_patterns:
@@ -84,12 +111,14 @@ def earlier_vote(votes: Iterable[Vote], approver: Principal) -> Vote | None:
     """The latest vote of the same person."""
     found = None
     for vote in votes:
-        if vote.person == approver.person or (vote.approver.issuer, vote.approver.subject) == (
-            approver.issuer,
-            approver.subject,
-        ):
+        if _is_same(vote, approver):
             found = vote
     return found
+
+
+def _is_same(vote: Vote, approver: Principal) -> bool:
+    account = (vote.approver.issuer, vote.approver.subject)
+    return vote.person == approver.person or account == (approver.issuer, approver.subject)
 
 
 def is_satisfied(ask: HoldAsk, votes: Sequence[Vote]) -> bool:
@@ -98,13 +127,18 @@ def is_satisfied(ask: HoldAsk, votes: Sequence[Vote]) -> bool:
 
 
 def missing(ask: HoldAsk, votes: Sequence[Vote]) -> tuple[Quorum, ...]:
-    """The places still free, by group in the demand's order. The order of the votes makes no difference.
+    """The places still free, by group in the demand's order."""
+    return free_places(ask.demand, ask.requester, votes)
+
+
+def free_places(demand: HoldDemand, requester: Principal, votes: Sequence[Vote]) -> tuple[Quorum, ...]:
+    """What `missing` says, of a demand alone. The order of the votes makes no difference.
 
     A place of a quorum meets a person who is in its group: the most that can be taken at once is a
     maximum bipartite matching (augmenting paths; both sides are small).
     """
-    places = [quorum.group for quorum in ask.demand.quorums for _ in range(max(quorum.count, 1))]
-    people = _people(ask, votes)
+    places = [quorum.group for quorum in demand.quorums for _ in range(max(quorum.count, 1))]
+    people = _people(demand, requester, votes)
     taken: dict[int, int] = {}  # person -> place
 
     def seat(place: int, asked: set[int]) -> bool:
@@ -124,22 +158,16 @@ def missing(ask: HoldAsk, votes: Sequence[Vote]) -> tuple[Quorum, ...]:
     return tuple(Quorum(group, count) for group, count in free.items())
 
 
-def _people(ask: HoldAsk, votes: Sequence[Vote]) -> list[frozenset[str]]:
+def _people(demand: HoldDemand, requester: Principal, votes: Sequence[Vote]) -> list[frozenset[str]]:
     """The groups of each different person whose approval counts.
 
     Votes that share a person or an account are joined until nothing joins any more; whoever turns out to be
     the requester that way counts for nothing, nor does anybody who also rejected.
     """
-    requester = ask.requester
-    joined: list[tuple[set[object], list[Vote]]] = [
-        ({requester.person, (requester.issuer, requester.subject)}, [])
-    ]
+    own = _names(demand, requester)
+    joined: list[tuple[set[object], list[Vote]]] = [(set(own), [])]
     for vote in votes:
-        names: set[object] = {
-            vote.person,
-            vote.approver.person,
-            (vote.approver.issuer, vote.approver.subject),
-        }
+        names = {vote.person, *_names(demand, vote.approver)}
         same, other = [vote], []
         for known in joined:
             if known[0].isdisjoint(names):
@@ -148,16 +176,21 @@ def _people(ask: HoldAsk, votes: Sequence[Vote]) -> list[frozenset[str]]:
                 names |= known[0]
                 same += known[1]
         joined = [*other, (names, same)]
-    own = {requester.person, (requester.issuer, requester.subject)}
     people = [
         frozenset(group for vote in same for group in vote.approver.groups)
         for names, same in joined
-        if names.isdisjoint(own) and all(_counts(ask, vote) for vote in same)
+        if names.isdisjoint(own) and all(_counts(demand, vote) for vote in same)
     ]
     return sorted(people, key=sorted)
 
 
-def _counts(ask: HoldAsk, vote: Vote) -> bool:
+def _names(demand: HoldDemand, principal: Principal) -> set[object]:
+    """What makes two principals count as one: the person, the account, a conflict group."""
+    shared = {("conflict", group) for group in conflicts(demand, principal)}
+    return {principal.person, (principal.issuer, principal.subject), *shared}
+
+
+def _counts(demand: HoldDemand, vote: Vote) -> bool:
     if not vote.approve or not vote.person:
         return False
-    return vote.approver.kind == "human" or ask.demand.allow_agents
+    return vote.approver.kind == "human" or demand.allow_agents

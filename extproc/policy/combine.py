@@ -67,6 +67,7 @@ def merge_holds(holds: Iterable[tuple[str, HoldSpec]]) -> HoldDemand:
         resumable=all(spec.resumable for spec in specs),
         reason_patterns=tuple(sorted({spec.reason_pattern for spec in specs if spec.reason_pattern})),
         break_glass=_emergencies([spec.break_glass for spec in specs]),
+        conflict_groups=tuple(sorted({group for spec in specs for group in spec.conflict_groups})),
     )
 
 

@@ -25,6 +25,7 @@ _HOLD = (
     "resumable",
     "allow_agents",
     "break_glass",
+    "conflict_groups",
 )
 
 MAX_WAIT = 3600.0
@@ -72,7 +73,21 @@ def read_hold(reader: Reader, node: Node, this: str) -> HoldSpec | None:
         break_glass=_break_glass(reader, parts["break_glass"], f"{this}: break_glass")
         if "break_glass" in parts
         else None,
+        conflict_groups=_groups(reader, parts["conflict_groups"], f"{this}: conflict_groups")
+        if "conflict_groups" in parts
+        else (),
     )
+
+
+def _groups(reader: Reader, node: Node, what: str) -> tuple[str, ...]:
+    """`[oncall, leads]`: at least one name of a group, each once, sorted."""
+    listed = values.items(reader, node, what)
+    groups = {values.text(reader, each, what, most=256) for each in listed} - {None, ""}
+    if not groups:
+        reader.problem(node.mark, f"{what}: names no group")
+    elif len(groups) > MAX_GROUPS:
+        reader.problem(node.mark, f"{what}: at most {MAX_GROUPS} groups")
+    return tuple(sorted(map(str, groups)))
 
 
 def _break_glass(reader: Reader, node: Node, what: str) -> BreakGlass | None:
@@ -80,16 +95,15 @@ def _break_glass(reader: Reader, node: Node, what: str) -> BreakGlass | None:
     top = values.mapping(reader, node, ("groups", "review_within"), what)
     if top is None:
         return None
-    listed = values.items(reader, top.items.get("groups"), f"{what}: groups")
-    groups = {values.text(reader, each, f"{what}: groups", most=256) for each in listed} - {None, ""}
-    if not groups:
-        reader.problem(top.keys.get("groups", top.mark), f"{what}: without groups nobody could ever use it")
-    elif len(groups) > MAX_GROUPS:
-        reader.problem(top.keys["groups"], f"{what}: at most {MAX_GROUPS} groups")
+    groups: tuple[str, ...] = ()
+    if "groups" in top.items:
+        groups = _groups(reader, top.items["groups"], f"{what}: groups")
+    else:
+        reader.problem(top.mark, f"{what}: without groups nobody could ever use it")
     within = _duration(reader, top.items, "review_within", what, DEFAULT_REVIEW, MAX_EXPIRES)
     if within < SHORTEST_REVIEW:
         reader.problem(top.keys["review_within"], f"{what}: review_within is a minute or more")
-    return BreakGlass((tuple(sorted(map(str, groups))),), within)
+    return BreakGlass((groups,), within)
 
 
 def _pattern(reader: Reader, node: Node | None, what: str) -> str:

@@ -39,6 +39,7 @@ class HoldSpec:
     reason_pattern: str = ""
     allow_agents: bool = False
     break_glass: BreakGlass | None = None
+    conflict_groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,8 @@ def _hold(hold: HoldSpec) -> dict[str, object]:
             "groups": list(hold.break_glass.groups),
             "review_within": hold.break_glass.review_within,
         }
+    if hold.conflict_groups:
+        kept["conflict_groups"] = list(hold.conflict_groups)
     return kept
 
 

@@ -27,6 +27,7 @@ STATUS_OF: dict[str, int] = {
     "self_approval": 403,
     "not_human": 403,
     "not_a_member": 403,
+    "conflict_of_interest": 403,
     "already_voted": 409,
     "reason_required": 400,
     "too_many": 429,

@@ -12,7 +12,7 @@ from extproc.domain.errors import ExtprocError
 from extproc.domain.hold import VIEW_SECTIONS, BrokenGlass, HeldRequest, HoldAsk, HoldState, Vote
 from extproc.domain.lifecycle import view_digest
 from extproc.domain.principal import Principal
-from extproc.domain.quorum import check_shown, missing, objection, owns
+from extproc.domain.quorum import check_shown, may_approve, missing, objection, owns
 from extproc.domain.times import rfc3339
 from extproc.servers.grants_shape import grant_offered, terms_shown
 from extproc.servers.people import person_shown
@@ -64,6 +64,7 @@ def _summary(held: HeldRequest, viewer: Principal) -> dict[str, Any]:
             "parts": [{"rule": rule, "risk": points} for rule, points in ask.risk],
         },
         "approvers": _groups(ask.demand.quorums),
+        "conflict_groups": list(ask.demand.conflict_groups),
         "missing": _groups(missing(ask, held.votes)) if pending else [],
         "created_at": rfc3339(held.created_at),
         "expires_at": rfc3339(held.expires_at),
@@ -82,7 +83,7 @@ def may(held: HeldRequest, viewer: Principal) -> list[str]:
     mine = owns(held.ask, viewer)
     decides = not objection(held.ask, viewer)
     actions = {
-        "approve": held.state is HoldState.PENDING and decides and _is_shown(held),
+        "approve": held.state is HoldState.PENDING and may_approve(held.ask, held.votes, viewer),
         "deny": held.state is HoldState.PENDING and decides,
         "withdraw": held.state is HoldState.PENDING and mine,
         "revoke": held.state is HoldState.APPROVED and (decides or mine),

@@ -349,7 +349,7 @@ def test_expectations_are_computed_not_asserted(whole, tmp_path):
     fill_ledger(tmp_path / "ledger", approver={**ANN, "person": BOT["person"]})
     _, data = export(tmp_path / "ledger", WHOLE, None)
     (row,) = tables_of(data)["approvals"]
-    assert (row["separate"], row["enough"]) == (False, True)
+    assert (row["separate"], row["enough"]) == (False, False)
     assert "not as expected" in files_of(data)["index.html"].decode()
 
 

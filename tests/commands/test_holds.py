@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -263,6 +264,12 @@ class TestWatching:
             child.kill()
             child.wait()
 
+    def test_a_live_table_is_for_a_terminal(self, service: Service):
+        for words in (["list", "--live"], ["list", "--live", "--json"]):
+            result = call(service, "anna", *words)
+            assert result.exit_code == 2
+            assert "--live is for a terminal" in result.stderr
+
     def test_a_terminal_gets_a_table_and_a_live_prompt(self, service: Service, held: HeldRequest):
         screen, terminal = pty.openpty()
         environment = {**os.environ, "EXTPROC_TOKEN": "anna", "EXTPROC_API": f"unix:{service.socket}"}
@@ -278,6 +285,16 @@ class TestWatching:
         shown = until(screen, held.id)
         assert "requester" in shown
         assert listing.wait(30) == 0
+        live = subprocess.Popen([*command, "list", "--live"], **streams)
+        try:
+            until(screen, held.id)
+            late = service.run(service.store.open(ask("b3", requester=AGENT), NOW + 1))
+            until(screen, late.id)  # it arrives while the table stands
+            live.send_signal(signal.SIGINT)
+            assert live.wait(30) == 0
+        finally:
+            live.kill()
+            live.wait()
         watching = subprocess.Popen([*command, "watch"], **streams)
         try:
             until(screen, "holds> ")

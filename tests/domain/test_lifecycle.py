@@ -286,6 +286,20 @@ def test_an_endless_reason_is_cut_for_the_store():
     assert len(change.held.votes[0].reason) == 2000
 
 
+def test_a_conflict_of_interest_stops_an_approval_and_no_denial():
+    dora, eve = (principal(name, "sre", "payments") for name in ("dora", "eve"))
+    wants = demand(Quorum("sre", 2), conflict_groups=("payments",))
+    change = opened("h-1", ask(wants=wants), NOW)
+    assert change.moves[0].fields["conflict_groups"] == ["payments"]
+    held = voted(change.held, vote(dora), NOW).held
+    with pytest.raises(HoldError) as refused:
+        voted(held, vote(eve), NOW)
+    assert refused.value.code == "conflict_of_interest"
+    assert voted(held, vote(dora), NOW).held == held
+    assert voted(held, vote(eve, False), NOW).held.state is HoldState.REJECTED
+    assert voted(held, vote(ANNA), NOW).held.state is HoldState.APPROVED
+
+
 def test_an_approval_needs_what_the_rules_want_in_its_reason_and_a_denial_does_not():
     held = opened("h-1", ask(wants=demand(reason_patterns=("CHG-[0-9]+", "(?i)checked"))), NOW).held
     for reason in ("checked", "CHG-12", "CHG-x checked"):

@@ -13,9 +13,11 @@ from extproc.domain.decision import HoldDemand, Quorum
 from extproc.domain.hold import HoldError, Vote
 from extproc.domain.principal import Principal
 from extproc.domain.quorum import (
+    check_conflict,
     check_shown,
     check_voter,
     is_satisfied,
+    may_approve,
     may_see,
     missing,
     objection,
@@ -34,30 +36,35 @@ people = st.builds(
 )
 votes = st.lists(people.map(vote), max_size=7)
 demands = st.builds(
-    lambda counts, agents: demand(*(Quorum(g, n) for g, n in counts), allow_agents=agents),
+    lambda counts, agents, conflicts: demand(
+        *(Quorum(g, n) for g, n in counts), allow_agents=agents, conflict_groups=conflicts
+    ),
     st.lists(st.tuples(st.sampled_from(GROUPS), st.integers(1, 3)), min_size=1, max_size=3),
     st.booleans(),
+    st.sampled_from([(), (), ("sec",), ("dpo", "sec"), ("agents",)]),
 )
 
 
-def distinct(cast: list[Vote], agents: bool) -> list[list[Vote]]:
-    """Who is whom, by brute force: accounts and persons that touch are one, the requester's are nobody's."""
+def distinct(cast: list[Vote], wants: HoldDemand) -> list[list[Vote]]:
+    """Who is whom, by brute force: accounts, persons and conflicts that touch are one, the requester's are nobody's."""
+
+    def same(one: Principal, two: Principal) -> bool:
+        account = (one.issuer, one.subject) == (two.issuer, two.subject)
+        conflict = set(wants.conflict_groups) & set(one.groups) & set(two.groups)
+        return one.person == two.person or account or bool(conflict)
+
     clusters: list[list[Vote]] = []
     for each in cast:
         touching = [c for c in clusters if any(same(each.approver, other.approver) for other in c)]
         clusters = [c for c in clusters if c not in touching] + [[each, *itertools.chain(*touching)]]
     clusters = [c for c in clusters if not any(same(v.approver, AGENT) for v in c)]
-    return [c for c in clusters if agents or all(v.approver.kind == "human" for v in c)]
-
-
-def same(one: Principal, two: Principal) -> bool:
-    return one.person == two.person or (one.issuer, one.subject) == (two.issuer, two.subject)
+    return [c for c in clusters if wants.allow_agents or all(v.approver.kind == "human" for v in c)]
 
 
 def by_hand(wants: HoldDemand, cast: list[Vote]) -> bool:
     """Whether some assignment of different people to all places exists, by trying them all."""
     places = [quorum.group for quorum in wants.quorums for _ in range(quorum.count)]
-    known = [{g for v in c for g in v.approver.groups} for c in distinct(cast, wants.allow_agents)]
+    known = [{g for v in c for g in v.approver.groups} for c in distinct(cast, wants)]
     if len(known) < len(places):
         return False
     return any(
@@ -76,7 +83,7 @@ def test_it_is_satisfied_exactly_when_different_people_can_take_every_place(
 @given(demands, votes)
 def test_it_is_never_satisfied_with_fewer_people_than_places(wants: HoldDemand, cast: list[Vote]):
     if is_satisfied(ask(wants=wants), cast):
-        persons = {v.person for v in cast if not same(v.approver, AGENT)}
+        persons = {v.person for v in cast if v.person != AGENT.person}
         assert len(persons) >= sum(quorum.count for quorum in wants.quorums)
 
 
@@ -96,7 +103,7 @@ def test_a_repeated_vote_adds_nothing(wants: HoldDemand, cast: list[Vote]):
 def test_what_is_missing_and_what_is_taken_add_up(wants: HoldDemand, cast: list[Vote]):
     free = sum(quorum.count for quorum in missing(ask(wants=wants), cast))
     places = sum(quorum.count for quorum in wants.quorums)
-    assert max(0, places - len(distinct(cast, wants.allow_agents))) <= free <= places
+    assert max(0, places - len(distinct(cast, wants))) <= free <= places
 
 
 @pytest.mark.parametrize(
@@ -144,6 +151,41 @@ def test_a_person_who_is_linked_to_the_requester_counts_for_nothing():
 
 def test_who_rejected_does_not_count_as_agreeing():
     assert not is_satisfied(ask(), [vote(ANNA), vote(ANNA, False)])
+
+
+DORA = principal("dora", "dpo", "payments")
+EVE = principal("eve", "dpo", "payments")
+ROLES = (Quorum("sre"), Quorum("dpo", 2))
+
+
+def test_of_a_conflict_group_one_person_counts():
+    wants = demand(*ROLES, conflict_groups=("payments",))
+    assert missing(ask(wants=wants), [vote(ANNA), vote(DORA), vote(EVE)]) == (Quorum("dpo"),)
+    assert is_satisfied(ask(wants=wants), [vote(ANNA), vote(DORA), vote(CLEO)])
+    assert is_satisfied(ask(wants=demand(*ROLES)), [vote(ANNA), vote(DORA), vote(EVE)])
+
+
+def test_who_asked_is_of_their_conflict_group_as_well():
+    clerk = principal("clerk", "payments")
+    wants = demand(Quorum("dpo"), conflict_groups=("payments",))
+    held = ask(requester=clerk, wants=wants)
+    assert not is_satisfied(held, [vote(DORA)])
+    with pytest.raises(HoldError, match="whoever asked for it") as refused:
+        check_conflict(held, [], DORA)
+    assert refused.value.code == "conflict_of_interest"
+    assert not may_approve(held, [], DORA)
+    assert objection(held, DORA) == ""  # to deny it is open to her
+    assert may_approve(held, [], CLEO)
+    assert is_satisfied(held, [vote(DORA), vote(CLEO)])
+
+
+def test_a_second_of_a_conflict_group_may_deny_and_not_approve():
+    held = ask(wants=demand(*ROLES, conflict_groups=("payments",)))
+    with pytest.raises(HoldError, match="has approved it"):
+        check_conflict(held, [vote(DORA)], EVE)
+    check_conflict(held, [vote(DORA)], DORA)  # her own word again
+    check_conflict(held, [vote(DORA)], CLEO)
+    check_conflict(held, [vote(ANNA)], EVE)
 
 
 @pytest.mark.parametrize(

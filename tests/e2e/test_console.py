@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -171,6 +173,31 @@ def test_a_held_statement_is_approved_for_more_than_once(scene: Scene, browser: 
     page.goto(f"{scene.console_url}/grants?show=ended")
     expect(page.get_by_text("2 of 2 used")).to_be_visible()
     assert DATABASE in page.content()
+    assert olga.complaints == []
+
+
+@pytest.mark.skipif(shutil.which("psql") is None, reason="no psql: tools/system.sh installs it")
+def test_psql_waits_is_approved_in_the_browser_and_goes_on(scene: Scene, browser: Browser):
+    olga = Watched(browser)
+    page = olga.page
+    olga.log_in(scene.console_url, "olga")
+    asked = ["-c", "DELETE FROM orders WHERE id = 9", "-c", "SELECT 'went ' || 'on'"]
+    psql = subprocess.Popen(
+        ["psql", "-XAt", f"host=127.0.0.1 port={scene.database_port} user=clerk dbname=postgres", *asked],
+        env={**os.environ, "PGPASSWORD": scene.database_token("clerk-bot", "clerks"), "PGSSLMODE": "disable"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        page.get_by_role("link", name="DELETE").click()
+        page.get_by_label("Reason").fill("order 9 was a test")
+        page.get_by_role("button", name="Approve").click()
+        expect(page.get_by_text("Your approval is counted.")).to_be_visible()
+        told, _ = psql.communicate(timeout=30)
+    finally:
+        psql.kill()
+        psql.wait()
+    assert psql.returncode == 0, told
+    assert told.splitlines()[-2:] == ["DELETE 1", "went on"]
     assert olga.complaints == []
 
 

@@ -68,6 +68,9 @@ rules:
   - name: team
     when: request.method == "POST" && request.url_path.startsWith("/team/")
     then: {hold: {approvers: {all_of: [{group: finance, count: 1}, {group: legal, count: 1}]}, wait: 60s}}
+  - name: apart
+    when: request.method == "POST" && request.url_path.startsWith("/apart/")
+    then: {hold: {group: finance, conflict_groups: [payments], wait: 60s}}
   - name: plain
     when: request.method == "GET" && request.url_path.startsWith("/plain/")
     then: {allow: {}}
@@ -245,6 +248,19 @@ def test_a_caller_may_wait_after_it_first_did_not(stack: Stack, fiona: Approvals
         fiona.approve(hold["id"])
         assert asking.answer().status == 200
     assert stack.upstream.count(path=path) == 1
+
+
+def test_nobody_of_the_requester_s_conflict_group_approves(stack: Stack, fiona: Approvals, who: str):
+    path = f"/apart/{who}"
+    frank = Approvals(stack, stack.approver("frank", groups=["finance", "payments"]))
+    token = stack.token(who, groups=["payments"])
+    with Asking(stack, who, path, token=token) as asking:
+        hold = fiona.hold_of(who)
+        assert frank.approve(hold["id"]).code == "conflict_of_interest"
+        assert stack.upstream.count(path=path) == 0
+        assert fiona.approve(hold["id"]).status == 200
+        assert asking.answer().status == 200
+    told(stack, hold["id"], "opened", "vote", "approved", "released")
 
 
 # ---------------------------------------------------------------------- leaving, joining, racing

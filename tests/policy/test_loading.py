@@ -160,8 +160,24 @@ MISTAKES: dict[str, tuple[str, str]] = {
         rule("r", GET, "{hold: {group: a, reason_pattern: " + "x" * 201 + "}}"),
         "reason_pattern has more than 200 characters",
     ),
+    "conflict-of-nobody": (
+        rule("r", GET, "{hold: {group: a, conflict_groups: []}}"),
+        "conflict_groups: names no group",
+    ),
+    "conflict-group": (
+        rule("r", GET, "{hold: {group: a, conflict_groups: [{b: c}]}}"),
+        "conflict_groups is text",
+    ),
+    "conflict-groups-many": (
+        rule("r", GET, f"{{hold: {{group: a, conflict_groups: {[f'g{n}' for n in range(51)]}}}}}"),
+        "conflict_groups: at most 50 groups",
+    ),
     "break-glass-for-nobody": (
         rule("r", GET, "{hold: {group: a, break_glass: {groups: []}}}"),
+        "break_glass: groups: names no group",
+    ),
+    "break-glass-without-groups": (
+        rule("r", GET, "{hold: {group: a, break_glass: {review_within: 1h}}}"),
         "break_glass: without groups nobody could ever use it",
     ),
     "break-glass-in-a-hurry": (

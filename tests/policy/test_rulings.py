@@ -410,14 +410,15 @@ def test_every_matching_hold_must_be_satisfied() -> None:
             "a",
             ALWAYS,
             "{hold: {approvers: {all_of: [{group: finance, count: 2}, {group: dpo}]}, wait: 60s, expires: 2h, "
-            'use_within: 30m, reason: one, reason_pattern: "CHG-[0-9]+", allow_agents: true, resumable: true, '
+            "use_within: 30m, reason: one, conflict_groups: [vendor, payments], "
+            'reason_pattern: "CHG-[0-9]+", allow_agents: true, resumable: true, '
             "grant: {max: {for: 30m, uses: 20, scope: shape}}}}",
         ),
         rule(
             "b",
             'principal.kind == "agent"',
             "{hold: {approvers: {group: finance}, wait: 90s, expires: 1h, use_within: 1h, reason: two, "
-            "resumable: true, grant: {max: {for: 1h, uses: 5, scope: pinned}}}}",
+            "resumable: true, conflict_groups: [ops, vendor], grant: {max: {for: 1h, uses: 5, scope: pinned}}}}",
         ),
     )
     found = judged(rules, request()).decision
@@ -429,6 +430,7 @@ def test_every_matching_hold_must_be_satisfied() -> None:
     assert demand.grant == GrantLimit(1800, 5, "pinned")
     assert demand.reason == "one; two"
     assert demand.reason_patterns == ("CHG-[0-9]+",)
+    assert demand.conflict_groups == ("ops", "payments", "vendor")
     assert (demand.allow_agents, demand.resumable) == (False, True)
 
 

@@ -337,6 +337,16 @@ class TestDeciding:
         assert (first["state"], len(first["missing"])) == ("pending", 1)
         assert (await desk.act("cleo", held.id, "approve")).json()["state"] == "approved"
 
+    async def test_of_a_conflict_group_one_person_approves_and_others_deny(self, desk: Desk):
+        wants = demand(Quorum("sre"), Quorum("dpo"), conflict_groups=("sre",))
+        held = await desk.store.open(ask(wants=wants), NOW)
+        assert (await desk.act("anna", held.id, "approve")).status_code == 200
+        shown = (await desk.get("bert", f"/v1/holds/{held.id}")).json()
+        assert (shown["conflict_groups"], shown["may"]) == (["sre"], ["deny"])
+        refused(await desk.act("bert", held.id, "approve"), 403, "conflict_of_interest")
+        assert desk.records[-1].fields["code"] == "conflict_of_interest"
+        assert (await desk.act("bert", held.id, "deny")).json()["state"] == "rejected"
+
     async def test_the_same_vote_again_is_fine_and_changes_nothing(self, desk: Desk):
         held = await desk.store.open(ask(wants=demand(Quorum("sre", 2))), NOW)
         first = await desk.act("anna", held.id, "approve")

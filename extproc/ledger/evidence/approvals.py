@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from extproc.domain.decision import HoldDemand, Quorum
+from extproc.domain.hold import Vote
+from extproc.domain.principal import Principal
+from extproc.domain.quorum import free_places
 from extproc.ledger.exchanges import Exchange
 from extproc.ledger.lines import Line
 
@@ -17,15 +21,14 @@ COLUMNS = (
 )  # fmt: skip
 _BESIDE = ("hold.vote", "hold.break_glass", "hold.reviewed", "hold.review_overdue")
 """Kinds that move no hold to another state."""
-_FINAL = ("hold.released", "hold.denied", "hold.expired", "hold.abandoned", "hold.void", "hold.cancelled")
 
 
 def approvals(lines: Iterable[Line], exchanges: Iterable[Exchange], read: ReadPayload) -> list[Row]:
     """One row for each hold that was opened in the period, or of which a move lies in it.
 
-    `separate` is computed anew from the votes: no approver is the person who asked. `enough` says whether the
-    distinct people who agreed make up the quorum; both are null while there is nothing to judge, and `enough` is for
-    what went in an emergency.
+    `separate` is computed anew from the votes: no approver is the person who asked, or shares a conflict group with
+    them or with another approver. `enough` says whether the distinct people who agreed make up the quorum; both are
+    null while there is nothing to judge, and `enough` is for what went in an emergency.
     """
     moves: dict[str, list[Line]] = {}
     for line in lines:
@@ -48,10 +51,9 @@ def _row(hold: str, moves: list[Line], used: list[Exchange], read: ReadPayload) 
     agreed = [_part(line.fields, "approver") for line in votes if line.fields.get("vote") == "approve"]
     against = [_part(line.fields, "approver") for line in votes if line.fields.get("vote") != "approve"]
     people = {_person(approver) for approver in agreed}
-    decided = next((line for line in moves if line.kind in ("hold.approved", *_FINAL)), None)
-    last = next(
-        (line for line in reversed(moves) if line.kind.startswith("hold.") and line.kind not in _BESIDE), None
-    )
+    ends = [line for line in moves if line.kind.startswith("hold.") and line.kind not in _BESIDE]
+    decided = next((line for line in ends if line.kind != "hold.opened"), None)
+    last = ends[-1] if ends else None
     view = read(opened, "view") if opened is not None else None
     known = opened is not None and bool(agreed)
     in_emergency = any(line.kind == "hold.break_glass" for line in moves)  # `exceptions` tells of its review
@@ -68,7 +70,7 @@ def _row(hold: str, moves: list[Line], used: list[Exchange], read: ReadPayload) 
         "approvers": " ".join(sorted(people)),
         "against": " ".join(sorted({_person(approver) for approver in against})),
         "reasons": "; ".join(str(line.fields["reason"]) for line in votes if line.fields.get("reason")),
-        "separate": _person(requester) not in people if known else None,
+        "separate": _is_separate(fields, requester, agreed) if known else None,
         "enough": _is_enough(fields, agreed) if known and decided is not None and not in_emergency else None,
         "used_by": " ".join(exchange.text("decision_id") for exchange in used),
         "executed": any(
@@ -82,13 +84,43 @@ def _row(hold: str, moves: list[Line], used: list[Exchange], read: ReadPayload) 
     }
 
 
-def _is_enough(fields: Mapping[str, Any], agreed: list[Mapping[str, Any]]) -> bool | None:
-    """Does every group that must agree have as many distinct people as it needs? None if it was denied."""
-    for quorum in fields.get("approvers", ()):
-        members = {_person(one) for one in agreed if quorum.get("group") in one.get("groups", ())}
-        if len(members) < quorum.get("count", 1):
-            return False
-    return True
+def _is_separate(
+    fields: Mapping[str, Any], requester: Mapping[str, Any], agreed: list[Mapping[str, Any]]
+) -> bool:
+    """Different people, and of each conflict group one at most."""
+    acted = {_person(one): one for one in agreed}
+    if _person(requester) in acted:
+        return False
+    conflicts = set(fields.get("conflict_groups", ()))
+    of_a_group = [
+        group
+        for one in (requester, *acted.values())
+        for group in conflicts.intersection(one.get("groups", ()))
+    ]
+    return len(of_a_group) == len(set(of_a_group))
+
+
+def _is_enough(fields: Mapping[str, Any], agreed: list[Mapping[str, Any]]) -> bool:
+    """Do the people who agreed take every place of the quorum, each of them one?"""
+    demand = HoldDemand(
+        quorums=tuple(
+            Quorum(str(one.get("group")), one.get("count", 1)) for one in fields.get("approvers", ())
+        ),
+        wait=0.0, expires=0.0, use_within=0.0, digest="",
+        allow_agents=bool(fields.get("allow_agents")),
+        conflict_groups=tuple(fields.get("conflict_groups", ())),
+    )  # fmt: skip
+    votes = [
+        Vote(approver=_principal(one), person=_person(one), approve=True, reason="", at=0.0) for one in agreed
+    ]
+    return not free_places(demand, _principal(_part(fields, "requester")), votes)
+
+
+def _principal(kept: Mapping[str, Any]) -> Principal:
+    return Principal(
+        issuer=str(kept.get("issuer", "")), subject=str(kept.get("subject", "")), kind=kept.get("kind", "agent"),
+        person=_person(kept), groups=tuple(map(str, kept.get("groups", ()))),
+    )  # fmt: skip
 
 
 def _person(principal: Mapping[str, Any]) -> str:

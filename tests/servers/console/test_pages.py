@@ -279,6 +279,16 @@ class TestDeciding:
         assert 'role="alert"' in answer.text
         assert await state_of(house, held) is HoldState.PENDING
 
+    async def test_a_conflict_of_interest_is_told_and_only_a_denial_offered(self, house: House):
+        asker = principal("clerk", "sre")
+        held = await house.store.open(ask(requester=asker, wants=demand(conflict_groups=("sre",))), NOW)
+        browser = await house.logged_in("anna")
+        page = (await browser.get(f"/holds/{held.id}")).text
+        assert "One at most of" in page and "you can deny it and not approve it" in page
+        assert f"/holds/{held.id}/deny" in page and f"/holds/{held.id}/approve" not in page
+        assert (await browser.act(held.id, "approve", "fine")).status_code == 403
+        assert await state_of(house, held) is HoldState.PENDING
+
     async def test_what_was_typed_is_still_there_after_a_refusal(self, house: House):
         held = await house.store.open(ask(wants=demand(reason_patterns=("CHG-[0-9]+",))), NOW)
         answer = await (await house.logged_in("anna")).act(held.id, "approve", "no <ticket> here")
