@@ -104,9 +104,12 @@ class HttpFacts(Mapping[str, object]):
 
     def header_map(self, headers: Headers) -> dict[str, str]:
         """Header fields for rules: joined with a comma (RFC 9110 §5.3), never one that carries a secret."""
+        secret = self.secret_headers
+        if not headers.has_repeats:
+            return {name: value for name, value in headers.items if name[0] != ":" and name not in secret}
         made: dict[str, str] = {}
         for name, value in headers:
-            if name[0] == ":" or name in self.secret_headers:
+            if name[0] == ":" or name in secret:
                 continue
             made[name] = f"{made[name]},{value}" if name in made else value
         return made

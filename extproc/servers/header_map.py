@@ -40,6 +40,10 @@ RECURRING = frozenset(
 )  # fmt: skip
 """Fields whose values come again and again, and are nobody's secret."""
 
+_beginnings = {
+    bytes((KEY_TAG, len(key))) + key + bytes((RAW_VALUE_TAG,)): name for key, name in NAMES.items()
+}
+"""How a field begins that has one of these names and a raw value: tags, length and key in one look."""
 _seen: dict[bytes, tuple[str, str]] = {}
 
 
@@ -78,20 +82,15 @@ def read_header_map(data: bytes) -> Fields:
 
 def _read_field(entry: bytes) -> tuple[str, str] | None:
     """One HeaderValue; None unless it is a short key and a raw value, in this order. Raises IndexError."""
-    size = entry[1]
-    if entry[0] != KEY_TAG or size & 0x80:
-        return None
-    at = 2 + size
-    key = entry[2:at]
-    name = NAMES.get(key)
+    at = entry[1] + 3
+    begin = entry[:at]
+    name = _beginnings.get(begin)
     if name is None:
-        name = key.decode("latin-1").lower()
-    if at == len(entry):
-        return name, ""
-    length = entry[at + 1]
-    if entry[at] != RAW_VALUE_TAG:
-        return None
-    at += 2
+        name = _read_beginning(begin, at)
+        if name is None:
+            return (entry[2:].decode("latin-1").lower(), "") if _is_bare(entry) else None
+    length = entry[at]
+    at += 1
     if length & 0x80:
         more = entry[at]
         if more & 0x80:
@@ -106,6 +105,18 @@ def _read_field(entry: bytes) -> tuple[str, str] | None:
             _seen.clear()
         _seen[entry] = pair
     return pair
+
+
+def _read_beginning(begin: bytes, size: int) -> str | None:
+    """The name, if this is a short key and the tag of a raw value."""
+    if len(begin) != size or begin[0] != KEY_TAG or begin[1] & 0x80 or begin[-1] != RAW_VALUE_TAG:
+        return None
+    return begin[2:-1].decode("latin-1").lower()
+
+
+def _is_bare(entry: bytes) -> bool:
+    """A short key and nothing else: the value is empty."""
+    return entry[0] == KEY_TAG and not entry[1] & 0x80 and entry[1] + 2 == len(entry)
 
 
 def _read_any(data: bytes) -> Fields:
