@@ -253,10 +253,16 @@ def granted(sources: Mapping[str, str], settings: Settings | None) -> list[tuple
 
 
 def _selected(selector: Any, settings: Settings | None) -> list[str]:
-    labels = selector.get("labels", selector) if isinstance(selector, dict) else {}
+    found = selector if isinstance(selector, dict) else {}
+    labels, kind = dict(found.get("labels", {})), str(found.get("kind", ""))
     known = settings.targets if settings is not None else ()
-    names = [target.name for target in known if labels.items() <= dict(target.labels).items()]
-    return names or [" ".join(f"{name}={value}" for name, value in sorted(labels.items()))]
+    names = [
+        target.name
+        for target in known
+        if labels.items() <= dict(target.labels).items() and kind in ("", target.kind)
+    ]
+    words = ([f"kind={kind}"] if kind else []) + [f"{name}={value}" for name, value in sorted(labels.items())]
+    return names or [" ".join(words)]
 
 
 def _effect(then: Mapping[str, Any]) -> str:

@@ -14,9 +14,7 @@ import threading
 import warnings
 import zipfile
 from hashlib import sha256
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -25,9 +23,10 @@ from hypothesis import strategies as st
 
 from extproc.adapters.checkpointer import Checkpointer
 from extproc.adapters.ledger_verify import verify_directory
-from extproc.app.evidence import Asked, EvidenceError, export, load_controls
+from extproc.app.evidence import Asked, EvidenceError, export, granted, load_controls
 from extproc.cli import main
 from extproc.config import load_config
+from extproc.config.load import parse_config
 from extproc.domain.record import Record
 from extproc.ledger.alone import verify as alone
 from extproc.ledger.alone.verify import Report, parse_key, show, verify_packet, verify_record
@@ -40,6 +39,7 @@ from extproc.ledger.lines import Chain
 from extproc.ledger.note import NoteKey
 from tests.commands.test_sessions import CONFIG
 from tests.support.books import KEY, OTHER_KEY, START, Ticking, intent, open_writer, outcome, sign_now
+from tests.support.packets import Page, check_numbers, files_of, tables_of
 
 POLICY = """\
 apiVersion: extproc/v1
@@ -182,18 +182,6 @@ def one_target(home):
     return make(home, Asked(WHOLE.since, WHOLE.until, target="customers-api"))
 
 
-def files_of(data: bytes) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def tables_of(data: bytes) -> dict[str, list[Any]]:
-    files = files_of(data)
-    return {
-        name: [json.loads(line) for line in files[f"tables/{name}.jsonl"].splitlines()] for name in TABLES
-    }
-
-
 def check(data: bytes, tmp_path: Path, key: object = KEY.key) -> Report:
     path = tmp_path / "packet.zip"
     path.write_bytes(data)
@@ -260,62 +248,9 @@ def test_a_packet_of_one_target_shows_nothing_of_others(one_target, tmp_path):
 # ------------------------------------------------------------------ the page
 
 
-class Page(HTMLParser):
-    """Numbers with their addresses, and rows of tables."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.numbers: list[tuple[str, str, str]] = []
-        self.tables: dict[str, list[list[str]]] = {}
-        self.tags: list[tuple[str, dict[str, Any]]] = []
-        self._number: list[str] | None = None
-        self._cell: list[str] | None = None
-        self._section = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
-        self.tags.append((tag, found))
-        if tag == "data":
-            self._number = [found["data-of"], found["value"], ""]
-        elif tag == "h2":
-            self._section = found["id"]
-        elif tag == "tr":
-            self.tables.setdefault(self._section, []).append([])
-        elif tag in ("td", "th"):
-            self._cell = []
-
-    def handle_endtag(self, tag):
-        if tag == "data" and self._number is not None:
-            self.numbers.append(tuple(self._number))
-            self._number = None
-        elif tag in ("td", "th") and self._cell is not None:
-            self.tables[self._section][-1].append("".join(self._cell))
-            self._cell = None
-
-    def handle_data(self, data):
-        if self._number is not None:
-            self._number[2] += data
-        if self._cell is not None:
-            self._cell.append(data)
-
-
 @pytest.mark.parametrize("name", PACKETS)
 def test_every_number_on_the_page_is_computed_from_the_tables(name, request):
-    data = request.getfixturevalue(name)
-    tables = tables_of(data)
-    page = Page(files_of(data)["index.html"].decode())
-    assert len(page.numbers) > 80
-    for query, value, shown in page.numbers:
-        assert value == shown == str(evaluate(query, tables)), query
-    for section, (titles, *rows) in page.tables.items():
-        table = tables[section.removeprefix("t-")]
-        assert len(rows) == len(table)
-        for row, cells in zip(table, rows, strict=True):
-            for title, cell in zip(titles, cells, strict=True):
-                value = row[title.replace(" ", "_")]
-                if type(value) is int:
-                    assert cell == str(value), (section, title)
+    assert check_numbers(files_of(request.getfixturevalue(name))) > 80
 
 
 def test_csv_and_json_lines_say_the_same(whole):
@@ -405,6 +340,25 @@ def test_granted_is_set_beside_used(whole):
         "customers-api",
     )
     assert rules["readers"]["used"] is True
+
+
+def test_a_rule_is_granted_at_the_targets_that_its_policy_selects_and_no_other(home, tmp_path):
+    """Labels alone are not enough where the policy names a kind as well."""
+    targets = (
+        "- {name: db, kind: mysql, labels: {env: x}, upstream: {address: 'unix:my.sock'},"
+        " database: {roles: {'*': {user: app}}}}\n"
+        "- {name: web, kind: http, labels: {env: x}, upstream: {address: 127.0.0.1:18083, tls: 'off'}}\n"
+    )
+    known = parse_config(
+        (home / "extproc.yaml").read_text().replace("identity:", f"{targets}identity:"), base=tmp_path
+    )
+    for selector, chosen in (
+        ("{kind: mysql, labels: {env: x}}", ["db"]),
+        ("{labels: {env: x}}", ["db", "web"]),
+        ("{kind: postgres, labels: {env: x}}", ["kind=postgres env=x"]),
+    ):
+        sources = {"p": POLICY.replace("target: customers-api", f"target: {selector}")}
+        assert [target for rule, target, _ in granted(sources, known) if rule == "p/readers"] == chosen
 
 
 def test_the_sample_can_be_drawn_again(whole):

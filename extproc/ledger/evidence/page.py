@@ -18,6 +18,8 @@ from extproc.ledger.evidence.tables import TABLES
 
 ROWS_SHOWN = 200
 """Rows of a table on the page; all of them are in the files."""
+LINE = 100
+"""Characters of JSON that are shown in one line."""
 STYLE = Path(__file__).with_name("page.css")
 _TILES = (
     ("exchanges", "exchanges", ""),
@@ -141,9 +143,14 @@ def _table(name: str, tables: Tables) -> str:
     body = "".join(
         f"<tr>{''.join(_cell(column, row) for column in columns)}</tr>" for row in rows[:ROWS_SHOWN]
     )
-    titles = "".join(f"<th>{_t(column.replace('_', ' '))}</th>" for column in columns)
+    titles = "".join(_title(column, rows[0]) for column in columns)
     more = '<p class="soft">The rest is in the file.</p>' if len(rows) > ROWS_SHOWN else ""
     return f'{head}<div class="wrap"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>{more}'
+
+
+def _title(column: str, row: Mapping[str, Any]) -> str:
+    kind = ' class="num"' if type(row[column]) is int else ""
+    return f"<th{kind}>{_t(column.replace('_', ' '))}</th>"
 
 
 def _cell(column: str, row: Mapping[str, Any]) -> str:
@@ -197,7 +204,7 @@ def _hold(row: Mapping[str, Any]) -> str:
     }
     shown = "".join(f"<dt>{_t(name)}</dt><dd>{_t(value)}</dd>" for name, value in facts.items() if value)
     view = (
-        f'<p class="soft small">What the approvers saw:</p><pre>{_t(row["view"], multiline=True)}</pre>'
+        f'<p class="soft small">What the approvers saw:</p><pre>{_t(_indented(row["view"]), multiline=True)}</pre>'
         if row["view"]
         else ""
     )
@@ -209,9 +216,26 @@ def _hold(row: Mapping[str, Any]) -> str:
 
 def _indented(text: str) -> str:
     try:
-        return json.dumps(json.loads(text), indent=1, ensure_ascii=False)
-    except ValueError:
+        return _laid_out(json.loads(text), "")
+    except (ValueError, RecursionError):
         return text
+
+
+def _laid_out(value: Any, indent: str) -> str:
+    """What fits in a line stays in one."""
+    line = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, dict | list) or len(indent) + len(line) <= LINE:
+        return line
+    deeper = indent + "  "
+    if isinstance(value, dict):
+        parts = [
+            f"{json.dumps(name, ensure_ascii=False)}: {_laid_out(value[name], deeper)}" for name in value
+        ]
+    else:
+        parts = [_laid_out(item, deeper) for item in value]
+    begin, end = "{}" if isinstance(value, dict) else "[]"
+    inner = f",\n{deeper}".join(parts)
+    return f"{begin}\n{deeper}{inner}\n{indent}{end}"
 
 
 def _policies(tables: Tables) -> list[str]:
