@@ -68,6 +68,10 @@ class ApprovalsClient:
             "GET", f"/v1/holds/{quote(hold_id, safe='')}", "view", params={"wait": wait}, timeout=wait + 15
         )
 
+    def compare(self, hold_id: str) -> dict[str, Any]:
+        """What is another in it than in the last of its kind that was approved."""
+        return self._call("GET", f"/v1/holds/{quote(hold_id, safe='')}/compared", "differences", timeout=15)
+
     def act(
         self, hold_id: str, action: str, reason: str, *, grant: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from extproc.commands.approvals_client import (
 )
 from extproc.commands.holds_text import (
     REVIEW_COLUMNS,
+    comparison,
     line_of,
     page,
     plain_table,
@@ -137,12 +138,16 @@ def list_holds(
 @client_options
 def show(connect: Connect, hold_id: str, wait: int, as_json: bool) -> None:
     """Show everything about one hold: our facts first, then the normalised request, then the raw one."""
-    hold = connect().show(hold_id, wait=wait)
+    client = connect()
+    hold = client.show(hold_id, wait=wait)
     if as_json:
         click.echo(json.dumps(hold, indent=2))
         return
     for line in page(hold):
         click.echo(line)
+    if hold["state"] == "pending":
+        for line in comparison(client.compare(hold_id)):
+            click.echo(line)
 
 
 @holds.command()

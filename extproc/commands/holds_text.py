@@ -129,6 +129,22 @@ def page(hold: Mapping[str, Any]) -> Iterator[str]:
         yield "THIS IS NOT ALL OF IT: what is not shown in full cannot be approved."
 
 
+def comparison(compared: Mapping[str, Any]) -> Iterator[str]:
+    """What is another in a hold than in the last of its kind that was approved; nothing where there is none."""
+    last = compared["last"]
+    if last is None:
+        return
+    who = ", ".join(last["approvers"])
+    yield f"compared with {_plain(last['id'])}, approved by {_plain(who)} at {_plain(last['decided_at'])}:"
+    for each in compared["differences"]:
+        before, now = ("(not there)" if each[side] is None else each[side] for side in ("before", "now"))
+        yield f"  │ {_plain(each['where'])}: {_plain(before)} → {_plain(now)}"
+    if compared["more"]:
+        yield f"  │ and {int(compared['more'])} more"
+    if not compared["differences"]:
+        yield "  │ nothing that is shown is another"
+
+
 def terms_line(terms: Mapping[str, Any]) -> str:
     """What a grant gives, in one line."""
     return (

@@ -34,7 +34,7 @@ from extproc.servers.approvals_problems import (
     guarded,
     unauthorized,
 )
-from extproc.servers.approvals_shape import full, summary
+from extproc.servers.approvals_shape import compared, full, summary
 from extproc.servers.deciding import Deciding
 from extproc.servers.grants_api import GrantsApi
 from extproc.servers.hold_events import HoldEvents, Room
@@ -85,6 +85,7 @@ def create_app(
         Route("/v1/holds", guarded(api.list_holds), methods=["GET"]),
         Route("/v1/holds/{hold_id}", guarded(api.show_hold), methods=["GET"]),
         Route("/v1/holds/{hold_id}/events", guarded(api.events().stream), methods=["GET"]),
+        Route("/v1/holds/{hold_id}/compared", guarded(api.compare_hold), methods=["GET"]),
         Route("/v1/holds/{hold_id}/approve", guarded(api.approve), methods=["POST"]),
         Route("/v1/holds/{hold_id}/deny", guarded(api.deny), methods=["POST"]),
         Route("/v1/holds/{hold_id}/withdraw", guarded(api.withdraw), methods=["POST"]),
@@ -183,6 +184,13 @@ class ApprovalsApi:
             held = await self._deciding.visible(caller, hold_id)
         self._deciding.shown(caller, held)
         return JSONResponse(full(held, caller))
+
+    async def compare_hold(self, request: Request) -> Response:
+        caller = await self._caller(request)
+        read.query(request, ())
+        held = await self._deciding.visible(caller, request.path_params["hold_id"])
+        self._deciding.shown(caller, held)
+        return JSONResponse(compared(held, await self._deciding.last_approved(caller, held)))
 
     async def approve(self, request: Request) -> Response:
         return await self._vote(request, approve=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, cast
 
+from extproc.domain.comparison import MOST, differences
 from extproc.domain.decision import Quorum
 from extproc.domain.display import escape_json
 from extproc.domain.emergency import may_break, may_review
@@ -76,6 +77,24 @@ def _summary(held: HeldRequest, viewer: Principal) -> dict[str, Any]:
         "break_glass": _glass(held.glass),
         "may": may(held, viewer),
     }
+
+
+def compared(held: HeldRequest, last: HeldRequest | None) -> dict[str, Any]:
+    """What is another in it than in `last`, the one of its kind that was approved before."""
+    if last is None:
+        return {"last": None, "differences": [], "more": 0}
+    found = differences(last.ask.view, held.ask.view)
+    shown = {
+        "last": {
+            "id": last.id,
+            "requester": person_shown(last.ask.requester),
+            "decided_at": rfc3339(last.decided_at),
+            "approvers": sorted({vote.person for vote in last.votes if vote.approve}),
+        },
+        "differences": [{"where": d.where, "before": d.before, "now": d.now} for d in found[:MOST]],
+        "more": max(0, len(found) - MOST),
+    }
+    return cast(dict[str, Any], escape_json(shown))
 
 
 def may(held: HeldRequest, viewer: Principal) -> list[str]:

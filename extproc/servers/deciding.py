@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from extproc.domain.comparison import kind_of
 from extproc.domain.grant import ApprovalStore, Grant, GrantState
 from extproc.domain.granting import terms_record
 from extproc.domain.hold import HeldRequest, HoldError, HoldState, Review, ReviewState, Verdict, Vote
@@ -26,6 +27,8 @@ from extproc.servers.approvals_problems import NO_GRANT, NOT_FOUND, ProblemError
 
 REMEMBERED_READS = 10_000
 """Readings that need no second record, 32 bytes each."""
+LOOKED_AT = 200
+"""How many of the newest approved holds are looked through for one of the same kind."""
 
 
 class Deciding:
@@ -119,6 +122,33 @@ class Deciding:
             fields = {"grant": grant.id, "version": grant.version, "own": own}
             self.write("evidence.grant_read", caller, fields)
         return grant
+
+    async def last_approved(self, caller: Principal, held: HeldRequest) -> HeldRequest | None:
+        """The newest one of its kind and target, to be shown beside it.
+
+        It is looked for among the last that people approved and the caller may see.
+        """
+        kind = kind_of(held.ask.view)
+        if kind is None:
+            return None
+        found = await self.store.find(
+            states=(HoldState.APPROVED, HoldState.RELEASED),
+            seen_by=None if self.reads_all(caller) else caller,
+            limit=LOOKED_AT,
+            now=self.now(),
+        )
+        alike = [
+            other
+            for other in found
+            if other.id != held.id
+            and other.glass is None
+            and other.ask.target == held.ask.target
+            and kind_of(other.ask.view) == kind
+        ]
+        last = max(alike, key=lambda other: other.decided_at, default=None)
+        if last is not None:
+            self.shown(caller, last)
+        return last
 
     def reads_all(self, caller: Principal) -> bool:
         """Operators and auditors who are people."""

@@ -68,6 +68,14 @@ class TestCommands:
         assert 0 < text.index("facts:\n") < text.index("normalised:\n") < text.index("raw:\n")
         assert "missing    1 of sre" in text
 
+    def test_show_tells_what_differs_from_the_last_approved_one(self, service: Service, held: HeldRequest):
+        service.run(service.store.vote(held.id, vote(ANNA), NOW))
+        view = {**ask().view, "raw": {"body": '{"amount": 5000}'}}
+        now = service.run(service.store.open(ask("b2", view=view), NOW + 1))
+        told = call(service, "anna", "show", now.id).stdout
+        assert f"compared with {held.id}, approved by {ANNA.person} at " in told
+        assert told.endswith("  │ body.amount: 10 → 5000\n")
+
     @pytest.mark.parametrize(
         ("token", "action", "state"),
         [

@@ -22,7 +22,7 @@ from extproc.ledger.lines import RecordError, encode_fields
 from extproc.servers import approvals_api, hold_outbox
 from extproc.servers.hold_outbox import drain_outbox
 from tests.support.approvals import OPENAPI, TOKENS, Desk, conforms, refused
-from tests.support.holds import ANNA, NOW, MemoryHoldStore, ask, demand, principal, vote
+from tests.support.holds import ANNA, IN_EMERGENCIES, NOW, OLGA, MemoryHoldStore, ask, demand, principal, vote
 
 pytestmark = pytest.mark.anyio
 
@@ -204,6 +204,41 @@ class TestSeeing:
         assert shown["reason_patterns"] == ["CHG-[0-9]+"]
         refused(await desk.act("anna", held.id, "approve", "looks right"), 409, "reason_pattern")
         assert (await desk.act("anna", held.id, "approve", "CHG-12")).json()["state"] == "approved"
+
+    async def test_a_hold_is_compared_with_the_last_of_its_kind_that_was_approved(self, desk: Desk):
+        held = await desk.store.open(ask(), NOW)
+        nothing = (await desk.get("anna", f"/v1/holds/{held.id}/compared")).json()
+        assert nothing == {"last": None, "differences": [], "more": 0}
+        await desk.store.vote(held.id, vote(ANNA), NOW)
+        view = {**ask().view, "raw": {"body": '{"amount": "5000\u202e"}'}}
+        now = await desk.store.open(ask("b2", view=view), NOW + 1)
+        other = {**ask().view, "facts": {"method": "PUT", "path": "/payments"}}
+        await desk.store.vote((await desk.store.open(ask("b3", view=other), NOW + 2)).id, vote(ANNA), NOW + 2)
+        answer = (await desk.get("anna", f"/v1/holds/{now.id}/compared")).json()
+        assert answer["last"]["id"] == held.id
+        assert answer["last"]["approvers"] == [ANNA.person]
+        assert answer["differences"] == [
+            {"where": "body.amount", "before": "10", "now": '"5000\\u{202E}"'},
+        ]
+        read = [r.fields["hold"] for r in desk.records if r.kind == "evidence.hold_read"]
+        assert read[-2:] == [now.id, held.id]
+        refused(await desk.get("stranger", f"/v1/holds/{now.id}/compared"), 404, "not_found")
+
+    async def test_what_nobody_or_an_emergency_approved_is_not_compared_with(self, desk: Desk):
+        own = ask("e", requester=OLGA, wants=demand(break_glass=IN_EMERGENCIES))
+        broken = await desk.store.open(own, NOW)
+        await desk.store.break_glass(broken.id, OLGA, "down", NOW)
+        denied = await desk.store.open(ask("d"), NOW)
+        await desk.store.vote(denied.id, vote(ANNA, False), NOW)
+        now = await desk.store.open(ask("n"), NOW + 1)
+        assert (await desk.get("anna", f"/v1/holds/{now.id}/compared")).json()["last"] is None
+
+    async def test_a_comparison_shows_nothing_the_caller_may_not_see(self, desk: Desk):
+        before = await desk.store.open(ask("x", wants=demand(Quorum("dpo"))), NOW)
+        await desk.store.vote(before.id, vote(TOKENS["cleo"]), NOW)
+        now = await desk.store.open(ask("y"), NOW + 1)
+        assert (await desk.get("anna", f"/v1/holds/{now.id}/compared")).json()["last"] is None
+        assert (await desk.get("bert", f"/v1/holds/{now.id}/compared")).json()["last"]["id"] == before.id
 
     @pytest.mark.parametrize(
         ("facts", "title"),

@@ -14,7 +14,7 @@ from extproc.domain.principal import Principal
 from extproc.domain.terms import GrantTerms
 from extproc.servers.approvals_input import grant_terms, reason_text
 from extproc.servers.approvals_problems import ProblemError, as_problem
-from extproc.servers.approvals_shape import full, may, summary
+from extproc.servers.approvals_shape import compared, full, may, summary
 from extproc.servers.console.pages import Pages
 from extproc.servers.console.safety import check_csrf, form_of, one
 from extproc.servers.console.sessions import Session
@@ -137,9 +137,10 @@ class HoldPages:
         news = await self._deciding.store.news(0, 0.0)
         held = await self._deciding.visible(caller, request.path_params["hold_id"])
         self._deciding.shown(caller, held)
+        last = await self._deciding.last_approved(caller, held) if held.state is HoldState.PENDING else None
         return self._pages.show(
             "hold.html", session, status=status, news=news, hold=full(held, caller), problem=problem, typed=typed or {},
-            is_part=False, new_form=False,
+            is_part=False, new_form=False, compared=compared(held, last),
         )  # fmt: skip
 
     async def _decide(self, request: Request, session: Session, action: str) -> Response:

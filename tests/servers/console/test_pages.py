@@ -279,6 +279,15 @@ class TestDeciding:
         assert 'role="alert"' in answer.text
         assert await state_of(house, held) is HoldState.PENDING
 
+    async def test_what_differs_from_the_last_approved_one_is_shown(self, house: House):
+        before = await house.store.open(ask("before"), NOW)
+        await house.store.vote(before.id, vote(ANNA), NOW)
+        view = {**ask().view, "raw": {"body": '{"amount": "<b>"}'}}
+        now = await house.store.open(ask("now", view=view), NOW)
+        page = (await (await house.logged_in("anna")).get(f"/holds/{now.id}")).text
+        assert "Since the last one" in page and f"/holds/{before.id}" in page
+        assert "body.amount" in page and "&#34;&lt;b&gt;&#34;" in page
+
     async def test_a_conflict_of_interest_is_told_and_only_a_denial_offered(self, house: House):
         asker = principal("clerk", "sre")
         held = await house.store.open(ask(requester=asker, wants=demand(conflict_groups=("sre",))), NOW)
