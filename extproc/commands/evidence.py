@@ -133,6 +133,67 @@ def share(
         click.echo(text, nl=False)
 
 
+@evidence.command()
+@config_option
+@click.option(
+    "--url", required=True, help="Where to send it: a path behind the gateway, as callers reach it."
+)
+@click.option("--method", default="POST", show_default=True, help="GET and HEAD carry no canaries in a body.")
+@click.option(
+    "--token",
+    envvar="EXTPROC_TOKEN",
+    default="",
+    help="The caller's; without one it is refused, and recorded.",
+)
+@click.option(
+    "--known",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file of values, one a line, that the target holds and that must not come out.",
+)
+@click.option(
+    "--also",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file to look into as well, a log say; repeatable.",
+)
+@click.option("--wait", default=10.0, show_default=True, help="Seconds until the request must be recorded.")
+def canary(
+    config: Path | None,
+    url: str,
+    method: str,
+    token: str,
+    known: Path | None,
+    also: tuple[Path, ...],
+    wait: float,
+) -> None:
+    """Send a request full of made-up secrets and look for them in its answer, in the ledger, and in files.
+
+    The result is a record, and part of every evidence packet of that time. Exit code 1: one of them was found, or
+    the request left no record.
+    """
+    from extproc.app.canary import Run, run_canary
+
+    place = Place(None, config)
+    where = place.find()
+    values = [line for line in known.read_text("utf-8").splitlines() if line] if known is not None else []
+    run = Run(url, method.upper(), token, tuple(values), also, wait)
+    try:
+        result = run_canary(where, run, place.ring())
+    except (ExtprocError, OSError) as failure:
+        click.echo(escape_for_display(str(failure)), err=True)
+        sys.exit(3)
+    place.note("evidence.canary", result)
+    for looked in result["looked"]:
+        found = ", ".join(looked["found"]) or "nothing"
+        click.echo(escape_for_display(f"{looked['where']}: {looked['bytes']} bytes, {found} found"))
+    click.echo(
+        f"{len(result['planted'])} planted, {result['masked']} values masked in the answer ({result['status']})"
+    )
+    if not result["recorded"]:
+        click.echo("the request left no complete record", err=True)
+    sys.exit(int(not result["recorded"] or any(looked["found"] for looked in result["looked"])))
+
+
 @evidence.command("sign-off")
 @click.argument("sheet", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @config_option

@@ -137,12 +137,13 @@ class Scene:
         logins.add_client(Client(CLIENT, f"{self.console_url}/login/callback", AUDIENCE))
         self.issuer.start()
         self.api_server.start()
-        self.otlp.start()
         self.database.start()
         self.database.run(schema(self.database_password))
         if self.billing is not None:
             self.billing.start()
             self.billing.run(billing_schema(self.database_password))
+        # after the databases: whoever forks to run a program as somebody else must not have gRPC's threads yet
+        self.otlp.start()
         self._write_config()
         log = self.folder / "serve.log"
         serve = start(

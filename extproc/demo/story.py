@@ -141,6 +141,7 @@ class Story:
 
     def the_packet(self) -> None:
         act(11, "What an auditor takes home: a packet that verifies on a machine without extproc")
+        self._canaries()
         home = self.scene.folder / "auditor"
         home.mkdir()
         packet = home / "packet.zip"
@@ -156,6 +157,28 @@ class Story:
         verdict = subprocess.run(bare, cwd=home, capture_output=True, text=True, timeout=60, check=False)
         click.echo(indent((verdict.stdout + verdict.stderr).strip()))
         expect(verdict.returncode == 0, "bare Python verifies it, without extproc")
+
+    def _canaries(self) -> None:
+        """Made-up secrets in a request that is allowed and in one that is denied; the result goes into the packet."""
+        given = (
+            "--config",
+            str(self.scene.folder / "extproc.yaml"),
+            "--also",
+            str(self.scene.folder / "serve.log"),
+        )
+        for method, path in (("GET", "/customers/1"), ("POST", "/customers")):
+            run = self.cli(
+                "evidence",
+                "canary",
+                *given,
+                "--method",
+                method,
+                "--url",
+                f"{self.scene.url}{path}",
+                token=self.support,
+            )
+            click.echo(indent((run.stdout + run.stderr).strip()))
+            expect(run.returncode == 0, f"no canary of a {method} turned up where it must not")
 
     # ------------------------------------------------------------------ means
 

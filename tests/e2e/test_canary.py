@@ -5,9 +5,12 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from extproc.demo.processes import free_port
+from extproc.ledger.canary import canaries_of, seen_in
 from tests.e2e.stack import API_KEY, Stack
 from tests.support.raw_http import RawReply, ask, build_request
 from tests.support.replies import Gate, Reply, json_reply, sse_reply
@@ -108,6 +111,59 @@ def test_no_canary_is_kept_and_no_error_repeats_one(stack: Stack):
     refused = [reply for reply in errors if reply.status >= 400]
     assert len(refused) > 40
     assert [r.body for r in refused if b"canary." in r.body or b"canary." in repr(r.headers).encode()] == []
+
+
+def canary_run(stack: Stack, *arguments: str, token: str = "") -> tuple[int, dict[str, Any]]:
+    """`extproc evidence canary` through Envoy: its status, and what it recorded."""
+    log = str(stack.directory / "serve.log")
+    given = ("--config", str(stack.config_path), "--also", log, "--wait", "5", *arguments)
+    done = stack.cli("evidence", "canary", *given, env={"EXTPROC_TOKEN": token}, check=False)
+    return done.returncode, [r for r in stack.records() if r["kind"] == "evidence.canary"][-1]
+
+
+def test_a_canary_run_says_what_was_planted_where_it_looked_and_that_nothing_was_found(stack: Stack):
+    stack.upstream.on("POST", "/notes", lambda seen: json_reply({"echo": seen.body.decode()}))
+    writer = stack.token("wanda", groups=["writers"])
+    for token, verdict in ((writer, "allow"), ("", "deny")):
+        status, told = canary_run(stack, "--url", f"http://{stack.address}/notes", token=token)
+        # the rule `writers-write` masks nothing: what the target echoes comes back as it was sent
+        answer, *kept = told["looked"]
+        assert (status, len(answer["found"])) == ((1, 3) if token else (0, 0))
+        assert [(one["where"], one["found"]) for one in kept] == [
+            ("records", []),
+            ("payloads", []),
+            ("serve.log", []),
+        ]
+        assert all(one["bytes"] for one in kept if one["where"] != "payloads")
+        assert (told["verdict"], told["recorded"], len(told["planted"])) == (verdict, True, 9)
+        assert seen_in(kept_bytes(stack), canaries_of(told["seed"])) == []
+
+
+def test_a_canary_run_finds_what_a_target_gives_away_and_what_was_masked_not(stack: Stack, tmp_path: Path):
+    known = tmp_path / "known"
+    known.write_text("held.by.target@birds.example\n")
+    stack.upstream.on("GET", "/held", json_reply({"a": "held.by.target@birds.example"}))
+    for group, status, masked in (("readers", 0, 1), ("plain", 1, 0)):
+        got, told = canary_run(
+            stack, "--url", f"http://{stack.address}/held", "--method", "GET", "--known", str(known),
+            token=stack.token("rita", groups=[group]),
+        )  # fmt: skip
+        assert (got, told["masked"], told["known"]) == (status, masked, 1)
+        assert told["looked"][0]["found"] == ([] if masked else ["value 1 in answer"])
+        assert "held.by.target" not in str(told)
+
+
+def test_a_request_that_passes_the_gateway_by_is_no_proof(stack: Stack):
+    stack.upstream.on("POST", "/notes", json_reply({}))
+    status, told = canary_run(stack, "--url", f"http://{stack.upstream.address}/notes", "--wait", "1")
+    assert (status, told["recorded"], told["exchange"]) == (1, False, "")
+
+
+def test_where_nothing_answers_there_is_no_run(stack: Stack):
+    before = sum(r["kind"] == "evidence.canary" for r in stack.records())
+    given = ("--config", str(stack.config_path), "--url", f"http://127.0.0.1:{free_port()}/")
+    assert stack.cli("evidence", "canary", *given, check=False).returncode == 3
+    assert sum(r["kind"] == "evidence.canary" for r in stack.records()) == before
 
 
 def test_no_token_and_no_credential_is_kept(stack: Stack):

@@ -16,6 +16,7 @@ from playwright.sync_api import Request
 
 from extproc.demo.mariadb import MISSING, is_here
 from extproc.demo.mysql_story import NOT_HERE
+from extproc.ledger.canary import canaries_of, seen_in
 from tests.support.browser import CONTRAST, WIDER, Watched, launched, need_chromium
 from tests.support.packets import check_numbers, files_of, tables_of
 
@@ -74,6 +75,8 @@ def test_the_whole_story_plays_and_ends_well(played: tuple[str, Path]) -> None:
         "the grant counts: 2 of 3 are used",
         *(MYSQL if is_here() else ()),
         "the ledger verifies",
+        "no canary of a GET turned up where it must not",
+        "no canary of a POST turned up where it must not",
         "bare Python verifies it, without extproc",
     ):
         assert f"✓ {promise}" in story or f"✓ and {promise}" in story
@@ -108,6 +111,18 @@ def test_every_number_of_its_page_is_computed_again(packet: bytes) -> None:
     tables = tables_of(packet)
     assert {row["target"] for row in tables["exchanges"]} >= {"customers-api", "orders-db"}
     assert tables["approvals"] and tables["masking"] and tables["refusals"] and tables["policies"]
+    canaries = tables["canaries"]
+    assert {row["looked_in"] for row in canaries} == {"answer", "records", "payloads", "serve.log"}
+    assert {(row["verdict"], row["planted"], row["found"], row["recorded"]) for row in canaries} == {
+        ("allow", 6, 0, True),
+        ("deny", 9, 0, True),
+    }
+    assert all(row["bytes"] for row in canaries)
+    # they can be made again from the seed, and are nowhere in the packet
+    everything = b"".join(files_of(packet).values())
+    made = [one for row in canaries for one in canaries_of(row["seed"])]
+    assert len({one.value for one in made}) == 18
+    assert seen_in(everything, tuple(made)) == []
 
 
 def _note(asked: list[str], request: Request) -> None:

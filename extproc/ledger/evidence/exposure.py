@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from extproc.ledger.evidence.approvals import Row
-from extproc.ledger.evidence.period import Period, is_blind
+from extproc.ledger.evidence.period import Period, is_blind, of_kind
 
 
 def masking(period: Period) -> list[Row]:
@@ -56,3 +56,35 @@ def inventory(period: Period) -> list[Row]:
             row["inspected"] += exchange.response.get("inspected") == "full"
             row["not_inspected"] += is_blind(exchange)
     return [found[key] for key in sorted(found)]
+
+
+CANARY_COLUMNS = (
+    "at", "target", "verdict", "planted", "known", "masked", "looked_in", "bytes", "found", "what", "recorded", "seed",
+    "exchange", "record",
+)  # fmt: skip
+
+
+def canaries(period: Period) -> list[Row]:
+    """Every place in which a run looked for its canaries."""
+    rows: list[Row] = []
+    for line in of_kind(period.lines, "evidence.canary"):
+        told = line.fields
+        kept = {
+            name: told.get(name, "")
+            for name in ("target", "verdict", "known", "masked", "recorded", "seed", "exchange")
+        }
+        for looked in told.get("looked", ()):
+            found = [str(one) for one in looked.get("found", ())]
+            rows.append(
+                {
+                    "at": line.at,
+                    **kept,
+                    "planted": len(told.get("planted", ())),
+                    "looked_in": str(looked.get("where", "")),
+                    "bytes": looked.get("bytes", 0),
+                    "found": len(found),
+                    "what": ", ".join(found),
+                    "record": f"{line.writer}:{line.seq}",
+                }
+            )
+    return rows

@@ -40,6 +40,10 @@ _SHOWN: Mapping[str, tuple[str, ...]] = {
     "privileged": ("at", "principal", "target", "request", "why", "verdict", "hold", "record"),
     "shared": TABLES["shared"].columns,
     "masking": TABLES["masking"].columns,
+    "canaries": (
+        "at", "target", "verdict", "planted", "known", "masked", "looked_in", "bytes", "found", "what", "recorded",
+        "record",
+    ),
     "inventory": (
         "target", "what", "name", "exchanges", "with_masks", "inspected", "not_inspected", "owner", "classification",
     ),

@@ -154,6 +154,12 @@ TABLES: dict[str, Table] = {
         "one kind of data at one target",
         exposure.masking,
     ),
+    "canaries": Table(
+        "Canaries",
+        exposure.CANARY_COLUMNS,
+        "one place in which the made-up secrets of a run were looked for",
+        exposure.canaries,
+    ),
     "inventory": Table(
         "Inventory",
         (
