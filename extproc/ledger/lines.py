@@ -241,10 +241,10 @@ def _refuse_fractions(kind: str, values: Any) -> None:
         shape = type(value)
         if shape is str or shape in _WHOLE:
             continue
-        if shape is dict:
-            _refuse_fractions(kind, value.values())
-        elif shape is list or shape is tuple:
-            _refuse_fractions(kind, value)
+        if shape is dict or shape is list or shape is tuple:
+            parts = value.values() if shape is dict else value
+            if not _WHOLE.issuperset(map(type, parts)):  # nearly always it is: one call for all of them
+                _refuse_fractions(kind, parts)
         elif shape is float:
             raise RecordError(f"{kind}: holds a float")
         elif not _is_plain_enum(value):

@@ -186,7 +186,8 @@ class HttpExchange:
         """
         if self.stage in (Stage.DONE, Stage.RESPONDING):
             return PASS
-        if 100 <= status_code(headers) < 200 and status_code(headers) != 101:
+        code = status_code(headers)
+        if 100 <= code < 200 and code != 101:
             return PASS  # an interim response (RFC 9110 §15.2) is not the answer
         local = self.stage is not Stage.FORWARDED
         if local and from_upstream:

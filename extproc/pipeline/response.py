@@ -385,6 +385,8 @@ class ResponseSide:
     ) -> HeaderChange:
         """Obligations, masked header values, and framing that fits a changed body."""
         owed = self.owed.response_headers
+        if self._masker is None and not changed:
+            return owed
         put, remove = list(owed.set), list(owed.remove)
         if self._fields is None or self._fields[0] is not self._masker:
             found: dict[str, int] = {}
@@ -402,7 +404,13 @@ class ResponseSide:
 def status_code(headers: Headers) -> int:
     """The response's status; 0 when it has none."""
     status = headers.get(":status")
+    known = _CODES.get(status)
+    if known is not None:
+        return known
     return int(status) if status.isascii() and status.isdigit() else 0
+
+
+_CODES = {str(code): code for code in range(100, 600)}
 
 
 WITHHELD: dict[str, str] = {

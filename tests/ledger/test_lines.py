@@ -106,6 +106,32 @@ def test_what_has_no_canonical_form_is_refused_and_moves_nothing(fields):
     assert "xxx" not in str(refusal.value)
 
 
+def holds_a_float(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(holds_a_float, value.values()))
+    return any(map(holds_a_float, value)) if isinstance(value, list | tuple) else isinstance(value, float)
+
+
+@given(
+    st.dictionaries(
+        names,
+        st.recursive(
+            st.none() | st.booleans() | whole_numbers | texts | st.floats(),
+            lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(texts, inner),
+            max_leaves=8,
+        ),
+        max_size=4,
+    )
+)
+def test_a_float_is_refused_wherever_it_stands_and_nothing_else_is(fields):
+    chain = Chain("w")
+    if holds_a_float(fields):
+        with pytest.raises(RecordError):
+            chain.encode("intent", AT, fields)
+    else:
+        assert chain.encode("intent", AT, fields).endswith(b"}\n")
+
+
 def test_nesting_too_deep_is_refused():
     value: object = 1
     for _ in range(2000):

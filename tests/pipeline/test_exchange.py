@@ -17,6 +17,7 @@ from extproc.domain.steps import BodyMode, Forward, NeedBody, NeedKeys, Refuse, 
 from extproc.domain.terms import GrantTerms
 from extproc.pipeline import HoldSettled
 from extproc.pipeline.exchange import Stage
+from extproc.pipeline.response import status_code
 from tests.support.governed import (
     CREDENTIAL,
     NOW,
@@ -716,3 +717,19 @@ def test_without_a_response_an_echoed_credential_is_owned_up_to(plan, degraded):
     assert [record.kind for record in step.records] == ["intent", "outcome"]
     assert step.records[1].fields.get("degraded") == degraded
     assert step.records[1].fields["end"] == "unseen"
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        pytest.param("200", 200, id="ordinary"),
+        pytest.param("599", 599, id="the last that is known"),
+        pytest.param("600", 600, id="beyond"),
+        pytest.param("0204", 204, id="with a zero before"),
+        pytest.param("", 0, id="none"),
+        pytest.param("-20", 0, id="a sign"),
+        pytest.param("\u00b200", 0, id="a digit of another script"),
+    ],
+)
+def test_a_status_is_read_as_a_number(status, code):
+    assert status_code(Headers(((":status", status),))) == code
