@@ -24,6 +24,7 @@ from extproc.adapters.ledger_reader import (
     read_end,
 )
 from extproc.domain.metric import Family, gauge, total
+from extproc.ledger.accounting import Account, accounts
 from extproc.ledger.checkpoint import Checkpoint, CheckpointError, parse_checkpoint
 from extproc.ledger.lines import parse_time
 from extproc.ledger.note import NoteError, parse_note
@@ -163,11 +164,10 @@ def _exporter(cursor: Path, sizes: dict[str, int]) -> Iterator[Family]:
         ("extproc_spans_unreadable_total", "unreadable", "Records that no span could be made of."),
     ):
         yield total(name, text, (), {(): int(state.get(member, 0))})
-    writers = state.get("writers")
-    kept = writers if isinstance(writers, dict) else {}
-    read = {name: int(place.get("records", place.get("segment", 0))) for name, place in kept.items()}
-    lag = sum(max(0, size - read.get(name, 0)) for name, size in sizes.items())
-    yield gauge("extproc_exporter_lag_records", "Records the exporter has not delivered yet.", (), {(): lag})
-    waiting = sum(len(place.get("open", ())) for place in kept.values())
+    found = sum(accounts(sizes, state).values(), Account())
+    text = "Records the exporter has not read yet."
+    yield gauge("extproc_exporter_lag_records", text, (), {(): found.behind})
     text = "Records of exchanges and holds that the exporter waits to see the end of."
-    yield gauge("extproc_exporter_open_records", text, (), {(): waiting})
+    yield gauge("extproc_exporter_open_records", text, (), {(): found.open})
+    text = "Records that stand in no span that arrived, though they should: always 0."
+    yield gauge("extproc_spans_missing_records", text, (), {(): found.lost})

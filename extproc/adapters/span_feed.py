@@ -22,8 +22,9 @@ from extproc.adapters.ledger_reader import (
     list_writers,
     read_line_at,
 )
+from extproc.ledger.accounting import accounts
 from extproc.ledger.checkpoint import CheckpointError, parse_checkpoint
-from extproc.ledger.join import Joiner
+from extproc.ledger.join import Joiner, is_spanless
 from extproc.ledger.lines import RecordError, parse_line
 from extproc.ledger.note import NoteError, parse_note, split_notes
 from extproc.ledger.spans import SpanView, checkpoint_span
@@ -48,6 +49,13 @@ class _Follow:
     tail: WriterTail
     records: int = 0
     """Records read so far."""
+    shown: int = 0
+    """Of these, how many stand in spans that were delivered."""
+    sampled_out: int = 0
+    spanless: int = 0
+    """Records that become no span by design, or that could not be read."""
+    lost: int = 0
+    """Of these, how many were told to be in no span."""
     ended: bool = False
     damaged: bool = False
 
@@ -72,6 +80,7 @@ class SpanFeed:
         self._writers: dict[str, _Follow] = {}
         self._checkpoint_offset = 0
         self._restored: list[SpanView] = []
+        self._unsaved = False
         self.counts = Counts()
         self._load()
 
@@ -89,6 +98,23 @@ class SpanFeed:
         batch += self._read_checkpoints()
         return batch
 
+    def delivered(self, view: SpanView) -> None:
+        """The collector took this span."""
+        self.counts.exported += 1
+        for writer in view.writers:
+            self._writers[writer].shown += 1
+
+    def left_out(self, view: SpanView) -> None:
+        """Sampling keeps this span back."""
+        self.counts.sampled_out += 1
+        for writer in view.writers:
+            self._writers[writer].sampled_out += 1
+
+    @property
+    def has_moved(self) -> bool:
+        """Something was read since the last `save`: what is open, or becomes no span, has moved as well."""
+        return self._unsaved
+
     def save(self) -> None:
         """Everything given out so far was delivered. Raises OSError."""
         writers: dict[str, dict[str, Any]] = {
@@ -96,11 +122,15 @@ class SpanFeed:
                 "segment": follow.tail.place.segment,
                 "offset": follow.tail.place.offset,
                 "records": follow.records,
+                "shown": follow.shown,
+                "sampled_out": follow.sampled_out,
+                "spanless": follow.spanless,
             }
             for name, follow in self._writers.items()
         }
         for writer, place in self._joiner.open_places():
             writers[writer].setdefault("open", []).append([place.segment, place.offset])
+        self._check(writers)
         state = {
             "version": 1,
             "exported": self.counts.exported,
@@ -117,6 +147,14 @@ class SpanFeed:
             file.flush()
             os.fsync(file.fileno())
         part.replace(self._cursor)
+        self._unsaved = False
+
+    def _check(self, writers: dict[str, dict[str, Any]]) -> None:
+        """Tell, once for each number, of records that are read and in no span: there should be none."""
+        for name, found in accounts({}.fromkeys(writers, 0), {"writers": writers}).items():
+            if found.lost != self._writers[name].lost:
+                self._writers[name].lost = found.lost
+                log.error("telemetry.lost", writer=name, records=found.lost)
 
     def close(self) -> None:
         """Let go of all files."""
@@ -137,6 +175,7 @@ class SpanFeed:
         for line in lines:
             batch += self._take(name, line.data, line.place)
         follow.records += len(lines)
+        self._unsaved |= bool(lines)
         if not lines and not running:
             follow.ended = True
             follow.tail.close()
@@ -147,7 +186,11 @@ class SpanFeed:
             line = parse_line(data)
         except RecordError as trouble:
             self.counts.unreadable += 1
+            self._writers[writer].spanless += 1
             log.error("telemetry.no_record", writer=writer, offset=place.offset, error=str(trouble))
+            return
+        if is_spanless(line):
+            self._writers[writer].spanless += 1
             return
         yield from self._joiner.take(line, LinePlace(writer, place))
 
@@ -203,7 +246,12 @@ class SpanFeed:
                 continue  # purged
             start = Position(int(kept["segment"]), int(kept["offset"]))
             records = int(kept.get("records", start.segment))
-            self._writers[name] = _Follow(WriterTail(self._directory / name, start), records)
+            follow = _Follow(WriterTail(self._directory / name, start), records)
+            # a cursor of an older version: what it read is taken as delivered
+            follow.shown = int(kept.get("shown", max(0, records - len(kept.get("open", ())))))
+            follow.sampled_out = int(kept.get("sampled_out", 0))
+            follow.spanless = int(kept.get("spanless", 0))
+            self._writers[name] = follow
             reopened += [(name, Position(int(at[0]), int(at[1]))) for at in kept.get("open", ())]
         lines = []
         for name, place in reopened:

@@ -179,7 +179,7 @@ class TelemetryExporter:
         self._ratio = ratio
         self._batch = batch
         self._clock = clock
-        self._left: list[ReadableSpan] = []
+        self._left: list[SpanView] = []
         self._reachable = True
         self._fits = batch
         self.failures = 0
@@ -195,15 +195,21 @@ class TelemetryExporter:
         if not self._left:
             views = self._feed.next_batch(self._batch, self._clock())
             if not views:
+                if self._feed.has_moved:
+                    self._feed.save()
                 return False
-            kept = [view for view in views if self._is_kept(view)]
-            self._feed.counts.sampled_out += len(views) - len(kept)
-            self._left = [self._builder.build(view) for view in kept]
+            for view in views:
+                if self._is_kept(view):
+                    self._left.append(view)
+                else:
+                    self._feed.left_out(view)
         while self._left:
-            if not self._export(self._left[: self._fits]):
+            batch = self._left[: self._fits]
+            if not self._export([self._builder.build(view) for view in batch]):
                 return False
-            self._feed.counts.exported += len(self._left[: self._fits])
-            del self._left[: self._fits]
+            for view in batch:
+                self._feed.delivered(view)
+            del self._left[: len(batch)]
             self._fits = self._batch
         self._feed.save()
         return True

@@ -26,6 +26,7 @@ from extproc.commands.ledger_keys import rotate_key
 from extproc.commands.ledger_place import Place, config_option, dir_option, json_option
 from extproc.commands.ledger_retention import hold, purge
 from extproc.commands.ledger_ship import ship
+from extproc.commands.ledger_status import status
 from extproc.domain.display import escape_for_display
 from extproc.ledger import Line, NoteError, NoteKey, RecordError, Report, parse_key, parse_line
 from extproc.ledger.alone import VERIFIER
@@ -72,6 +73,7 @@ def verify(
 
 
 ledger.add_command(purge)
+ledger.add_command(status)
 ledger.add_command(hold)
 ledger.add_command(ship)
 ledger.add_command(rotate_key)

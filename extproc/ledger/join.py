@@ -41,12 +41,16 @@ class _OpenRequest(Generic[Place]):
 class _OpenHold(Generic[Place]):
     opened: Line
     places: list[Place]
-    votes: list[Line] = field(default_factory=list)
+    between: list[Line] = field(default_factory=list)
+    """Votes, and an emergency: the approval that follows says so; what else it says is in the request's record."""
     decided: Line | None = None
 
     @property
     def decision_id(self) -> str:
         return str(self.opened.fields.get("decision_id", ""))
+
+    def span(self, parent: SpanContext | None) -> SpanView:
+        return hold_span(self.opened, self.decided, self.between, parent)
 
 
 class Joiner(Generic[Place]):
@@ -70,8 +74,7 @@ class Joiner(Generic[Place]):
             yield self._take_outcome(line)
         elif line.kind.startswith("hold."):
             yield from self._take_hold(line, place)
-        elif line.kind != ACCESS or line.fields.get("coverage") != "joined":
-            # how a request of ours ended is in its own span already
+        else:
             yield record_span(line)
 
     def give_up(self, now_us: int, has_ended: Callable[[str], bool]) -> Iterator[SpanView]:
@@ -85,7 +88,7 @@ class Joiner(Generic[Place]):
             for hold in list(holds):
                 if hold.decided is not None and now_us - hold.decided.at_us >= PARENT_GRACE:
                     holds.remove(hold)
-                    yield hold_span(hold.opened, hold.decided, hold.votes, None)
+                    yield hold.span(None)
             if not holds:
                 del self._waiting[decision_id]
 
@@ -105,7 +108,7 @@ class Joiner(Generic[Place]):
         self._seen_requests.put(decision_id, context)
         self._requests[decision_id] = _OpenRequest(line, [place])
         for hold in self._waiting.pop(decision_id, ()):
-            yield hold_span(hold.opened, hold.decided, hold.votes, context)
+            yield hold.span(context)
 
     def _take_outcome(self, line: Line) -> SpanView:
         request = self._requests.pop(str(line.fields.get("decision_id", "")), None)
@@ -124,22 +127,25 @@ class Joiner(Generic[Place]):
             yield record_span(line, self._seen_holds.get(hold_id))
             return
         hold.places.append(place)
-        if line.kind == "hold.vote":
-            hold.votes.append(line)
+        if line.kind in ("hold.vote", "hold.break_glass"):
+            hold.between.append(line)
             return
-        if line.kind == "hold.break_glass":
-            return  # the approval that follows says so; what else it says is in the request's own record
         del self._holds[hold_id]
         hold.decided = line
         request = self._seen_requests.get(hold.decision_id)
         if request is not None or not hold.decision_id:
-            yield hold_span(hold.opened, line, hold.votes, request)
+            yield hold.span(request)
         else:
             self._waiting.setdefault(hold.decision_id, []).append(hold)
 
     def _hold_of(self, intent: Line) -> SpanContext | None:
         hold_id = hold_id_of(intent)
         return self._seen_holds.get(hold_id) if hold_id else None
+
+
+def is_spanless(line: Line) -> bool:
+    """How a request of ours ended, as Envoy tells it, is in that request's span already."""
+    return line.kind == ACCESS and line.fields.get("coverage") == "joined"
 
 
 class _Remembered:

@@ -37,7 +37,8 @@ class SpanContext:
 class SpanView:
     """One span. Times are microseconds since 1970; `error` is the status message if it failed.
 
-    `plain` spans are uneventful allows: the only ones that sampling may drop.
+    `plain` spans are uneventful allows: the only ones that sampling may drop. `writers` names the writer of each
+    record that the span shows, so that records and spans can be held against each other.
     """
 
     name: str
@@ -50,6 +51,7 @@ class SpanView:
     error: str | None = None
     links: tuple[SpanContext, ...] = ()
     plain: bool = False
+    writers: tuple[str, ...] = ()
 
 
 def context_of(line: Line) -> SpanContext:
@@ -118,13 +120,15 @@ def request_span(intent: Line | None, outcome: Line | None, hold: SpanContext | 
         error="outcome unknown" if outcome is None else error or None,
         links=(hold,) if hold is not None else (),
         plain=said.get("verdict") == "allow" and not eventful,
+        writers=tuple(line.writer for line in (intent, outcome) if line is not None),
     )
 
 
 def hold_span(
-    opened: Line, decided: Line | None, votes: Sequence[Line], parent: SpanContext | None
+    opened: Line, decided: Line | None, between: Sequence[Line], parent: SpanContext | None
 ) -> SpanView:
-    """A hold from its opening to its decision, under the request that opened it."""
+    """A hold from its opening to its decision, under the request that opened it; `between` are votes and the like."""
+    votes = [line for line in between if line.kind == "hold.vote"]
     context = hold_context(opened)
     same_trace = parent is not None and parent.trace_id == context.trace_id
     last = decided or opened
@@ -162,6 +166,7 @@ def hold_span(
         end_us=max(opened.at_us, last.at_us),
         attributes=attributes,
         links=links,
+        writers=tuple(line.writer for line in (opened, *between, decided) if line is not None),
     )
 
 
@@ -187,6 +192,7 @@ def record_span(line: Line, parent: SpanContext | None = None) -> SpanView:
         end_us=line.at_us,
         attributes=attributes,
         error=line.kind if failed else None,
+        writers=(line.writer,),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import signal
 import threading
@@ -208,3 +209,17 @@ def test_a_process_that_dies_takes_no_count_with_it(stack: Stack, scrape: Callab
 def test_without_the_setting_there_is_no_process_for_it(tmp_path: Path):
     with Stack(tmp_path) as plain:
         assert not plain.service_pids("metrics")
+
+
+def test_every_record_of_real_traffic_is_in_a_span_that_arrived(
+    stack: Stack, scrape: Callable[[], Samples], collector: Collector
+):
+    for _ in range(3):
+        assert stack.request("GET", "/customers").status == 200
+    eventually(lambda: where(scrape(), "extproc_exporter_lag_records") == 0, "the exporter to catch up")
+    assert where(scrape(), "extproc_spans_missing_records") == 0
+    told = json.loads(stack.cli("ledger", "status", "--config", str(stack.config_path), "--json").stdout)
+    assert told["spans_exported"] > 0
+    assert told["lost"] == 0
+    accounted = ("shown", "sampled_out", "spanless", "open", "behind")
+    assert sum(told[part] for part in accounted) == told["records"]
