@@ -128,8 +128,6 @@ def check_database(where: Place, target: Target) -> Iterator[Finding]:
     ):
         if not is_default:
             yield (*where, name), "is for HTTP targets"
-    if target.kind == "mysql" and target.record.response != "none":
-        yield (*where, "record", "response"), "rows of MySQL are not kept; their counts, sizes and masks are"
     upstream = target.upstream
     for name, is_default in (("host", upstream.host is None), ("protocol", upstream.protocol == "http1")):
         if not is_default:

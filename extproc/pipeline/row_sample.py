@@ -6,7 +6,8 @@ It sees the messages as they leave, so what was masked on the way stays masked. 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
@@ -19,12 +20,16 @@ from extproc.protocols.postgres.messages import HEAD, HEAD_BYTES, parse_data_row
 
 JSON_TYPES = (114, 3802)
 OMITTED = "[not recorded: binary value]"
+Shown = tuple[str | None, bool]
+"""A value's text, None for NULL, and whether it is JSON."""
+ReadRows = Callable[[bytearray, int, str], Iterator[tuple[int, Sequence[Shown]]]]
+"""Whole rows of what is held, from a position on, in this codec; each with the position behind it."""
 
 
 class RowSample:
-    """One statement's rows. `tap` is given every byte of DataRow and CopyData messages, in order."""
+    """One statement's rows. `tap` is given every byte of its rows as they are sent, in order."""
 
-    __slots__ = ("_columns", "_held", "_is_cut", "_limit", "_mac", "_masker", "_results", "_settled",
+    __slots__ = ("_held", "_is_cut", "_limit", "_mac", "_masker", "_names", "_read", "_results", "_settled",
                  "_shown", "codec", "size")  # fmt: skip
 
     def __init__(self, key: bytes, masker: Masker, limit: int, codec: str) -> None:
@@ -39,13 +44,15 @@ class RowSample:
         self._settled = 0
         self._shown = 0
         self._is_cut = False
-        self._columns: tuple[ResultColumn, ...] | None = None
+        self._names: list[str] = []
+        self._read: ReadRows = partial(_postgres_rows, ())
         self._results: list[dict[str, Any]] = []
 
-    def described(self, columns: Sequence[ResultColumn]) -> None:
-        """The rows that follow have these columns."""
+    def described(self, columns: Sequence[ResultColumn], read: ReadRows | None = None) -> None:
+        """The rows that follow have these columns. Without `read` they are Postgres' messages."""
         self._settle()
-        self._columns = tuple(columns)
+        self._names = [self._masked(column.name) for column in columns]
+        self._read = read or partial(_postgres_rows, tuple(columns))
 
     def tap(self, data: bytes) -> None:
         """Bytes that go to the client."""
@@ -73,43 +80,19 @@ class RowSample:
     def _settle(self) -> None:
         """Whole messages become rows; one that was not kept whole is left out, for half a value cannot be masked."""
         rows: list[list[str | None]] = []
-        for kind, body in _messages(self._held, self._settled):
-            self._settled += HEAD_BYTES + len(body)
-            row: list[str | None]
-            row = self._row(body) if kind == b"D" else [self._masked(self._text(body.rstrip(b"\n")))]
+        for end, values in self._read(self._held, self._settled, self.codec):
+            self._settled = end
+            row = [
+                text if text is None or text == OMITTED else self._masked(text, is_json=is_json)
+                for text, is_json in values
+            ]
             self._shown += sum(len(value or "") for value in row)
             if self._shown > self._limit:  # what stands for a value may be longer than the value
                 self._is_cut = True
                 break
             rows.append(row)
         if rows:
-            names = [self._masked(column.name) for column in self._columns or ()]
-            self._results.append({"columns": names, "rows": rows} if names else {"rows": rows})
-
-    def _row(self, body: bytes) -> list[str | None]:
-        try:
-            values = parse_data_row(body, int.from_bytes(body[:2], "big"))
-        except ProtocolError:
-            return [OMITTED]
-        columns = self._columns or ()
-        if len(columns) != len(values):
-            return [None if value is None else self._masked(self._text(value)) for value in values]
-        shown: list[str | None] = []
-        for column, value in zip(columns, values, strict=True):
-            text = read_parameter(column.type_oid, column.format, value, self.codec).text
-            if value is None:
-                shown.append(None)
-            elif text is None:
-                shown.append(OMITTED)
-            else:
-                shown.append(self._masked(text, is_json=column.type_oid in JSON_TYPES))
-        return shown
-
-    def _text(self, value: bytes) -> str:
-        try:
-            return value.decode(self.codec)
-        except UnicodeDecodeError:
-            return OMITTED
+            self._results.append({"columns": self._names, "rows": rows} if self._names else {"rows": rows})
 
     def _masked(self, text: str, *, is_json: bool = False) -> str:
         try:
@@ -118,6 +101,41 @@ class RowSample:
             return self._masker.text(text)[0].encode("utf-8", "replace").decode()
         except (MaskingError, UnicodeError) as error:
             return f"[not recorded: {getattr(error, 'code', 'unreadable')}]"
+
+
+def _postgres_rows(
+    columns: Sequence[ResultColumn], held: bytearray, at: int, codec: str
+) -> Iterator[tuple[int, Sequence[Shown]]]:
+    """DataRow and CopyData messages."""
+    for kind, body in _messages(held, at):
+        at += HEAD_BYTES + len(body)
+        if kind == b"D":
+            yield at, _postgres_row(columns, body, codec)
+        else:
+            yield at, [(text_of(body.rstrip(b"\n"), codec), False)]
+
+
+def _postgres_row(columns: Sequence[ResultColumn], body: bytes, codec: str) -> Sequence[Shown]:
+    try:
+        values = parse_data_row(body, int.from_bytes(body[:2], "big"))
+    except ProtocolError:
+        return [(OMITTED, False)]
+    if len(columns) != len(values):
+        return [(None if value is None else text_of(value, codec), False) for value in values]
+    shown: list[Shown] = []
+    for column, value in zip(columns, values, strict=True):
+        text = read_parameter(column.type_oid, column.format, value, codec).text
+        is_json = column.type_oid in JSON_TYPES
+        shown.append((OMITTED if text is None and value is not None else text, is_json))
+    return shown
+
+
+def text_of(value: bytes, codec: str) -> str:
+    """The value as text, or what stands in its place."""
+    try:
+        return value.decode(codec)
+    except UnicodeDecodeError:
+        return OMITTED
 
 
 def _messages(held: bytearray, at: int) -> Iterator[tuple[bytes, bytes]]:

@@ -25,6 +25,7 @@ from extproc.pipeline.database_steps import (
 from extproc.pipeline.governance import DatabasePlan
 from extproc.pipeline.listeners import ListenerPlan
 from extproc.pipeline.mysql_catalogue import MysqlCatalogues, Tables
+from extproc.pipeline.mysql_rows import mysql_rows
 from extproc.pipeline.statements import GovernedStatement
 from extproc.protocols.mysql import (
     ClientLeft,
@@ -332,7 +333,14 @@ class MysqlConversation(DatabaseConversation):
             return
         self._records += step.records
         if isinstance(step, Run):
-            self._wire.forward(number, rows=step.reads != "", note=self._texts.get(number))
+            statement = self._running.get(number)
+            sample = statement.sample if statement is not None else None
+            self._wire.forward(
+                number,
+                rows=step.reads != "" or sample is not None,
+                note=self._texts.get(number),
+                tap=sample.tap if sample is not None else None,
+            )
             return
         self._wire.deny(
             number,
@@ -373,6 +381,8 @@ class MysqlConversation(DatabaseConversation):
         ]
         mask = statement.rows(columns, self._wire.codec) if statement is not None else None
         self._count_masked(event.id)
+        if statement is not None and statement.sample is not None:
+            statement.sample.described(columns, mysql_rows(event.columns))
         if mask is None:
             self._wire.pass_rows(event.id)
             return

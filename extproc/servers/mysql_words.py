@@ -14,6 +14,7 @@ from extproc.pipeline.database_steps import (
     INVALID_PASSWORD,
     QUERY_CANCELED,
 )
+from extproc.pipeline.mysql_rows import BINARY_CHARSET
 from extproc.protocols.mysql import Column, Refusal
 from extproc.protocols.mysql import results as types
 
@@ -52,8 +53,6 @@ def refusal(
 
 TEXT, SMALL = 25, 23
 """What masks know as text, and as too small to hold anything that is looked for (pg_type.dat)."""
-_BINARY_CHARSET = 63
-_STRINGS = frozenset({14, 15, 247, 248, 249, 250, 251, 252, 253, 254})
 
 
 @noun(frozen=True, slots=True)
@@ -71,11 +70,11 @@ def value_kind(column: Column) -> tuple[int, int]:
     """The type that a column's values have for masks, and their format."""
     if column.type == types.JSON:
         return JSON, 0
-    if column.type in _STRINGS:
-        return (BYTEA, 1) if column.charset == _BINARY_CHARSET else (TEXT, 0)
+    if column.type in types.BYTE_STRINGS:
+        return (BYTEA, 1) if column.charset == BINARY_CHARSET else (TEXT, 0)
     if column.type in (types.DECIMAL, types.OLD_DECIMAL):
         return NUMERIC, 0
-    if column.type in (types.BIT, 255):
+    if column.type in (types.BIT, types.GEOMETRY):
         return BYTEA, 1
     if not column.is_binary:
         return INT8, 0

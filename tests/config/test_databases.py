@@ -157,11 +157,6 @@ def test_the_page_about_mysql_has_a_configuration(tmp_path: Path) -> None:
 
 
 MYSQL_MISTAKES = {
-    "rows kept": (
-        "    kind: mysql\n",
-        "    kind: mysql\n    record: {response: masked}\n",
-        "rows of MySQL are not kept",
-    ),
     "a key inside Envoy's TLS": (
         "target: db}",
         "target: db, rsa_key: k, tls: {certificate: c, key: k}}",

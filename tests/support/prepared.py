@@ -96,7 +96,11 @@ class Prepared:
 def _shown(value: bytes | None, column: Column) -> Any:
     if value is None:
         return None
-    return int.from_bytes(value, "little", signed=True) if column.type in (1, 2, 3, 8, 9) else value.decode()
+    return (
+        int.from_bytes(value, "little", signed=True)
+        if column.type in (1, 2, 3, 8, 9)
+        else value.decode(errors="backslashreplace")
+    )
 
 
 def _field_packet() -> Any:

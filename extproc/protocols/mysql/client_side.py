@@ -262,12 +262,12 @@ class ClientSide:
         self._session.to_server.append(build_packets(payload, 0))
         self._expect(run, sequence)
 
-    def forward(self, id: int, *, rows: bool, note: object) -> bool:
+    def forward(self, id: int, *, rows: bool, note: object, tap: Callable[[bytes], None] | None) -> bool:
         session, waiting = self._session, self._take(id)
         if waiting is None:
             return False
         run, made = waiting.run, waiting.run.prepared
-        run.wants_rows = rows
+        run.wants_rows, run.tap = rows, tap
         if run.kind == "parse" and made is not None:
             made.note = note
         if run.kind == "bound" and made is not None:

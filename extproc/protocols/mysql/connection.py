@@ -203,12 +203,20 @@ class MysqlConnection(Connection[Event]):
 
     # answers to StatementReceived. False: it is no longer waiting (client gone)
 
-    def forward(self, id: int, *, rows: bool = False, note: object = None) -> bool:
+    def forward(
+        self,
+        id: int,
+        *,
+        rows: bool = False,
+        note: object = None,
+        tap: Callable[[bytes], None] | None = None,
+    ) -> bool:
         """Let it go on. `rows` raises RowsDescribed for each of its result sets, otherwise rows pass untouched.
 
-        `note` comes back with every execution of what is prepared here.
+        `note` comes back with every execution of what is prepared here. `tap` is given every byte of rows that goes
+        to the client, as it goes.
         """
-        done = self._client.forward(id, rows=rows, note=note)
+        done = self._client.forward(id, rows=rows, note=note, tap=tap)
         self._go_on()
         return done
 

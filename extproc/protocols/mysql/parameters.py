@@ -91,13 +91,14 @@ def _parameter(kind: int, value: bytes, codec: str) -> BoundParameter:
     if kind & 0xFF == NULL:
         return BoundParameter(NULL, None, None)
     try:
-        text: str | None = _text(kind, value, codec)
+        text: str | None = value_text(kind, value, codec)
     except (ValueError, struct.error, IndexError):
         text = None
     return BoundParameter(kind & (UNSIGNED | 0xFF), value, text)
 
 
-def _text(kind: int, value: bytes, codec: str) -> str:
+def value_text(kind: int, value: bytes, codec: str) -> str:
+    """A value of the binary protocol as text. Raises ValueError, IndexError or struct.error where it is none."""
     number = kind & 0xFF
     if number in _INTEGERS:
         return str(int.from_bytes(value, "little", signed=not kind & UNSIGNED))

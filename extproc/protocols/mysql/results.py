@@ -9,6 +9,9 @@ from extproc.protocols.mysql.values import lenenc_bytes, malformed, read_bytes, 
 
 TINY, SHORT, LONG, FLOAT, DOUBLE, NULL, TIMESTAMP, LONGLONG, INT24 = 1, 2, 3, 4, 5, 6, 7, 8, 9
 DATE, TIME, DATETIME, YEAR, BIT, JSON, DECIMAL, OLD_DECIMAL = 10, 11, 12, 13, 16, 245, 246, 0
+GEOMETRY = 255
+BYTE_STRINGS = frozenset({14, 15, 247, 248, 249, 250, 251, 252, 253, 254})
+"""Types whose values are texts, or bytes where their character set is the binary one."""
 
 SIZES = {TINY: 1, SHORT: 2, YEAR: 2, LONG: 4, INT24: 4, FLOAT: 4, DOUBLE: 8, LONGLONG: 8}
 """Types with a fixed size in the binary protocol."""

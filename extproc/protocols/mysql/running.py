@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from extproc.domain.errors import ProtocolError
@@ -57,6 +58,8 @@ class Run:
     rows: int = 0
     affected: int = 0
     bytes_returned: int = 0
+    tap: Callable[[bytes], None] | None = None
+    """Is given every byte of its rows as they go to the client."""
     is_reset: bool = False
     """It makes the session new."""
 

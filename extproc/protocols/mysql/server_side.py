@@ -334,7 +334,7 @@ class ServerSide:
             self._show(run, raws)
             return True
         if count:
-            self._pass(self._buffer.take(size), count)
+            self._pass(run, self._buffer.take(size), count)
             run.rows += count
             run.bytes_returned += size
             return True
@@ -360,26 +360,32 @@ class ServerSide:
             raise ProtocolError("sequence", "packets came out of order")
         self._goes_on = self._rest == LONGEST
         run.bytes_returned += HEAD_BYTES + self._rest
-        self._pass(self._buffer.take(HEAD_BYTES), 1)
+        self._pass(run, self._buffer.take(HEAD_BYTES), 1)
 
     def _stream(self, run: Run) -> bool:
         if self._rest:
             data = self._buffer.take(self._rest)
             self._rest -= len(data)
-            self._session.to_client.append(data)
+            self._emit(run, data)
             return bool(data)
         if self._buffer.head() is None:
             return False
         self._begin_packet(run)
         return True
 
-    def _pass(self, data: bytes, count: int) -> None:
+    def _pass(self, run: Run, data: bytes, count: int) -> None:
         """Whole packets, or the header of one, on their way as they are but for the sequence id."""
         if self._sent != self._sequence:
             data = _renumbered(data, self._sent)
-        self._session.to_client.append(data)
+        self._emit(run, data)
         self._sequence = (self._sequence + count) & 0xFF
         self._sent = (self._sent + count) & 0xFF
+
+    def _emit(self, run: Run, data: bytes) -> None:
+        """Bytes of rows go to the client."""
+        self._session.to_client.append(data)
+        if run.tap is not None:
+            run.tap(data)
 
     def _show(self, run: Run, raws: list[tuple[bytes, int]]) -> None:
         columns = run.columns
@@ -411,7 +417,7 @@ class ServerSide:
         data = b"".join(out)
         run.rows += len(rows)
         run.bytes_returned += len(data)
-        self._session.to_client.append(data)
+        self._emit(run, data)
         self._answered()
 
     def decide_columns(self, id: int, *, read: bool) -> None:
