@@ -166,6 +166,11 @@ class Checkpointer:
             max(0, writer.size - writer.signed) for writer in self._writers.values() if writer.alarm is None
         )
 
+    @property
+    def signed_bytes(self) -> int:
+        """Size of the checkpoint log, all of it whole and on disk; may be asked from another thread."""
+        return self._log_size
+
     def look(self) -> bool:
         """Read what was added. True if there is more to read at once."""
         self._looks += 1

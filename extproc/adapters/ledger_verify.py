@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
+from itertools import zip_longest
 from pathlib import Path
 
 from extproc.adapters.ledger_payloads import Payloads
@@ -14,6 +16,8 @@ from extproc.adapters.ledger_reader import (
     read_payload_entry,
 )
 from extproc.ledger import NoteKey, Report, Segment, WriterFiles, verify
+from extproc.ledger.note import split_notes
+from extproc.ledger.report import Problem
 from extproc.ledger.sealing import KeyRing
 
 
@@ -39,6 +43,32 @@ def verify_directory(
 
     opener = Payloads(directory, ring).opened
     return verify(files, checkpoints, key, read_entry, thorough=thorough, opener=opener)
+
+
+def hold_against(witness: Path, log: Path, report: Report) -> None:
+    """Does the checkpoint log begin with what a witness has of it? What it has not yet is noted. Raises OSError."""
+    told, kept = witness.stat().st_size, log.stat().st_size if log.exists() else 0
+    same = _common(witness, log) if kept else 0
+    if same == told:
+        if told < kept:
+            report.notes.append(f"{kept - told} bytes of checkpoints that the witness has not seen")
+        return
+    with log.open("rb") if kept else BytesIO() as file:
+        number = len(split_notes(file.read(same))[0]) + 1
+    problem = "is not there" if same == kept else "is another"
+    report.add(Problem("witness", "", -1, f"checkpoint {number} of the witness {problem} in the ledger"))
+
+
+def _common(one: Path, two: Path) -> int:
+    """How many bytes two files begin with that are the same."""
+    same = 0
+    with one.open("rb") as first, two.open("rb") as second:
+        while mine := first.read(CHUNK):
+            theirs = second.read(len(mine))
+            if mine != theirs:
+                return same + next(at for at, (a, b) in enumerate(zip_longest(mine, theirs)) if a != b)
+            same += len(mine)
+    return same
 
 
 def _chunks_of(path: Path, size: int) -> Iterator[bytes]:

@@ -195,7 +195,7 @@ class Webhooks:
             return False
         if at > self._now():
             due[message_id] = at
-        elif await self._post(endpoint, message_id, message):
+        elif await post(endpoint, message_id, message, self._now(), self._transport):
             del due[message_id]
             await asyncio.to_thread(path.unlink, missing_ok=True)
             return True
@@ -214,18 +214,26 @@ class Webhooks:
         del self._due[endpoint.name][path.stem]
         log.error("webhook_is_dead", endpoint=endpoint.name, message=path.stem)
 
-    async def _post(self, endpoint: Endpoint, message_id: str, message: Mapping[str, Any]) -> bool:
-        body = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
-        headers = headers_of(endpoint, message_id, int(self._now()), body)
-        try:
-            async with (
-                asyncio.timeout(SECONDS),
-                httpx2.AsyncClient(transport=self._transport, follow_redirects=False) as client,
-                client.stream("POST", endpoint.url, content=body, headers=headers) as answer,
-            ):
-                return 200 <= answer.status_code < 300  # its body is not read
-        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError, TimeoutError):
-            return False
+
+async def post(
+    endpoint: Endpoint,
+    message_id: str,
+    message: Mapping[str, Any],
+    at: float,
+    transport: httpx2.AsyncBaseTransport | None = None,
+) -> bool:
+    """Send one signed message at `at` (Unix seconds); did the receiver take it?"""
+    body = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+    headers = headers_of(endpoint, message_id, int(at), body)
+    try:
+        async with (
+            asyncio.timeout(SECONDS),
+            httpx2.AsyncClient(transport=transport, follow_redirects=False) as client,
+            client.stream("POST", endpoint.url, content=body, headers=headers) as answer,
+        ):
+            return 200 <= answer.status_code < 300  # its body is not read
+    except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError, TimeoutError):
+        return False
 
 
 def _write(path: Path, text: str) -> None:

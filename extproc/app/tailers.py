@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,10 @@ import structlog
 from extproc.adapters.checkpoint_key import KeyChange, load_or_create_key
 from extproc.adapters.checkpointer import Checkpointer
 from extproc.adapters.control import Control
+from extproc.adapters.ledger_reader import CHECKPOINTS
 from extproc.adapters.telemetry import TelemetrySettings, is_enabled, open_exporter, read_environment
+from extproc.adapters.webhooks import Endpoint, key_of
+from extproc.adapters.witness import FileWitness, WebhookWitness, Witness, tell_witnesses
 from extproc.app.figures import tell_figures
 from extproc.config import Settings
 
@@ -31,10 +35,29 @@ async def run_checkpointer(settings: Settings, control: Control, stopping: async
     signer, change = load_or_create_key(path), KeyChange(path)
     exported = partial(exported_count, settings.state / CURSOR)
     checkpointer = Checkpointer(settings.ledger.directory, signer, exported=exported, change=change)
-    stop = threading.Event()
+    stop, signed_all = threading.Event(), asyncio.Event()
+    notes = settings.ledger.directory / CHECKPOINTS
+    telling = asyncio.create_task(
+        tell_witnesses(open_witnesses(settings), notes, lambda: checkpointer.signed_bytes, signed_all),
+        name="witnesses",
+    )
     await _follow(control, stopping, stop, asyncio.to_thread(checkpointer.run, stop))
+    signed_all.set()
+    await telling
     if checkpointer.alarms:
         log.critical("ledger.alarms", writers=[alarm.writer for alarm in checkpointer.alarms])
+
+
+def open_witnesses(settings: Settings) -> list[Witness]:
+    """Those of the settings. Raises ConfigError for a secret that is none."""
+    found: list[Witness] = []
+    for each in settings.ledger.witnesses:
+        if each.file is not None:
+            found.append(FileWitness(each.file))
+        elif each.secret is not None:
+            endpoint = Endpoint(each.name, each.url, key_of(each.secret.resolve()), frozenset())
+            found.append(WebhookWitness(endpoint, settings.state / "witnesses" / each.name, time.time))
+    return found
 
 
 def signing_key(settings: Settings) -> Path:

@@ -21,7 +21,7 @@ from extproc.adapters.ledger_reader import (
     list_writers,
 )
 from extproc.adapters.ledger_scan import raw_lines
-from extproc.adapters.ledger_verify import verify_directory
+from extproc.adapters.ledger_verify import hold_against, verify_directory
 from extproc.commands.ledger_keys import rotate_key
 from extproc.commands.ledger_place import Place, config_option, dir_option, json_option
 from extproc.commands.ledger_retention import hold, purge
@@ -44,10 +44,20 @@ def ledger() -> None:
 @dir_option
 @config_option
 @click.option("--key", help="The checkpoint public key, or a file that holds it. Get it from elsewhere.")
+@click.option(
+    "--witness",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A witness's copy of the checkpoints: the ledger's must begin with it.",
+)
 @click.option("--thorough", is_flag=True, help="Also check that every line is in canonical form.")
 @json_option
 def verify(
-    directory: Path | None, config: Path | None, key: str | None, thorough: bool, as_json: bool
+    directory: Path | None,
+    config: Path | None,
+    key: str | None,
+    witness: Path | None,
+    thorough: bool,
+    as_json: bool,
 ) -> None:
     """Recompute every hash, link, tree, signature and payload commitment.
 
@@ -58,6 +68,8 @@ def verify(
     trusted, own_key = _find_key(place, key)
     try:
         report = verify_directory(place, trusted, thorough=thorough, ring=where.ring())
+        if witness is not None:
+            hold_against(witness, place / CHECKPOINTS, report)
     except OSError as failure:
         click.echo(f"{place}: {failure.strerror}", err=True)
         sys.exit(3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urlsplit
 
-from extproc.config.console_checks import check_console, check_webhooks
+from extproc.config.console_checks import check_console, check_webhooks, check_witnesses
 from extproc.config.database_checks import check_database, check_database_listener, check_filtered
 from extproc.config.document import Place
 from extproc.config.findings import Finding, exposure, is_reserved, socket_path, twice
@@ -322,6 +322,7 @@ _PARTS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _approvals,
     check_console,
     check_webhooks,
+    check_witnesses,
     _limits,
     _rest,
 )

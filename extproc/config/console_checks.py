@@ -1,4 +1,4 @@
-"""The console and webhooks: over https or on this machine alone; the console for who may come to the API as well."""
+"""The console, webhooks and witnesses: over https or on this machine alone; the console for who may use the API too."""
 
 from __future__ import annotations
 
@@ -22,6 +22,24 @@ def check_webhooks(settings: Settings) -> Iterator[Finding]:
     for number, webhook in enumerate(webhooks):
         where: Place = ("approvals", "webhooks", number, "url")
         yield from https(where, webhook.url, webhook.insecure_loopback)
+
+
+def check_witnesses(settings: Settings) -> Iterator[Finding]:
+    """`ledger.witnesses`: each a file elsewhere or a URL, told over https alone, under a name of its own."""
+    witnesses = settings.ledger.witnesses
+    yield from twice(("ledger", "witnesses"), [witness.name for witness in witnesses])
+    for number, witness in enumerate(witnesses):
+        where: Place = ("ledger", "witnesses", number)
+        if (witness.file is None) == (not witness.url):
+            yield where, "is a file or a url"
+        elif witness.file is not None:
+            inside = (settings.state, settings.ledger.directory)
+            if any(witness.file.resolve().is_relative_to(place.resolve()) for place in inside):
+                yield (*where, "file"), "is beside what it is to witness: keep it on another disk or machine"
+        else:
+            yield from https((*where, "url"), witness.url, witness.insecure_loopback)
+            if witness.secret is None:
+                yield (*where, "secret"), "is missing: messages are signed"
 
 
 def check_console(settings: Settings) -> Iterator[Finding]:

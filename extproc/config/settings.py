@@ -658,6 +658,20 @@ class Encryption(Branch, frozen=True, kw_only=True):
     ]
 
 
+class Witness(Branch, frozen=True, kw_only=True):
+    """Somebody outside who keeps checkpoints: a file on another disk or machine, or a receiver of signed messages."""
+
+    name: Annotated[Name, about("Unique name.")]
+    file: Annotated[Path | None, about("A copy of the checkpoint log that only grows; outside `state`.")] = (
+        None
+    )
+    url: Annotated[Text, about("Where the newest checkpoint is posted (Standard Webhooks); https.")] = ""
+    secret: Annotated[
+        SecretRef | None, about("For `url`: `whsec_` and base64 of at least 24 bytes; signs every message.")
+    ] = None
+    insecure_loopback: Annotated[bool, about("Allow http on this machine.")] = False
+
+
 class Ledger(Branch, frozen=True, kw_only=True):
     """What happened, kept."""
 
@@ -668,6 +682,7 @@ class Ledger(Branch, frozen=True, kw_only=True):
     segment_bytes: Annotated[Size, about("A segment is closed at this size.")] = 64 * MIB
     encryption: Annotated[Encryption | None, about("Seals payloads; without it they are plain.")] = None
     ship: Annotated[Ship | None, about("Where copies go.")] = None
+    witnesses: Annotated[tuple[Witness, ...], about("Who is told each checkpoint.")] = ()
     retention: Annotated[
         tuple[Keep, ...], about("The first that is for a payload decides; without one it stays.")
     ] = ()
@@ -812,6 +827,9 @@ class Settings(Branch, frozen=True, kw_only=True):
             yield "console.one_time.code", self.console.one_time.code
         for number, webhook in enumerate(self.approvals.webhooks):
             yield f"approvals.webhooks[{number}].secret", webhook.secret
+        for number, witness in enumerate(self.ledger.witnesses):
+            if witness.secret is not None:
+                yield f"ledger.witnesses[{number}].secret", witness.secret
         if self.holds.postgres is not None:
             yield "holds.postgres", self.holds.postgres
         for place, reference in (

@@ -15,7 +15,7 @@ class Problem:
 
     `seq` is -1 where no record can be named. Codes: malformed, altered, missing, repeated, foreign, torn,
     rewritten, truncated, missing-writer, missing-segment, predecessor, signature, checkpoint, alarm,
-    payload-missing, payload-erased, payload-mismatch.
+    payload-missing, payload-erased, payload-mismatch, witness.
     """
 
     code: str

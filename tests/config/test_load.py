@@ -156,7 +156,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "list as text": (change("[{prefix: /, target: api}]", "all"), "routes: expected a list, got text"),
     "settings as list": (
         GOOD + "ledger: []\n",
-        "ledger: expected settings (directory, durability, segment_bytes, encryption, ship, retention)",
+        "ledger: expected settings (directory, durability, segment_bytes, encryption, ship, witnesses, retention)",
     ),
     "too many workers": (GOOD + "processor: {workers: 65}\n", "must be at most 64"),
     "odd choice": (
@@ -219,6 +219,30 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "unknown target": (
         change("target: api}", "target: apy}"),
         '4:75: listeners[0].routes[0].target: unknown target "apy"; did you mean "api"?',
+    ),
+    "witness of both kinds": (
+        GOOD + 'ledger: {witnesses: [{name: w, file: /x/y, url: "https://w.test"}]}\n',
+        "ledger.witnesses[0]: is a file or a url",
+    ),
+    "witness of no kind": (
+        GOOD + "ledger: {witnesses: [{name: w}]}\n",
+        "ledger.witnesses[0]: is a file or a url",
+    ),
+    "witness beside the ledger": (
+        GOOD + "ledger: {witnesses: [{name: w, file: state/copy}]}\n",
+        "ledger.witnesses[0].file: is beside what it is to witness",
+    ),
+    "witness without a secret": (
+        GOOD + 'ledger: {witnesses: [{name: w, url: "https://w.test"}]}\n',
+        "ledger.witnesses[0].secret: is missing: messages are signed",
+    ),
+    "witness over http": (
+        GOOD + 'ledger: {witnesses: [{name: w, url: "http://w.test", secret: {env: S}}]}\n',
+        "ledger.witnesses[0].url:",
+    ),
+    "witness twice": (
+        GOOD + "ledger: {witnesses: [{name: w, file: /x/y}, {name: w, file: /x/z}]}\n",
+        'ledger.witnesses[1].name: "w" is taken by witnesses[0]',
     ),
     "target twice": (
         change("identity:", '  - {name: api, upstream: {address: "unix:a"}}\nidentity:'),

@@ -85,3 +85,35 @@ def test_a_hold_is_told_with_a_link_that_decides_nothing(tmp_path: Path, receive
             within=10,
         )
         assert SECRET not in json.dumps(stack.records())
+
+
+def test_witnesses_are_told_of_checkpoints_and_find_a_ledger_that_was_cut_back(
+    tmp_path: Path, receiver: Receiver
+):
+    copy = tmp_path / "elsewhere"
+    notary = {
+        "name": "notary",
+        "url": f"http://127.0.0.1:{receiver.server_port}/x",
+        "insecure_loopback": True,
+    }
+    ledger = {
+        "witnesses": [{"name": "copy", "file": str(copy)}, {**notary, "secret": {"env": "HOOK_SECRET"}}]
+    }
+    (tmp_path / "stack").mkdir()
+    with Stack(tmp_path / "stack", settings={"ledger": ledger}, environment={"HOOK_SECRET": SECRET}) as stack:
+        assert stack.request("GET", "/customers", token=stack.token("ann")).status in (200, 403)
+        wait_until(lambda: copy.exists() and copy.stat().st_size > 0, what="a witness's copy", within=60)
+    log = stack.directory / "state" / "ledger" / "checkpoints.log"
+    assert copy.read_bytes() == log.read_bytes()  # told of the last one too, made as the service ended
+    verify = ("ledger", "verify", "--config", str(stack.config_path), "--witness", str(copy))
+    stack.cli(*verify)
+    before = copy.read_bytes()
+    log.write_bytes(before[: before.index(b"\n\n", before.index(b"\n\n") + 2) + 2])
+    assert log.stat().st_size < len(before)
+    found = stack.cli(*verify, check=False)
+    assert found.returncode == 1
+    assert "of the witness is not there in the ledger" in found.stdout
+    told = [Webhook(SECRET).verify(body, headers) for _, headers, body in receiver.got]
+    assert {each["type"] for each in told} == {"ledger.checkpoint"}
+    assert [status for status, _, _ in receiver.got] == [503, 204]
+    assert told[-1]["data"]["note"].encode() in before
