@@ -15,6 +15,7 @@ import warnings
 import zipfile
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -134,6 +135,17 @@ def fill_ledger(directory: Path, approver=ANN) -> None:
     by = {"uid": 7}
     approvals.append(Record("admin.refused", START + 8, {"by": BOT, "code": "self_approval", "hold": "h-4"}))
     approvals.append(Record("evidence.record_read", START + 8, {"by": by, "asked": "d1"}))
+    looked = [
+        {"where": "answer", "bytes": 9, "found": []},
+        {"where": "records", "bytes": 7, "found": []},
+    ]
+    approvals.append(
+        Record(
+            "evidence.canary",
+            START + 8,
+            {"by": by, "seed": "5e", "looked": looked, "known": 1, "recorded": True},
+        )
+    )
     for writer in (worker, approvals, supervisor):
         writer.close()
     checkpointer.close()
@@ -721,6 +733,38 @@ def test_a_packet_that_was_changed_and_hashed_anew_does_not_verify(whole, tmp_pa
     assert {problem.code for problem in report.problems} & codes, report.problems
     resigned = check(remake(files, signer=OTHER_KEY), tmp_path)
     assert {problem.code for problem in resigned.problems} & codes
+
+
+def other(value: Any) -> Any:
+    """Another value of the same type."""
+    if isinstance(value, bool) or value is None:
+        return not value
+    return value + 1 if isinstance(value, int) else f"{value}x"
+
+
+def told_of(rows: dict[str, list[Any]], files: dict[str, bytes], tmp_path: Path) -> list[str]:
+    """What is said of a packet whose tables say something else, in the sheets as well."""
+    report = check(remake({**files, **table_files(rows)}), tmp_path)
+    return [str(problem) for problem in report.problems if problem.code == "table"]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_no_column_of_any_table_can_say_something_else(whole, tmp_path, name):
+    """The last row that is there, each of its columns; and a row too many, one too few, and their order."""
+    files, tables = files_of(whole), tables_of(whole)
+    assert told_of(tables, files, tmp_path) == []
+    rows = tables[name]
+    for column in rows[-1] if rows else ():
+        if (name, column) == ("rules", "effect"):
+            continue  # it stands in the policies' text
+        changed = {**tables, name: [*rows[:-1], {**rows[-1], column: other(rows[-1][column])}]}
+        found = told_of(changed, files, tmp_path)
+        assert any(f"tables/{name}.jsonl" in problem for problem in found), (column, found)
+    invented = rows[-1] if rows else dict.fromkeys(TABLES[name].columns, "")
+    wrong = [[*rows, invented], rows[:-1], [*rows[1:], *rows[:1]]]
+    for made in wrong if len(rows) > 1 else wrong[:2] if rows else wrong[:1]:
+        found = told_of({**tables, name: made}, files, tmp_path)
+        assert any(f"tables/{name}.jsonl" in problem for problem in found)
 
 
 def test_an_old_checkpoint_cannot_pass_for_the_end_of_the_period(tmp_path):

@@ -18,15 +18,17 @@ from __future__ import annotations
 import argparse
 import base64
 import csv
+import difflib
 import hashlib
 import hmac
 import io
+import itertools
 import json
 import re
 import struct
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -449,6 +451,8 @@ class Checkpoint(NamedTuple):
     heads: list[Head]
     alarms: list[tuple[str, int, str]]
     key: Key | None
+    source: str
+    offset: int | None  # microseconds, of the clock
 
 
 def parse_checkpoint(text: bytes) -> Checkpoint:
@@ -504,6 +508,7 @@ def parse_checkpoint(text: bytes) -> Checkpoint:
     return Checkpoint(
         origin, number(index), hash_(previous), time, scope == "full", number(records), number(writers),
         hash_(writers_root), heads, alarms, parse_key(keys[0]) if keys else None,
+        source, None if offset == "unknown" else int(offset),
     )  # fmt: skip
 
 
@@ -1162,7 +1167,7 @@ def verify_packet(path: Path, key: Key | None, report: Report) -> None:
         checked = PacketLedger(packet, manifest["scope"], key, report)
         checked.check()
         _check_exchanges(packet, checked, report)
-        _check_approvals(packet, checked, report)
+        _check_tables(packet, manifest, checked, report)
         _check_sheets(packet, report)
         _check_custody(packet, manifest, checked, report)
     except (Bad, zipfile.BadZipFile) as bad:
@@ -1213,9 +1218,10 @@ class PacketLedger:
         self.covered: set[str] = set()  # writers of which a range reaches into the signed tree
         self.proof = packet.json("ledger/proof.json")
         self.last_time = ""  # of the checkpoint that the proof rests on
+        self.notes: dict[int, tuple[Note, Checkpoint]] = {}
 
     def check(self) -> None:
-        notes = self._notes()
+        notes = self.notes = self._notes()
         after = self._heads("after", notes)
         before = self._heads("before", notes)
         self._check_before(notes)
@@ -1359,7 +1365,7 @@ class PacketLedger:
         after: dict[str, Head],
         before: dict[str, Head],
     ) -> None:
-        writer, first, last = one["writer"], whole(one["first"]), whole(one["last"])
+        writer, first, last = str(one["writer"]), whole(one["first"]), whole(one["last"])
         if first > last:
             raise Bad("a range from %d to %d" % (first, last))
         absent = next((seq for seq in range(first, last + 1) if (writer, seq) not in hashes), None)
@@ -1453,8 +1459,6 @@ def _check_exchanges(packet: Packet, ledger: PacketLedger, report: Report) -> No
             continue
         first = named[0]
         where = first.writer, first.seq
-        if not _tells(row, named):
-            report.add("table", *where, "tables/exchanges.jsonl says something else than the record")
         decision = first.values.get("decision_id")
         if decision and len(named) == 1 and first.kind == "intent":
             if ends.get((first.writer, str(decision)), -1) > first.seq:
@@ -1469,89 +1473,13 @@ def _records_of(row: dict[str, Any], ledger: PacketLedger) -> list[Line]:
     for name, kind, digest in (("record", "intent", "hash"), ("outcome_record", "outcome", "outcome_hash")):
         if row[name]:
             writer, _, seq = str(row[name]).rpartition(":")
-            line = ledger.lines.get((writer, int(seq)))
+            line = ledger.lines.get((writer, int(seq) if seq.isascii() and seq.isdigit() else -1))
             if line is None or line.hash != row[digest] or line.kind != kind:
                 return []
             found.append(line)
     if len({(line.writer, line.values.get("decision_id", "")) for line in found}) > 1:
         return []
     return found
-
-
-def _tells(row: dict[str, Any], named: list[Line]) -> bool:
-    """Does the row say what its records say?"""
-    same = row["at"] == named[0].at and row["request"] == _asked(named)
-    for name in ("decision_id", "session_id", "target", "verdict", "code", "policy"):
-        same = same and row[name] == _text_of(named, name)
-    principal = _part_of(named, "principal")
-    for name, member in (
-        ("principal", "subject"),
-        ("issuer", "issuer"),
-        ("person", "person"),
-        ("kind", "kind"),
-    ):
-        same = same and row[name] == principal.get(member, "")
-    same = same and row["hold"] == _part_of(named, "hold").get("id", "")
-    rules = [rule for line in named for rule in line.values.get("rules", [])]
-    same = same and row["rules"] == " ".join(str(rule["rule"]) for rule in rules if not rule.get("shadow"))
-    outcome = named[-1].values if named[-1].kind == "outcome" else {}
-    same = same and row["executed"] == outcome.get("executed")
-    same = same and row["duration_us"] == outcome.get("duration_us", "")
-    return bool(same and row["end"] == (_text_of(named, "end") or "unknown"))
-
-
-def _text_of(named: list[Line], name: str) -> str:
-    found = (line.values.get(name) for line in named)
-    return next((value for value in found if isinstance(value, str)), "")
-
-
-def _part_of(named: list[Line], name: str) -> dict[str, Any]:
-    found = (line.values.get(name) for line in named)
-    return next((value for value in found if isinstance(value, dict)), {})
-
-
-def _asked(named: list[Line]) -> str:
-    """The statement's text, or method and path, or what else was done."""
-    statement, request = _part_of(named, "statement"), _part_of(named, "request")
-    if statement:
-        return str(statement.get("text", ""))
-    if request:
-        return "{} {}".format(request.get("method", ""), request.get("path", ""))
-    return _text_of(named, "operation")
-
-
-def _check_approvals(packet: Packet, ledger: PacketLedger, report: Report) -> None:
-    """The dossier names for every hold who asked and who agreed, as the records do, and no other hold."""
-    since, until = ledger.scope["from"], ledger.scope["to"]
-    asked: dict[str, str] = {}
-    agreed: dict[str, set[str]] = {}
-    for line in ledger.lines.values():
-        hold = line.values.get("hold")
-        if not (
-            line.kind.startswith(("hold.", "grant.")) and isinstance(hold, str) and since <= line.at < until
-        ):
-            continue
-        agreed.setdefault(hold, set())
-        if line.kind == "hold.opened":
-            asked[hold] = _person(line.values.get("requester"))
-        elif line.kind == "hold.vote" and line.values.get("vote") == "approve":
-            agreed[hold].add(_person(line.values.get("approver")))
-    rows: dict[str, dict[str, Any]] = {}
-    for row in packet.lines("tables/approvals.jsonl"):
-        name = str(row["hold"])
-        if name not in agreed:
-            report.add("table", "", -1, "tables/approvals.jsonl tells of %s, and no record does" % name)
-        if name in rows:
-            report.add("table", "", -1, "tables/approvals.jsonl tells of %s twice" % name)
-        rows[name] = row
-    for hold, people in sorted(agreed.items()):
-        report.count("holds")
-        known = rows.get(hold)
-        separate = asked[hold] not in people if hold in asked and people else None
-        if known is None or known["approvers"] != " ".join(sorted(people)):
-            report.add("table", "", -1, "tables/approvals.jsonl does not name who agreed to %s" % hold)
-        elif known["separate"] != separate or known["requester_person"] != asked.get(hold, ""):
-            report.add("table", "", -1, "tables/approvals.jsonl does not tell truly who asked for %s" % hold)
 
 
 def _check_sheets(packet: Packet, report: Report) -> None:
@@ -1614,6 +1542,802 @@ def _check_custody(packet: Packet, manifest: dict[str, Any], ledger: PacketLedge
         report.add("signature", "", -1, "the manifest is not signed by %s, which the ledger names" % str(key))
     elif place not in ledger.proven:
         report.unchecked.append("the exporter's key: its record is under no checkpoint yet")
+
+
+# --------------------------------------------------------------------------- the packet's tables, made again
+
+
+class Exchange(NamedTuple):
+    """A request or statement: what was asked and how it ended, of which one may be missing; Envoy's word on it."""
+
+    intent: Line | None
+    outcome: Line | None
+    access: Line | None
+
+    @property
+    def named(self) -> list[Line]:
+        return [line for line in (self.intent, self.outcome) if line is not None]
+
+    @property
+    def at(self) -> str:
+        return self.named[0].at
+
+    def text(self, name: str) -> str:
+        found = (line.values.get(name) for line in self.named)
+        return next((value for value in found if isinstance(value, str)), "")
+
+    def part(self, name: str) -> dict[str, Any]:
+        found = (line.values.get(name) for line in self.named)
+        return next((value for value in found if isinstance(value, dict)), {})
+
+    @property
+    def rules(self) -> list[dict[str, Any]]:
+        found = [line.values.get("rules") for line in self.named]
+        return [
+            rule for rules in found if isinstance(rules, list) for rule in rules if isinstance(rule, dict)
+        ]
+
+    @property
+    def response(self) -> dict[str, Any]:
+        found = self.outcome.values.get("response") if self.outcome is not None else None
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def asked(self) -> str:
+        """The statement's text, or method and path, or what else was done."""
+        statement, request = self.part("statement"), self.part("request")
+        if statement:
+            return str(statement.get("text", ""))
+        if request:
+            return "{} {}".format(request.get("method", ""), request.get("path", ""))
+        return self.text("operation")
+
+    @property
+    def is_blind(self) -> bool:
+        return self.response.get("inspected") in ("uninspected", "opaque")
+
+    @property
+    def tables(self) -> list[str]:
+        statement = self.part("statement")
+        return [*_texts(statement.get("tables_read")), *_texts(statement.get("tables_written"))]
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(one) for one in value] if isinstance(value, list) else []
+
+
+def _once(words: Any) -> str:
+    return " ".join(dict.fromkeys(str(word) for word in words))
+
+
+def _counted(value: Any) -> str:
+    return (
+        " ".join("%s=%s" % (name, value[name]) for name in sorted(value)) if isinstance(value, dict) else ""
+    )
+
+
+def _place(line: Line | None) -> str:
+    return "%s:%d" % (line.writer, line.seq) if line is not None else ""
+
+
+class Tables:
+    """What each table must say, computed from the records, payloads and checkpoints in the packet alone."""
+
+    def __init__(self, packet: Packet, manifest: dict[str, Any], ledger: PacketLedger) -> None:
+        self.packet, self.ledger = packet, ledger
+        self.since, self.until = ledger.scope["from"], ledger.scope["to"]
+        self.seed, self.sample_size = str(manifest["sample"]["seed"]), whole(manifest["sample"]["size"])
+        ordered = [ledger.lines[place] for place in sorted(ledger.lines)]
+        self.period = [line for line in ordered if self.since <= line.at < self.until]
+        self.lines = [
+            line for kind in ("policy.activated", "config.loaded") for line in self._in_force(ordered, kind)
+        ] + self.period
+        self.payloads = {
+            (str(one["writer"]), whole(one["seq"]), str(one["name"])): one["text"].encode("utf-8")
+            if "text" in one
+            else base64.b64decode(one["base64"])
+            for one in packet.lines("ledger/payloads.jsonl")
+        }
+        self.exchanges = self._exchanges()
+        self.rows = [self.exchange(one) for one in self.exchanges]
+
+    def _in_force(self, ordered: list[Line], kind: str) -> list[Line]:
+        """The last record of a kind from before the period."""
+        found: list[Line] = []
+        for line in ordered:
+            if line.kind == kind and line.at < self.since and (not found or found[0].at <= line.at):
+                found = [line]
+        return found
+
+    def _exchanges(self) -> list[Exchange]:
+        told: dict[str, Line] = {}
+        waiting: dict[tuple[str, str], Line] = {}
+        pairs: list[tuple[Line | None, Line | None]] = []
+        for line in self.period:
+            decision = str(line.values.get("decision_id", ""))
+            if line.kind == "intent":
+                waiting[line.writer, decision or line.hash] = line
+            elif line.kind == "outcome":
+                pairs.append((waiting.pop((line.writer, decision), None), line))
+            elif line.kind == "access":
+                name = next(
+                    (str(line.values[n]) for n in ("decision_id", "session_id") if line.values.get(n)), ""
+                )
+                told.setdefault(name, line)
+        pairs += [(line, None) for line in waiting.values()]
+        found = []
+        for intent, outcome in pairs:
+            one = Exchange(intent, outcome, None)
+            ended_by = one.text("session_id" if one.text("operation") else "decision_id")
+            found.append(one._replace(access=told.get(ended_by) if ended_by else None))
+        return sorted(found, key=lambda one: (one.at, one.named[0].writer, one.named[0].seq))
+
+    def payload(self, line: Line | None, name: str) -> bytes | None:
+        return self.payloads.get((line.writer, line.seq, name)) if line is not None else None
+
+    def payload_text(self, line: Line | None, name: str) -> str:
+        return (self.payload(line, name) or b"").decode("utf-8", "replace")
+
+    def of_kind(self, kind: str) -> list[Line]:
+        return [line for line in self.lines if line.kind == kind]
+
+    # ------------------------------------------------------------------ one method for each table
+
+    def exchange(self, one: Exchange) -> dict[str, Any]:
+        principal, statement, hold = one.part("principal"), one.part("statement"), one.part("hold")
+        response, outcome, intent = one.response, one.outcome, one.intent
+        grant = hold.get("grant")
+        codes = [response.get("code"), one.access.values.get("code") if one.access is not None else None]
+        return {
+            "at": one.at,
+            **{
+                name: one.text(name)
+                for name in ("decision_id", "session_id", "target", "protocol", "operation")
+            },
+            "principal": principal.get("subject", ""),
+            **{name: principal.get(name, "") for name in ("issuer", "person", "kind")},
+            "source": one.part("request").get("source") or one.part("connection").get("source", ""),
+            "verdict": one.text("verdict"),
+            "code": one.text("code"),
+            "rules": " ".join(str(rule.get("rule", "")) for rule in one.rules if not rule.get("shadow")),
+            "shadow_rules": " ".join(str(rule.get("rule", "")) for rule in one.rules if rule.get("shadow")),
+            "risk": intent.values.get("risk", 0) if intent is not None else "",
+            "policy": one.text("policy"),
+            "hold": hold.get("id", ""),
+            "grant": grant.get("id", "") if isinstance(grant, dict) else "",
+            "request": one.asked,
+            "tables": _once(one.tables),
+            "effects": _once(_texts(statement.get("effects"))),
+            "response_code": next((code for code in codes if isinstance(code, int) and code), ""),
+            "sqlstate": response.get("sqlstate", ""),
+            "executed": outcome.values.get("executed") if outcome is not None else None,
+            "end": one.text("end") or "unknown",
+            "reason": one.text("reason"),
+            "duration_us": outcome.values.get("duration_us", "") if outcome is not None else "",
+            "rows": response.get("rows", ""),
+            "bytes": response.get("bytes", response.get("size", "")),
+            "masks": _once(intent.values.get("masks", ())) if intent is not None else "",
+            "masked": _counted(response.get("masked")),
+            "residual": _counted(response.get("residual")),
+            "inspected": response.get("inspected", ""),
+            "degraded": _once(one.named[0].values.get("degraded", ())),
+            "trace_id": one.part("trace").get("trace_id", ""),
+            "record": _place(intent),
+            "hash": intent.hash if intent is not None else "",
+            "outcome_record": _place(outcome),
+            "outcome_hash": outcome.hash if outcome is not None else "",
+        }
+
+    def sample(self) -> list[dict[str, Any]]:
+        names = [
+            "at",
+            "decision_id",
+            "principal",
+            "target",
+            "verdict",
+            "code",
+            "request",
+            "rules",
+            "end",
+            "record",
+        ]
+        drawn = sorted(
+            (hashlib.sha256((self.seed + row["decision_id"]).encode("utf-8")).hexdigest(), at)
+            for at, row in enumerate(self.rows)
+        )
+        return [
+            {
+                "order": order,
+                "draw": draw,
+                **{name: self.rows[at][name] for name in names},
+                "kept_request": self.payload_text(self.exchanges[at].intent, "request"),
+                "kept_response": self.payload_text(self.exchanges[at].outcome, "response"),
+            }
+            for order, (draw, at) in enumerate(drawn[: self.sample_size], 1)
+        ]
+
+    def approvals(self) -> list[dict[str, Any]]:
+        moves: dict[str, list[Line]] = {}
+        for line in self.lines:
+            hold = line.values.get("hold")
+            if line.kind.startswith(("hold.", "grant.")) and isinstance(hold, str):
+                moves.setdefault(hold, []).append(line)
+        rows = [
+            self._approval(hold, sorted(found, key=lambda x: (x.at, x.seq))) for hold, found in moves.items()
+        ]
+        return sorted(rows, key=lambda row: (row["opened_at"], row["hold"]))
+
+    def _approval(self, hold: str, moves: list[Line]) -> dict[str, Any]:
+        opened = next((line for line in moves if line.kind == "hold.opened"), None)
+        fields = opened.values if opened is not None else {}
+        votes = [line for line in moves if line.kind == "hold.vote"]
+        agreed = [line.values.get("approver") for line in votes if line.values.get("vote") == "approve"]
+        against = {
+            _person(line.values.get("approver")) for line in votes if line.values.get("vote") != "approve"
+        }
+        people = {_person(one) for one in agreed}
+        ends = [
+            "hold." + word
+            for word in ["approved", "released", "denied", "expired", "abandoned", "void", "cancelled"]
+        ]
+        beside = ("hold.vote", "hold.break_glass", "hold.reviewed", "hold.review_overdue")
+        decided = next((line for line in moves if line.kind in ends), None)
+        states = [line.kind for line in moves if line.kind.startswith("hold.") and line.kind not in beside]
+        judged = opened is not None and bool(agreed)
+        asked = fields["requester"] if isinstance(fields.get("requester"), dict) else {}
+        used = [one for one in self.exchanges if one.part("hold").get("id", "") == hold]
+        enough = None
+        if judged and decided is not None and all(line.kind != "hold.break_glass" for line in moves):
+            enough = True
+            for due in fields.get("approvers", ()):
+                members = {
+                    _person(one) for one in agreed if due.get("group") in (one or {}).get("groups", ())
+                }
+                enough = enough and len(members) >= due.get("count", 1)
+        return {
+            "hold": hold,
+            "target": fields.get("target", ""),
+            "requester": asked.get("subject", ""),
+            "requester_person": _person(asked) if asked else "",
+            "rules": " ".join(str(rule) for rule in fields.get("rules", ())),
+            "quorum": " ".join(
+                "%s=%s" % (one.get("group"), one.get("count")) for one in fields.get("approvers", ())
+            ),
+            "opened_at": opened.at if opened is not None else "",
+            "decided_at": decided.at if decided is not None else "",
+            "state": states[-1][len("hold.") :] if states else "",
+            "approvers": " ".join(sorted(people)),
+            "against": " ".join(sorted(against)),
+            "reasons": "; ".join(str(line.values["reason"]) for line in votes if line.values.get("reason")),
+            "separate": _person(asked) not in people if judged else None,
+            "enough": enough,
+            "used_by": " ".join(one.text("decision_id") for one in used),
+            "executed": any(
+                bool(one.outcome is not None and one.outcome.values.get("executed")) for one in used
+            ),
+            "grant_uses": sum(line.kind == "grant.used" for line in moves),
+            "view": self.payload_text(opened, "view"),
+            "record": _place(opened if opened is not None else moves[0]),
+        }
+
+    def access(self) -> list[dict[str, Any]]:
+        groups: dict[tuple[str, str, str], list[Exchange]] = {}
+        for one in self.exchanges:
+            who = one.part("principal")
+            if who:
+                key = str(who.get("issuer", "")), str(who.get("subject", "")), one.text("target")
+                groups.setdefault(key, []).append(one)
+        rows = []
+        for (issuer, subject, target), found in sorted(groups.items()):
+            people = [one.part("principal") for one in found]
+            rows.append(
+                {
+                    "principal": subject,
+                    "issuer": issuer,
+                    "person": str(people[0].get("person", "")),
+                    "kind": str(people[0].get("kind", "")),
+                    "groups": _merged(who.get("groups", ()) for who in people),
+                    "target": target,
+                    "first": found[0].at,
+                    "last": max(one.at for one in found),
+                    "allowed": sum(one.text("verdict") == "allow" for one in found),
+                    "denied": sum(one.text("verdict") == "deny" for one in found),
+                    "held": sum("id" in one.part("hold") for one in found),
+                    "rules_used": _merged(
+                        [str(rule.get("rule")) for rule in one.rules if not rule.get("shadow")]
+                        if one.text("verdict") == "allow"
+                        else []
+                        for one in found
+                    ),
+                    "effects": _merged(one.part("statement").get("effects", ()) for one in found),
+                    "authentication": _merged(
+                        [f"{n}={who[n]}".replace(" ", "") for n in ("acr", "amr") if who.get(n)]
+                        for who in people
+                    ),
+                    "keep": "",
+                    "reviewer": "",
+                    "reviewed_on": "",
+                }
+            )
+        return rows
+
+    def rules(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Of the rules that matched; what else is granted stands in the policies' text."""
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        for one in self.exchanges:
+            for rule in one.rules:
+                key = str(rule.get("rule")), one.text("target")
+                row = rows.setdefault(key, {"matched": 0, "principals": "", "last_used": "", "errors": 0})
+                row["matched"] += 1
+                row["errors"] += bool(rule.get("errored"))
+                row["last_used"] = max(row["last_used"], one.at)
+                row["principals"] = _merged(
+                    [row["principals"].split(), [one.part("principal").get("subject", "")]]
+                )
+        return rows
+
+    def privileged(self) -> list[dict[str, Any]]:
+        names = [
+            "at",
+            "principal",
+            "person",
+            "target",
+            "request",
+            "verdict",
+            "code",
+            "hold",
+            "executed",
+            "decision_id",
+            "record",
+        ]
+        rows = []
+        for one, row in zip(self.exchanges, self.rows):
+            effects = one.part("statement").get("effects", ())
+            why = [effect for effect in ("admin", "ddl", "file", "network") if effect in effects]
+            risk = one.intent.values.get("risk", 0) if one.intent is not None else 0
+            why += (["risk %d" % risk] if risk >= 50 else []) + (["approval"] if one.part("hold") else [])
+            if why:
+                rows.append({"why": ", ".join(why), **{name: row[name] for name in names}})
+        return rows
+
+    def shared(self) -> list[dict[str, Any]]:
+        people: dict[str, set[str]] = {}
+        sources: dict[str, tuple[str, set[str]]] = {}
+        for one, row in zip(self.exchanges, self.rows):
+            who = one.part("principal")
+            if not who:
+                continue
+            name = "%s|%s" % (who.get("issuer", ""), who.get("subject", ""))
+            people.setdefault(name, set()).add(str(who.get("person", "")))
+            token, address = str(who.get("token_id", "")), str(row["source"]).rpartition(":")[0]
+            if token and address:
+                sources[token] = name, {*sources.get(token, ("", set()))[1], address}
+        signs = [(name, "several people", seen) for name, seen in sorted(people.items())]
+        signs += [
+            (name, "one token from several addresses", seen) for _, (name, seen) in sorted(sources.items())
+        ]
+        return [
+            {"identity": name, "sign": sign, "seen": " ".join(sorted(seen))}
+            for name, sign, seen in signs
+            if len(seen) > 1
+        ]
+
+    def masking(self) -> list[dict[str, Any]]:
+        found: dict[tuple[str, str], dict[str, int]] = {}
+        for one in self.exchanges:
+            for name in ("masked", "residual"):
+                counts = one.response.get(name)
+                for entity, number in counts.items() if isinstance(counts, dict) else ():
+                    blank = {"exchanges": 0, "masked": 0, "residual": 0}
+                    row = found.setdefault((one.text("target"), str(entity)), blank)
+                    row[name] += number
+                    row["exchanges"] += name == "masked"
+        return [
+            {"target": target, "entity": entity, **row} for (target, entity), row in sorted(found.items())
+        ]
+
+    def canaries(self) -> list[dict[str, Any]]:
+        names = (
+            "target", "verdict", "known", "masked", "recorded", "seed", "exchange",
+        )  # fmt: skip
+        return [
+            {
+                "at": line.at,
+                **{name: line.values.get(name, "") for name in names},
+                "planted": len(line.values.get("planted", ())),
+                "looked_in": str(looked.get("where", "")),
+                "bytes": looked.get("bytes", 0),
+                "found": len(looked.get("found", ())),
+                "what": ", ".join(str(one) for one in looked.get("found", ())),
+                "record": _place(line),
+            }
+            for line in self.of_kind("evidence.canary")
+            for looked in line.values.get("looked", ())
+        ]
+
+    def inventory(self) -> list[dict[str, Any]]:
+        found: dict[tuple[str, str, str], list[Exchange]] = {}
+        for one in self.exchanges:
+            names = [("table", table) for table in one.tables]
+            for what, name in names or [("route", str(one.part("request").get("route", "")))]:
+                if name:
+                    found.setdefault((one.text("target"), what, name), []).append(one)
+        return [
+            {
+                "target": target,
+                "what": what,
+                "name": name,
+                "first": seen[0].at,
+                "last": max(one.at for one in seen),
+                "exchanges": len(seen),
+                "allowed": sum(one.text("verdict") == "allow" for one in seen),
+                "with_masks": sum(bool(one.named[0].values.get("masks")) for one in seen),
+                "inspected": sum(one.response.get("inspected") == "full" for one in seen),
+                "not_inspected": sum(one.is_blind for one in seen),
+                "owner": "",
+                "classification": "",
+            }
+            for (target, what, name), seen in sorted(found.items())
+        ]
+
+    def refusals(self) -> list[dict[str, Any]]:
+        names = [
+            "at",
+            "principal",
+            "source",
+            "target",
+            "request",
+            "verdict",
+            "code",
+            "rules",
+            "trace_id",
+            "decision_id",
+            "record",
+        ]
+        return [
+            {name: row[name] for name in names} for row in self.rows if row["verdict"] in ("deny", "error")
+        ]
+
+    def exceptions(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        denied: dict[tuple[str, str, str], str] = {}
+        for one, row in zip(self.exchanges, self.rows):
+            verdict, first = row["verdict"], one.named[0].values
+            told = [("degraded", name) for name in first.get("degraded", ())]
+            told += [("not inspected", one.response["inspected"])] if one.is_blind else []
+            told += [("rule not evaluated", error) for error in first.get("errors", ())]
+            residual = one.response.get("residual")
+            told += [("found after masking", " ".join(str(name) for name in residual))] if residual else []
+            told += [("outcome unknown", "no outcome in the period")] if one.outcome is None else []
+            told += [(verdict, row["code"])] if verdict in ("error", "unseen") else []
+            asked = str(one.part("principal").get("subject", "")), row["target"], one.asked
+            if verdict == "deny":
+                denied[asked] = one.at
+            elif verdict == "allow" and asked in denied and not one.part("hold"):
+                told.append(("denied before, allowed later", "denied at " + denied.pop(asked)))
+            kept = {name: row[name] for name in ("principal", "target", "request", "decision_id", "record")}
+            rows += [{"at": one.at, "what": what, "detail": str(detail), **kept} for what, detail in told]
+        for line in self.lines:
+            if line.kind in ("admin.refused", "admin.child_died", "policy.refused"):
+                rows.append(_exception(line, line.kind, _detail(line), _who(line), ""))
+        rows += self._emergencies()
+        return sorted(rows, key=lambda row: (row["at"], row["record"]))
+
+    def _emergencies(self) -> list[dict[str, Any]]:
+        reviews = {str(line.values.get("hold")): line for line in self.of_kind("hold.reviewed")}
+        late = {str(line.values.get("hold")) for line in self.of_kind("hold.review_overdue")}
+        rows: list[dict[str, Any]] = []
+        told: set[str] = set()
+        for line in self.lines:
+            hold = str(line.values.get("hold"))
+            if line.kind not in ("hold.break_glass", "hold.review_overdue") or hold in told:
+                continue
+            told.add(hold)
+            review, by = reviews.get(hold), line.values.get("by") or line.values.get("requester")
+            detail = "%s: %s; review by %s" % (
+                hold, line.values.get("reason", ""), line.values.get("review_by", ""),
+            )  # fmt: skip
+            what = "break-glass without a review"
+            if review is not None:
+                is_just = review.values.get("justified") is True
+                what = "break-glass, reviewed" if is_just else "break-glass, not justified"
+                words = (review.values.get("by", ""), review.at, review.values.get("reason", ""))
+                detail += "; {} at {}: {}".format(*words)
+            detail += "; overdue" if hold in late else ""
+            who = str(by.get("subject", "")) if isinstance(by, dict) else ""
+            rows.append(_exception(line, what, detail, who, str(line.values.get("target", ""))))
+        return rows
+
+    def gaps(self) -> list[dict[str, Any]]:
+        ones, lines = self.exchanges, {(line.writer, line.seq): line for line in self.lines}
+        crashed = refused = 0
+        for line in self.of_kind("start"):
+            named = line.values.get("predecessor")
+            last = (
+                lines.get((str(named.get("writer")), named.get("seq", -1)))
+                if isinstance(named, dict)
+                else None
+            )
+            crashed += bool(line.values.get("torn") or (last is not None and last.kind != "stop"))
+        for line in self.of_kind("gap"):
+            number = line.values.get("refused_records")
+            refused += number if type(number) is int else 0
+        population = self.packet.lines("tables/population.jsonl")
+        coverage = [line.values.get("coverage", "") for line in self.of_kind("access")]
+        relayed = {
+            line.values.get("target")
+            for line in self.of_kind("access")
+            if line.values.get("coverage") == "unknown"
+        }
+        alone = [one for one in ones if one.access is None and one.text("operation") != "statement"]
+        parts = [part for one in ones for part in (one.part("statement"), one.response)]
+        first = [one.named[0].values for one in ones]
+        counted = {
+            "records refused while the ledger could not be written": refused,
+            "writers that ended without saying so": crashed,
+            "records under no checkpoint yet": sum(row["unsigned"] for row in population),
+            "records shown by their hash only": sum(row["in_period"] - row["shown"] for row in population),
+            "exchanges whose outcome is unknown": sum(one.outcome is None for one in ones),
+            "exchanges that nobody can be named for": sum(not one.part("principal") for one in ones),
+            "exchanges in a degraded mode": sum(bool(values.get("degraded")) for values in first),
+            "responses that were not inspected": sum(one.is_blind for one in ones),
+            "statements that were not understood": sum(bool(p.get("incomplete")) for p in parts[::2]),
+            "texts that were cut": sum(bool(part.get("cut_at")) for part in parts),
+            "rules that could not be evaluated": sum(
+                bool(r.get("errored")) for one in ones for r in one.rules
+            ),
+            "checkpoints without a disciplined clock": sum(
+                row["source"] != "kernel" for row in self.packet.lines("tables/clock.jsonl")
+            ),
+            "requests and connections that went on without extproc": coverage.count("unseen"),
+            "requests and connections that Envoy refused before it asked extproc": coverage.count("refused"),
+            "connections of a relay, whose end in the access log cannot be joined": coverage.count("unknown"),
+            "requests and connections whose end no access log confirms": sum(
+                one.text("target") not in relayed for one in alone
+            ),
+        }
+        return [{"gap": gap, "count": number} for gap, number in counted.items()]
+
+    def policies(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        before: dict[str, str] = {}
+        for line in sorted(self.lines, key=lambda line: line.at):
+            if line.kind not in ("policy.activated", "policy.refused"):
+                continue
+            sources = _sources(self.payload(line, "sources"))
+            files = [one for one in line.values.get("files", ()) if isinstance(one, dict)]
+            rows.append(
+                {
+                    "at": line.at,
+                    "what": line.kind,
+                    **{name: line.values.get(name, "") for name in ("policy", "before", "author")},
+                    "asked_by": _who(line),
+                    "error": str(line.values.get("error", "")),
+                    "files": " ".join("%s@%s" % (one.get("name"), one.get("digest")) for one in files),
+                    "change": _difference(before, sources) if sources else "",
+                    "record": _place(line),
+                }
+            )
+            before = sources or before
+        return rows
+
+    def configuration(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        before: dict[str, str] = {}
+        for line in sorted(self.of_kind("config.loaded"), key=lambda line: line.at):
+            found = _json_or_none(self.payload(line, "settings"))
+            settings = json.dumps(found, indent=1, sort_keys=True) if found is not None else ""
+            now = {"settings": settings} if settings else {}
+            rows.append(
+                {
+                    "at": line.at,
+                    "digest": line.values.get("digest", ""),
+                    "change": _difference(before, now) if now else "",
+                    "settings": settings,
+                    "record": _place(line),
+                }
+            )
+            before = now or before
+        return rows
+
+    def administration(self) -> list[dict[str, Any]]:
+        kinds = ("admin.", "evidence.", "policy.", "config.", "grant.", "retention.", "start", "stop", "gap")
+        return [
+            {
+                "at": line.at,
+                "kind": line.kind,
+                "who": _who(line),
+                "detail": _detail(line),
+                "record": _place(line),
+            }
+            for line in sorted(self.lines, key=lambda line: (line.at, line.writer, line.seq))
+            if line.kind.startswith(kinds)
+        ]
+
+    def population(self) -> list[dict[str, Any]]:
+        """How many hidden records lie in the period nobody can see: there `in_period` is taken as it stands."""
+        proof, rows = self.ledger.proof, []
+        sizes = {
+            which: {str(head[0]): whole(head[1]) for head in (proof.get(which) or {"heads": []})["heads"]}
+            for which in ("before", "after")
+        }
+        told = {str(row["writer"]): row for row in self.packet.lines("tables/population.jsonl")}
+        for one in proof["ranges"]:
+            if one.get("extra"):
+                continue
+            writer, first, last = str(one["writer"]), whole(one["first"]), whole(one["last"])
+            shown = sum(line.writer == writer and first <= line.seq <= last for line in self.period)
+            seen = sum(place[0] == writer and first <= place[1] <= last for place in self.ledger.lines)
+            inside, hidden = shown, last + 1 - first - seen
+            if hidden:
+                inside = min(max(whole(told[writer]["in_period"]), shown), shown + hidden)
+            size = sizes["after"].get(writer, 0)
+            rows.append(
+                {
+                    "writer": writer,
+                    "first": first,
+                    "last": last,
+                    "in_period": inside,
+                    "shown": shown,
+                    "tree_before": sizes["before"].get(writer, 0),
+                    "tree_after": size,
+                    "unsigned": max(0, last + 1 - max(min(last + 1, size), first)),
+                }
+            )
+        return rows
+
+
+def _merged(groups: Iterable[Iterable[Any]]) -> str:
+    """The words of all, each once and sorted; a word that holds a space counts as several once more come after it."""
+    known = ""
+    for words in groups:
+        known = " ".join(sorted({*known.split(), *(str(word) for word in words if word)}))
+    return known
+
+
+def _exception(line: Line, what: str, detail: str, who: str, target: str) -> dict[str, Any]:
+    row = {"at": line.at, "what": what, "detail": detail, "principal": who, "target": target}
+    return {**row, "request": "", "decision_id": "", "record": _place(line)}
+
+
+def _who(line: Line) -> str:
+    """The person, or else the name, or the user of the machine, or else the process."""
+    for name in ("by", "asked_by", "approver", "requester"):
+        found = line.values.get(name)
+        if isinstance(found, dict):
+            known = found["principal"] if isinstance(found.get("principal"), dict) else found
+            of_machine = "uid:%s" % known["uid"] if "uid" in known else ""
+            return str(known.get("person") or known.get("subject") or of_machine)
+    return line.writer.partition("-")[0]
+
+
+def _detail(line: Line) -> str:
+    """A record's plain fields in a few words."""
+    beside = [
+        "by",
+        "asked_by",
+        "approver",
+        "requester",
+        "approvers",
+        "files",
+        "demand_digest",
+        "key",
+        "binding",
+        "move",
+        "payloads",
+    ]
+    words = []
+    for name in sorted(set(line.values) - set(beside) - set(ENVELOPE)):
+        value = line.values[name]
+        if not isinstance(value, dict):
+            words.append("%s=%s" % (name, ",".join(map(str, value)) if isinstance(value, list) else value))
+    return " ".join(words)[:400]
+
+
+def _json_or_none(payload: bytes | None) -> Any:
+    try:
+        return json.loads(payload) if payload is not None else None
+    except ValueError:
+        return None
+
+
+def _sources(payload: bytes | None) -> dict[str, str]:
+    found = _json_or_none(payload)
+    return {str(name): str(text) for name, text in found.items()} if isinstance(found, dict) else {}
+
+
+def _difference(before: dict[str, str], after: dict[str, str]) -> str:
+    lines: list[str] = []
+    for name in sorted({*before, *after}):
+        old, new = before.get(name, "").splitlines(), after.get(name, "").splitlines()
+        lines += difflib.unified_diff(old, new, "before/" + name, "after/" + name, lineterm="", n=2)
+    return "\n".join(lines)
+
+
+MADE_AGAIN = (
+    "population", "sample", "approvals", "access", "privileged", "shared", "masking", "canaries", "inventory",
+    "refusals", "exceptions", "gaps", "policies", "configuration", "administration",
+)  # fmt: skip
+
+
+def _check_tables(packet: Packet, manifest: dict[str, Any], ledger: PacketLedger, report: Report) -> None:
+    """Every table says in every column what follows from the records, in the same order, and nothing else."""
+    made = Tables(packet, manifest, ledger)
+    _compare("exchanges", packet.lines("tables/exchanges.jsonl"), made.rows, report)
+    for name in MADE_AGAIN:
+        _compare(name, packet.lines("tables/%s.jsonl" % name), getattr(made, name)(), report)
+    report.count("holds", len(packet.lines("tables/approvals.jsonl")))
+    _check_rules(packet.lines("tables/rules.jsonl"), made, report)
+    _check_clock(packet.lines("tables/clock.jsonl"), made, report)
+
+
+def _compare(name: str, rows: list[Any], due: list[dict[str, Any]], report: Report) -> None:
+    """Names the first row that is not what it should be: what follows may only have moved."""
+    for number, (row, wanted) in enumerate(itertools.zip_longest(rows, due), 1):
+        if row is not None and wanted is not None and sorted(row) == sorted(wanted):
+            columns = [column for column in wanted if not _is_same(row[column], wanted[column])]
+            if not columns:
+                continue
+            message = "says something else than the records in: " + ", ".join(columns)
+        elif wanted is None:
+            message = "tells what no record tells"
+        elif row is None:
+            message = "is missing"
+        else:
+            message = "has other columns"
+        writer, _, seq = str((wanted or {}).get("record", "")).rpartition(":")
+        report.add(
+            "table", writer, int(seq) if writer else -1, "tables/%s.jsonl row %d %s" % (name, number, message)
+        )
+        return
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return type(one) is type(other) and bool(one == other)
+
+
+def _check_rules(rows: list[Any], made: Tables, report: Report) -> None:
+    """What matched is counted right; a rule that did not is named in the policies and says that it was not used."""
+    due = made.rules()
+    keys = [(str(row["rule"]), str(row["target"])) for row in rows]
+    wrong = next((key for key in due if key not in set(keys)), None)
+    if wrong is None and keys != sorted(set(keys)):
+        wrong = ("the order of the rows", "any target")
+    idle = {"matched": 0, "principals": "", "last_used": "", "errors": 0}
+    texts = [made.payload_text(line, "sources") for line in made.of_kind("policy.activated")]
+    for key, row in zip(keys, rows):
+        wanted = due.get(key, idle)
+        same = all(_is_same(row[name], value) for name, value in wanted.items()) and row["used"] is (
+            key in due
+        )
+        named = key in due or any(key[0].rpartition("/")[2] in text for text in texts)
+        if not same or not named:
+            wrong = wrong or key
+    if wrong is not None:
+        message = "tables/rules.jsonl says something else than the records about %s at %s" % wrong
+        report.add("table", "", -1, message)
+
+
+def _check_clock(rows: list[Any], made: Tables, report: Report) -> None:
+    """A row for every checkpoint of the period; of very many a packet holds only some."""
+    known = {
+        number: one for number, (_, one) in made.ledger.notes.items() if made.since <= one.time < made.until
+    }
+    due = [
+        {"checkpoint": number, "time": one.time, "source": one.source, "offset_us": one.offset}
+        for number, one in sorted(known.items())
+    ]
+    ours = [row for row in rows if row["checkpoint"] in known]
+    others = [row for row in rows if row["checkpoint"] not in known]
+    _compare("clock", ours, due, report)
+    if others and not all(
+        min(known, default=0) < row["checkpoint"] < max(known, default=0) for row in others
+    ):
+        report.add("table", "", -1, "tables/clock.jsonl tells of a checkpoint that is not there")
+    elif others:
+        report.unchecked.append(
+            "%d rows of tables/clock.jsonl: their checkpoints are not in the packet" % len(others)
+        )
 
 
 # --------------------------------------------------------------------------- one record alone

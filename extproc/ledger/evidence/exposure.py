@@ -75,16 +75,15 @@ def canaries(period: Period) -> list[Row]:
         }
         for looked in told.get("looked", ()):
             found = [str(one) for one in looked.get("found", ())]
-            rows.append(
-                {
-                    "at": line.at,
-                    **kept,
-                    "planted": len(told.get("planted", ())),
-                    "looked_in": str(looked.get("where", "")),
-                    "bytes": looked.get("bytes", 0),
-                    "found": len(found),
-                    "what": ", ".join(found),
-                    "record": f"{line.writer}:{line.seq}",
-                }
-            )
+            row = {
+                "at": line.at,
+                **kept,
+                "planted": len(told.get("planted", ())),
+                "looked_in": str(looked.get("where", "")),
+                "bytes": looked.get("bytes", 0),
+                "found": len(found),
+                "what": ", ".join(found),
+                "record": f"{line.writer}:{line.seq}",
+            }
+            rows.append({name: row[name] for name in CANARY_COLUMNS})
     return rows
