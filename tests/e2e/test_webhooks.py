@@ -112,7 +112,7 @@ def test_witnesses_are_told_of_checkpoints_and_find_a_ledger_that_was_cut_back(
     assert log.stat().st_size < len(before)
     found = stack.cli(*verify, check=False)
     assert found.returncode == 1
-    assert "of the witness is not there in the ledger" in found.stdout
+    assert "checkpoint 2 of the witness is not there in the ledger" in found.stderr
     told = [Webhook(SECRET).verify(body, headers) for _, headers, body in receiver.got]
     assert {each["type"] for each in told} == {"ledger.checkpoint"}
     assert [status for status, _, _ in receiver.got] == [503, 204]
