@@ -72,10 +72,12 @@ def seen() -> dict[str, set[str]]:
         "denied": 1,
         "held": 1,
     }
-    for operation in ("statement", "login"):
-        asked = {**STATEMENT, "operation": operation, "rules": rules, "principal": principal}
-        view = span(asked, {"operation": operation, "executed": False, "end": "error", "response": answer})
-        found[operation] = set(view.attributes)
+    for protocol in ("postgres", "mysql"):
+        for operation in ("statement", "login"):
+            common = {"operation": operation, "protocol": protocol}
+            asked = {**STATEMENT, **common, "rules": rules, "principal": principal}
+            view = span(asked, {**common, "executed": False, "end": "error", "response": answer})
+            found[f"{protocol} {operation}"] = set(view.attributes)
     book = Book()
     opened = {"hold": "h", "decision_id": "d", "requester": principal, "rules": ["p/r"], "target": "t"}
     moves = [
@@ -121,7 +123,9 @@ def test_every_attribute_of_every_kind_of_span_is_in_the_registry_or_ours():
     assert {"http.request.method", "http.response.status_code", "user.id", "session.id", "url.path"} <= found[
         "exchange"
     ]
-    assert {"db.system.name", "db.query.text", "db.response.status_code"} <= found["statement"]
+    for protocol in ("postgres", "mysql"):
+        names = found[f"{protocol} statement"]
+        assert {"db.system.name", "db.query.text", "db.response.status_code"} <= names
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from extproc.domain.record import INTENT, OUTCOME, Record
 from extproc.ledger.spans import SpanView
+from extproc.pipeline.database_records import SessionScribe
 from tests.ledger.test_spans import PARENT, TRACE, Book
 
 COMMON = {
@@ -95,3 +98,38 @@ def test_a_session_sums_up_its_statements() -> None:
 def test_a_record_of_odd_shape_still_becomes_a_span() -> None:
     view = span({"statement": [1], "connection": "x"}, {"response": {"rows": "many", "sqlstate": 7}})
     assert view.name == "statement orders-db"
+
+
+@pytest.mark.parametrize(("protocol", "system"), [("postgres", "postgresql"), ("mysql", "mysql")])
+def test_a_session_its_statement_and_its_hold_are_one_tree(protocol: str, system: str) -> None:
+    book = Book()
+    key, span_id = bytes(32), "00000000000000aa"
+    scribe = SessionScribe("orders-db", key, "ses_1", "dec_0", TRACE, span_id, 1.0, protocol=protocol)
+    below = {
+        **COMMON,
+        "protocol": protocol,
+        "trace": {"trace_id": TRACE, "parent_span_id": scribe.span_id},
+        "operation": "statement",
+    }
+    hold = {"hold": "hld_1", "decision_id": "dec_1", "target": "orders-db", "trace_id": TRACE}
+    counts = {"statements": 1, "denied": 0, "held": 1}
+    views = [
+        view
+        for record in (
+            scribe.login(1.0, "allow", "allowed"),
+            Record("hold.opened", 2.0, hold),
+            Record("hold.approved", 3.0, hold),
+            Record(INTENT, 4.0, {**STATEMENT, **below, "hold": {"id": "hld_1", "state": "released"}}),
+            Record(OUTCOME, 5.0, {**below, "executed": True, "end": "complete", "response": {"code": 0}}),
+            scribe.logout(6.0, executed=True, end="complete", reason="", counts=counts),
+        )
+        for view in book.add(record)
+    ]
+    spans = {view.name: view for view in views}
+    assert set(spans) == {"session orders-db", "SELECT orders-db", "hold"}
+    assert {view.context.trace_id for view in views} == {TRACE}
+    session, statement = spans["session orders-db"], spans["SELECT orders-db"]
+    assert session.parent_id == ""
+    assert statement.parent_id == session.context.span_id
+    assert spans["hold"].parent_id == statement.context.span_id
+    assert {view.attributes["db.system.name"] for view in (session, statement)} == {system}
