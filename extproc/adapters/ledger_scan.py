@@ -23,6 +23,11 @@ SLACK_US = 3_600_000_000
 """Microseconds that a writer's clock may have been set back: segments this close to a range are read as well."""
 
 
+def every(segment: SegmentFile) -> bool:
+    """A reading that passes over no segment."""
+    return False
+
+
 def never() -> bool:
     """A reading that has all the time it needs."""
     return False
@@ -54,8 +59,11 @@ def writer_lines(
     since_us: int = 0,
     is_over: Callable[[], bool] = never,
     holding: tuple[bytes, ...] = (),
+    skips: Callable[[SegmentFile], bool] = every,
 ) -> Iterator[Line]:
     """One writer's records, until `is_over`. Segments that end well before `since_us` are not read. Raises OSError.
+
+    Nor are those that `skips` says can have nothing that is looked for.
 
     With `holding` only lines that hold one of these: to look for bytes takes a tenth of the time of reading a record.
     """
@@ -67,6 +75,8 @@ def writer_lines(
             first = next(parsed([read_first_line(following.path)]), None)
             if first is not None and first.at_us < since_us - SLACK_US:
                 continue
+        if skips(segment):
+            continue
         lines = raw_lines(segment, is_over)
         if holding:
             lines = (line for line in lines if any(needle in line for needle in holding))

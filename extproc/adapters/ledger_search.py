@@ -6,13 +6,17 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from extproc.adapters.ledger_index import LedgerIndex
 from extproc.adapters.ledger_payloads import Payloads
 from extproc.adapters.ledger_reader import list_writers
-from extproc.adapters.ledger_scan import all_lines, as_written, never, writer_lines
+from extproc.adapters.ledger_scan import as_written, never, writer_lines
 from extproc.domain.record import ACCESS
 from extproc.ledger.exchanges import Exchange, pair, with_access
 from extproc.ledger.lines import Line
 from extproc.ledger.search import Wanted
+
+TRACE_ID = 32
+"""Characters of a whole trace id; a shorter one is a beginning."""
 
 
 def matching(directory: Path, wanted: Wanted, is_over: Callable[[], bool] = never) -> Iterator[Exchange]:
@@ -20,9 +24,14 @@ def matching(directory: Path, wanted: Wanted, is_over: Callable[[], bool] = neve
     # intent and outcome both name the session and the trace, and nothing else that one may look for
     needle = as_written(wanted.session or wanted.trace)
     holding = (needle,) if needle else ()
-    for writer in list_writers(directory):
-        lines = writer_lines(directory, writer, since_us=wanted.since_us, is_over=is_over, holding=holding)
-        yield from (exchange for exchange in pair(lines) if wanted(exchange))
+    whole = wanted.session or (wanted.trace if len(wanted.trace) == TRACE_ID else "")
+    with LedgerIndex(directory) as index:
+        for writer in list_writers(directory):
+            skips = index.skips(writer, [whole] if whole else [])
+            lines = writer_lines(
+                directory, writer, since_us=wanted.since_us, is_over=is_over, holding=holding, skips=skips
+            )
+            yield from (exchange for exchange in pair(lines) if wanted(exchange))
 
 
 def whole_session(
@@ -36,23 +45,32 @@ def whole_session(
     moves: list[Line] = []
     ends: list[Line] = []
     needle = as_written(session_id)
-    for writer in list_writers(directory):
-        lines = writer_lines(directory, writer, is_over=is_over, holding=(needle,) if needle else ())
-        ours = (line for line in lines if line.fields.get("session_id") == session_id)
-        kept = list(islice(ours, at_most))
-        exchanges += pair(kept)
-        moves += [line for line in kept if _is_move(line)]
-        ends += [line for line in kept if line.kind == ACCESS]
-    holds = {str(line.fields.get("hold")) for line in moves}
-    if holds:
-        others = (
-            line
-            for line in all_lines(directory, is_over=is_over, holding=tuple(map(as_written, holds)))
-            if _is_move(line)
-            and str(line.fields.get("hold")) in holds
-            and line.fields.get("session_id") != session_id
-        )
-        moves += islice(others, at_most)
+    with LedgerIndex(directory) as index:
+        for writer in list_writers(directory):
+            lines = writer_lines(
+                directory, writer, is_over=is_over, holding=(needle,) if needle else (),
+                skips=index.skips(writer, [session_id]),
+            )  # fmt: skip
+            ours = (line for line in lines if line.fields.get("session_id") == session_id)
+            kept = list(islice(ours, at_most))
+            exchanges += pair(kept)
+            moves += [line for line in kept if _is_move(line)]
+            ends += [line for line in kept if line.kind == ACCESS]
+        holds = {str(line.fields.get("hold")) for line in moves}
+        if holds:
+            needles = tuple(map(as_written, holds))
+            others = (
+                line
+                for writer in list_writers(directory)
+                for line in writer_lines(
+                    directory, writer, is_over=is_over, holding=needles,
+                    skips=index.skips(writer, list(holds)),
+                )
+                if _is_move(line)
+                and str(line.fields.get("hold")) in holds
+                and line.fields.get("session_id") != session_id
+            )  # fmt: skip
+            moves += islice(others, at_most)
     return with_access(exchanges, ends), moves
 
 

@@ -22,6 +22,7 @@ from extproc.adapters.ledger_reader import (
 )
 from extproc.adapters.ledger_scan import raw_lines
 from extproc.adapters.ledger_verify import hold_against, verify_directory
+from extproc.commands.ledger_index import rebuild_index
 from extproc.commands.ledger_keys import rotate_key
 from extproc.commands.ledger_place import Place, config_option, dir_option, json_option
 from extproc.commands.ledger_retention import hold, purge
@@ -86,6 +87,7 @@ def verify(
 
 ledger.add_command(purge)
 ledger.add_command(status)
+ledger.add_command(rebuild_index)
 ledger.add_command(hold)
 ledger.add_command(ship)
 ledger.add_command(rotate_key)
