@@ -15,6 +15,7 @@ from extproc.domain.steps import NeedKeys, Wait
 from extproc.pipeline.database_session import DatabaseSession
 from extproc.pipeline.database_steps import (
     CANNOT_CONNECT_NOW,
+    FEATURE_NOT_SUPPORTED,
     AcceptLogin,
     Asked,
     Inquire,
@@ -51,7 +52,7 @@ from extproc.protocols.postgres import BackendKey
 from extproc.servers.database_conversation import DatabaseConversation, plans_of
 from extproc.servers.envoy_proto import CallMetadata
 from extproc.servers.live_sessions import Found
-from extproc.servers.mysql_words import PlacedColumn, refusal, value_kind
+from extproc.servers.mysql_words import PlacedColumn, is_wide, refusal, value_kind
 from extproc.servers.network_ext_proc import Output
 from extproc.servers.service import Service
 from extproc.sql.mysql.analysis import TextFacts, analyze
@@ -381,8 +382,14 @@ class MysqlConversation(DatabaseConversation):
         ]
         mask = statement.rows(columns, self._wire.codec) if statement is not None else None
         self._count_masked(event.id)
-        if statement is not None and statement.sample is not None:
-            statement.sample.described(columns, mysql_rows(event.columns))
+        sample = statement.sample if statement is not None else None
+        if (mask is not None or sample is not None) and any(is_wide(column) for column in event.columns):
+            # a statement in front of it changed character_set_results: what is looked for would not be found
+            self._end = ("aborted", "rows-not-maskable")
+            self._terminate(FEATURE_NOT_SUPPORTED, "extproc: rows in this character set cannot be masked")
+            return
+        if sample is not None:
+            sample.described(columns, mysql_rows(event.columns))
         if mask is None:
             self._wire.pass_rows(event.id)
             return

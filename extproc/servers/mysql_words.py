@@ -17,6 +17,7 @@ from extproc.pipeline.database_steps import (
 from extproc.pipeline.mysql_rows import BINARY_CHARSET
 from extproc.protocols.mysql import Column, Refusal
 from extproc.protocols.mysql import results as types
+from extproc.protocols.mysql.charsets import is_wide_collation
 
 ERRORS: dict[str, tuple[int, str]] = {
     INSUFFICIENT_PRIVILEGE: (1142, "42000"),
@@ -64,6 +65,11 @@ class PlacedColumn:
     attribute: int
     type_oid: int
     format: int
+
+
+def is_wide(column: Column) -> bool:
+    """Whether its values are texts in which ASCII is no ASCII."""
+    return column.type in types.BYTE_STRINGS and is_wide_collation(column.charset)
 
 
 def value_kind(column: Column) -> tuple[int, int]:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pymysql  # type: ignore[import-untyped]
 import pytest
-from pymysql.constants import COMMAND  # type: ignore[import-untyped]
+from pymysql.constants import CLIENT, COMMAND  # type: ignore[import-untyped]
 
 from extproc.demo.processes import wait_until
+from extproc.protocols.mysql.charsets import is_wide_collation
 from extproc.protocols.mysql.commands import COMMANDS
 from tests.e2e.approving import Approvals, somebody
 from tests.e2e.databases import FRONTS, PASSWORD
@@ -615,3 +616,41 @@ def test_another_user_who_may_not_ends_the_connection(stack: MysqlStack) -> None
         assert refused.value.args[0] == 1045
         with pytest.raises(pymysql.err.MySQLError):
             rows_of(connection, "SELECT 1")
+
+
+# ---------------------------------------------------------------------- answers in other character sets
+
+WIDE = ("utf16", "utf16le", "utf32", "ucs2")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"SET @@character_set_results = {name}; SELECT note FROM customers" for name in WIDE),
+        "SET @@session.character_set_results = utf16; SELECT note FROM customers",
+        *(
+            f"SET @@character_set_results = NULL; SELECT CONVERT(note USING {name}) FROM customers"
+            for name in WIDE
+        ),
+    ],
+)
+def test_rows_in_a_character_set_that_is_not_searched_never_leave(stack: MysqlStack, text: str) -> None:
+    with analyst(stack, client_flag=CLIENT.MULTI_STATEMENTS) as connection:
+        connection._execute_command(COMMAND.COM_QUERY, text.encode())
+        heard = b""
+        while b"extproc" not in heard:
+            data = connection._rfile.read1(1 << 16)
+            assert data, "the connection ended without a word"
+            heard += data
+    assert b"a\x00d\x00a" not in heard and b"a\x00\x00\x00d\x00\x00\x00a" not in heard
+
+
+def test_every_wide_collation_of_the_server_is_known(mariadb: MariaDB) -> None:
+    names = ", ".join(f"'{name}'" for name in WIDE)
+    table = "COLLATION_CHARACTER_SET_APPLICABILITY" if mariadb.has_returning else "COLLATIONS"
+    rows = mariadb.run(
+        f"SELECT ID, CHARACTER_SET_NAME IN ({names}) FROM information_schema.{table} WHERE ID IS NOT NULL"
+    )
+    assert {int(number) for number, is_wide in rows if is_wide == "1"} == {
+        int(number) for number, _ in rows if is_wide_collation(int(number))
+    }

@@ -29,3 +29,18 @@ def codec_of(collation: int) -> str | None:
     if collation in _LATIN1:
         return CODECS["latin1"]
     return {11: "ascii", 65: "ascii", 63: "latin-1"}.get(collation)
+
+
+_WIDE = (range(35, 36), range(54, 57), range(60, 63), range(90, 91), range(101, 125), range(128, 152),
+         range(159, 184), range(640, 672), range(672, 704), range(736, 768))  # fmt: skip
+_NO_PAD = 1024
+_UCA_1400 = range(2560, 3328)
+"""MariaDB: ucs2, utf16 and utf32, 256 of each."""
+
+
+def is_wide_collation(number: int) -> bool:
+    """Whether a text under this collation has no ASCII in it: ucs2, utf16, utf16le and utf32.
+
+    MariaDB gives collations without padding the number of their sister, and 1,024 more.
+    """
+    return number in _UCA_1400 or any(number in span or number - _NO_PAD in span for span in _WIDE)
