@@ -211,6 +211,8 @@ class Checkpointer:
         if any(writer.due and writer.alarm is None for writer in self._writers.values()):
             return None
         now = self._clock()
+        if now < self._last_signed:
+            log.warning("checkpointer.clock_set_back", seconds=round(self._last_signed - now, 3))
         heads = dict(self._lineage.heads)
         moved: dict[str, WriterHead] = {}
         for name, writer in self._writers.items():

@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from extproc.ledger.checkpoint import Checkpoint, CheckpointError, Lineage, parse_checkpoint
-from extproc.ledger.lines import MAX_LINE, Line, RecordError, is_hash, is_writer_id, parse_line, role_of
+from extproc.ledger.lines import (
+    MAX_LINE,
+    Line,
+    RecordError,
+    is_hash,
+    is_writer_id,
+    parse_line,
+    parse_time,
+    role_of,
+)
 from extproc.ledger.note import Note, NoteError, NoteKey, iter_notes, parse_note
 from extproc.ledger.report import Problem, Report
 from extproc.ledger.retention import ROLE, read_tombstones
@@ -163,6 +172,10 @@ def _check_checkpoints(
             for head in known.heads:
                 signed[head.writer].add(head.size, head.head, head.root)
         waiting.clear()
+        if last is not None and (step := parse_time(last.time) - parse_time(checkpoint.time)) > 0:
+            report.notes.append(
+                f"checkpoint {checkpoint.number}: the clock went back by {step / 1_000_000:.1f} s"
+            )
         last = checkpoint
     if waiting and key is not None:
         message = f"not signed by {key.name}+{key.id.hex()}; what follows it is not trusted"

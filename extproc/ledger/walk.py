@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from extproc.ledger.lines import MAX_LINE, ZERO_HASH, Line, RecordError, canonical, parse_line
+from extproc.ledger.lines import MAX_LINE, ZERO_HASH, Line, RecordError, canonical, parse_line, parse_time
 from extproc.ledger.merkle import Tree
 from extproc.ledger.payloads import check_entry
 from extproc.ledger.report import Problem, Report, WriterReport
@@ -38,6 +38,10 @@ _PAYLOAD_PROBLEMS = {
         "cannot be opened: its key was spoiled, or the key that was given is another",
     ),
 }
+
+
+CLOCK_STEP_US = 1_000_000
+"""A clock that goes back by this much is told of."""
 
 
 class _Shape(msgspec.Struct):
@@ -118,6 +122,7 @@ class Walk:
         self._suspect: _Suspect | None = None
         self._contradiction: Due | None = None
         self._whole = True
+        self._steps_back: list[tuple[int, int]] = []
         self._segment = ""
         self._line_number = 0
         self._carry = b""
@@ -168,6 +173,12 @@ class Walk:
         torn = self._take_rest()
         self._resolve_suspect(None, None)
         self._resolve_contradiction(None)
+        if self._steps_back:
+            seq, step = max(self._steps_back, key=lambda back: back[1])
+            self._report.notes.append(
+                f"{self._writer}: time goes back at {len(self._steps_back)} records, most by {step / 1_000_000:.1f} s"
+                f" at {seq}: news that came late, or a clock that was set back"
+            )
         found = self.found
         found.torn_bytes = torn.size
         found.records = self._seq
@@ -212,11 +223,19 @@ class Walk:
             self.found.first_at = at.decode()
             if kind != b"start":
                 self._problem("malformed", 0, "a writer's first record is `start`")
+        if at < self._last[0]:
+            self._went_back(at)
         self._last = (at, kind)
         if has_payloads or self._thorough:
             self._check_deeper(line, seq)
         if self._due is not None and self._due.size <= self._seq:
             self._meet_dues()
+
+    def _went_back(self, at: bytes) -> None:
+        """Records of one callback are stamped in any order; a second or more is told of."""
+        step = parse_time(self._last[0].decode()) - parse_time(at.decode())
+        if step >= CLOCK_STEP_US:
+            self._steps_back.append((self._seq - 1, step))
 
     def _check_deeper(self, line: bytes, seq: int) -> None:
         try:

@@ -517,3 +517,29 @@ def test_a_second_start_record_changes_nothing(tmp_path):
     writer.commit()
     writer.close()
     assert check(tmp_path).ok
+
+
+def test_a_time_that_goes_back_is_noted_and_no_problem(tmp_path: Path):
+    ledger = tmp_path / "ledger"
+    writer = open_writer(ledger)
+    for at in (100.0, 101.0, 100.5, 40.0, 130.0, 100.0, 100.1):
+        writer.append(Record("access", START + at, {}))
+    writer.commit()
+    report = verify_directory(ledger, None)
+    assert report.ok
+    (note,) = [note for note in report.notes if "time goes back" in note]
+    assert "at 2 records, most by 60.5 s at 4" in note
+
+
+def test_a_checkpoint_s_time_that_goes_back_is_noted(tmp_path: Path):
+    ledger, now = tmp_path / "ledger", [START + 1000.0]
+    writer = open_writer(ledger)
+    checkpointer = open_checkpointer(ledger, clock=lambda: now[0])
+    for at in (0.0, 5.0, 2.5):
+        now[0] = START + 1000.0 + at
+        fill(writer, 1)
+        read_all(checkpointer)
+        assert checkpointer.sign() is not None
+    checkpointer.close()
+    writer.close()
+    assert "checkpoint 2: the clock went back by 2.5 s" in verify_directory(ledger, KEY.key).notes
