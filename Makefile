@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help install system test lint format unit e2e mysql-server demo bench bench-postgres bench-mysql lock proto docs envoy screenshots clean
+.PHONY: help install system test lint format unit clients e2e mysql-server demo bench bench-postgres bench-mysql lock proto docs envoy screenshots clean
 
 help:  ## what there is
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -42,10 +42,18 @@ system:  ## psql, h2load, a PostgreSQL server, MariaDB and a browser, where root
 unit: $(READY) system  ## tests without a real Envoy
 	$(BIN)/pytest -m "not e2e" -n auto --dist worksteal $(ARGS)
 
-e2e: $(READY) system  ## tests that drive a real Envoy
+clients: $(VENV)/clients/.ready  ## MySQL's own connector for Python, which tests run as a program
+
+# It is under the GPL, so it has an environment of its own and nothing of ours imports it.
+$(VENV)/clients/.ready: tools/clients.lock $(READY)
+	$(BIN)/python -m venv --clear "$(VENV)/clients"
+	"$(VENV)/clients/bin/python" -m pip --disable-pip-version-check --quiet install --require-hashes -r $<
+	@touch $@
+
+e2e: $(READY) system clients  ## tests that drive a real Envoy
 	$(BIN)/pytest -m "e2e and not mysql_server" -n 2 --dist loadfile $(ARGS)
 
-mysql-server: $(READY) system  ## tests with MySQL's own server, unpacked from Debian's unstable packages
+mysql-server: $(READY) system clients  ## tests with MySQL's own server, unpacked from Debian's unstable packages
 	tools/mysql.sh
 	$(BIN)/pytest -m mysql_server tests/e2e $(ARGS)
 

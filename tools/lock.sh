@@ -15,5 +15,9 @@ compile() {
 if [ "${1:-}" != image ]; then
   compile --extra dev pyproject.toml -o requirements.lock "$@"
 fi
+if [ "${1:-}" != image ]; then
+  # newer than 9: its C part wants an OpenSSL that Debian 12 has not
+  echo "mysql-connector-python>=9,<10" | compile --no-annotate - -o tools/clients.lock "$@"
+fi
 compile --constraints requirements.lock --no-annotate pyproject.toml -o deploy/runtime.lock
 echo hatchling | compile --constraints requirements.lock --no-annotate - -o deploy/build.lock

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pymysql  # type: ignore[import-untyped]
@@ -94,6 +98,32 @@ def test_tls_on_both_sides_and_the_servers_name_is_checked(stack: MysqlStack, au
         with pytest.raises(pymysql.err.OperationalError):
             rows_of(connection, "DELETE FROM orders")
         assert rows_of(connection, "SELECT 1") == [(1,)]
+
+
+CONNECTOR = Path(sys.prefix) / "clients" / "bin" / "python"
+"""MySQL's connector is under the GPL: a program that is run, in an environment of its own (`make clients`)."""
+
+
+@pytest.mark.skipif(not CONNECTOR.exists(), reason="no mysql-connector-python: make clients")
+@pytest.mark.parametrize("pure", [True, False], ids=["pure", "in-c"])
+def test_mysql_s_own_connector_cannot_tell(stack: MysqlStack, authority: Authority, pure: bool) -> None:
+    asked = {
+        "port": stack.port, "user": "reader", "password": stack.token("alice", groups=["readers"]),
+        "database": DATABASE, "ca": str(authority.path), "pure": pure,
+    }  # fmt: skip
+    done = subprocess.run(
+        [CONNECTOR, Path(__file__).parent / "clients" / "connector.py", json.dumps(asked)],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "class": "MySQLConnection" if pure else "CMySQLConnection",
+        "text": [[1, "Ada"], [2, "Grace"]],
+        "prepared": [[[1, 1]], [[3, 3]]],
+        "large": 3_000_000,
+        "denied": [1142, "42000"],
+        "after": [[1]],
+    }
 
 
 def test_a_client_without_tls_is_told_to_use_it_before_it_says_its_token(stack: MysqlStack) -> None:
