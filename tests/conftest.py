@@ -8,6 +8,10 @@ from collections.abc import Generator
 import pytest
 from hypothesis import settings
 
+# A database is started as another user, which Python does by fork: gRPC's handlers for that, run in the child while
+# the channels of other tests are open, can hang it before it becomes the database. Read when gRPC is imported.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 # No test judges by the clock: a busy machine is no failure.
 settings.register_profile("extproc", deadline=None)
 settings.load_profile("extproc")
