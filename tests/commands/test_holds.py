@@ -24,6 +24,13 @@ from extproc.servers.approvals_shape import full
 from tests.commands.conftest import Service
 from tests.support.holds import AGENT, ANNA, IN_EMERGENCIES, NOW, OLGA, ask, demand, principal, vote
 
+INTERRUPTIBLE = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("extproc.cli", run_name="__main__")
+"""
+"""The command line as a terminal starts it. What a shell starts in its background ignores SIGINT, and so would we."""
+
 
 @pytest.fixture
 def held(service: Service) -> HeldRequest:
@@ -294,7 +301,7 @@ class TestWatching:
         shown = until(screen, held.id)
         assert "requester" in shown
         assert listing.wait(30) == 0
-        live = subprocess.Popen([*command, "list", "--live"], **streams)
+        live = subprocess.Popen([sys.executable, "-c", INTERRUPTIBLE, "holds", "list", "--live"], **streams)
         try:
             until(screen, held.id)
             late = service.run(service.store.open(ask("b3", requester=AGENT), NOW + 1))
