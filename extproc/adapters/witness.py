@@ -51,9 +51,14 @@ class FileWitness:
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         self._path = path
+        self._told = -1
 
     async def tell(self, notes: Path, size: int) -> bool:
-        return await asyncio.to_thread(self._copy, notes, size)
+        if size == self._told:
+            return False
+        news = await asyncio.to_thread(self._copy, notes, size)
+        self._told = size
+        return news
 
     def _copy(self, notes: Path, size: int) -> bool:
         try:
@@ -103,7 +108,7 @@ class WebhookWitness:
         if size < self._told:
             raise WitnessError(f"it was told of {self._told} bytes of checkpoints, the ledger has {size}")
         try:
-            message = await asyncio.to_thread(newest, notes, size)
+            message = await asyncio.to_thread(newest, notes, self._told, size)
         except OSError as failure:
             raise WitnessError(failure.strerror or "the checkpoint log cannot be read") from None
         message_id = f"checkpoint.{message['data']['number']}"
@@ -117,16 +122,22 @@ class WebhookWitness:
         return True
 
 
-def newest(notes: Path, size: int) -> dict[str, Any]:
-    """The message about the last checkpoint of the first `size` bytes. Raises OSError and WitnessError."""
+def newest(notes: Path, since: int, size: int) -> dict[str, Any]:
+    """The message about the last checkpoint of the first `size` bytes; those before `since` are not read.
+
+    Should `since` be no end of a checkpoint, all of the log is read. Raises OSError and WitnessError.
+    """
     with notes.open("rb") as file:
-        found, rest = split_notes(file.read(size))
-    if not found or rest:
-        raise WitnessError("the checkpoint log does not end in a checkpoint")
-    raw = found[-1]
+        file.seek(since)
+        found, rest = split_notes(file.read(size - since))
     try:
+        if not found or rest:
+            raise WitnessError("the checkpoint log does not end in a checkpoint")
+        raw = found[-1]
         checkpoint = parse_checkpoint(parse_note(raw).text)
-    except (NoteError, CheckpointError) as trouble:
+    except (NoteError, CheckpointError, WitnessError) as trouble:
+        if since:
+            return newest(notes, 0, size)
         raise WitnessError(str(trouble)) from None
     data = {"number": checkpoint.number, "sha256": sha256(raw).hexdigest(), "note": raw.decode()}
     return {"type": "ledger.checkpoint", "timestamp": checkpoint.time, "data": data}

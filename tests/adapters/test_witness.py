@@ -141,7 +141,14 @@ class TestWebhook:
     def test_a_log_that_ends_badly_is_no_message(self, ledger: Path):
         for size in (10, len(notes(ledger)) - 1):
             with pytest.raises(WitnessError, match="does not end"):
-                newest(ledger / CHECKPOINTS, size)
+                newest(ledger / CHECKPOINTS, 0, size)
+
+    @pytest.mark.parametrize("since", [0, 1, 77, 300, 500])
+    def test_the_newest_is_found_from_wherever_it_is_looked_for(self, ledger: Path, since: int):
+        size, first = len(notes(ledger)), len(split_notes(notes(ledger))[0][0]) + 1
+        told = newest(ledger / CHECKPOINTS, 0, size)
+        assert told["data"]["number"] == 2
+        assert newest(ledger / CHECKPOINTS, since, size) == newest(ledger / CHECKPOINTS, first, size) == told
 
 
 async def test_all_are_told_until_the_end_and_one_that_fails_stops_no_other(
