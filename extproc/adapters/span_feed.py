@@ -184,6 +184,8 @@ class SpanFeed:
     def _take(self, writer: str, data: bytes, place: Position) -> Iterator[SpanView]:
         try:
             line = parse_line(data)
+            if line.writer != writer:
+                raise RecordError("a line of another writer")
         except RecordError as trouble:
             self.counts.unreadable += 1
             self._writers[writer].spanless += 1

@@ -133,3 +133,15 @@ def test_a_lost_record_is_told_once(ledger: Path, capsys: pytest.CaptureFixture[
     export_all(telemetry)
     assert account(ledger).lost == 1
     assert "telemetry.lost" not in capsys.readouterr().out
+
+
+def test_a_line_of_another_writer_is_no_record_and_stops_nothing(ledger: Path):
+    writer = open_writer(ledger)
+    fill(writer, 2)
+    writer.close()
+    (path,) = ledger.glob("*/*.jsonl")
+    path.write_bytes(path.read_bytes().replace(b'"writer":"worker0-a-1"', b'"writer":"worker9-a-9"'))
+    collector = Collector()
+    export_all(open_telemetry(ledger, collector))
+    found = account(ledger)
+    assert (found.spanless, found.shown, found.lost) == (found.records, 0, 0)
