@@ -1,7 +1,7 @@
 # `make test` on a fresh Debian needs Python 3.11 or newer and nothing else; the rest is fetched once, by hash.
 #
 #   make demo ARGS=--once    play the story and exit with a status
-#   make bench ARGS=--quick  a short run of the benchmarks
+#   make bench ARGS=--quick  a short run of the benchmarks, of the compiled form; PURE=1 measures the interpreted one
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -12,8 +12,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
+PURE ?=
 
-.PHONY: help install system test lint format unit clients e2e mysql-server demo bench bench-postgres bench-mysql lock proto docs envoy screenshots clean
+# How a checkout runs the compiled form: its package comes first, tests and bench are the checkout's own.
+COMPILED := build/compiled
+AS_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH="$(CURDIR)/$(COMPILED):$(CURDIR)"
+SHIPPED = $(shell find extproc policies/demo -type f -not -name '*.pyc') pyproject.toml hatch_build.py README.md
+
+.PHONY: help install system test lint format unit clients e2e mysql-server demo wheel compiled bench bench-postgres bench-mysql lock proto docs envoy screenshots clean
 
 help:  ## what there is
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -60,14 +66,34 @@ mysql-server: $(READY) system clients  ## tests with MySQL's own server, unpacke
 demo: $(READY)  ## the whole story on this machine
 	$(BIN)/extproc demo $(ARGS)
 
+wheel: dist/.compiled  ## the wheel with the request path compiled, in dist; wants gcc and Python's headers
+
+compiled: $(COMPILED)/.ready  ## that wheel unpacked, in build/compiled
+
+dist/.compiled: $(READY) $(SHIPPED) tools/compiler.sh
+	tools/compiler.sh $(BIN)/python
+	rm -f dist/*.whl
+	EXTPROC_COMPILE=1 $(BIN)/hatchling build -t wheel -d dist
+	@touch $@
+
+$(COMPILED)/.ready: dist/.compiled
+	rm -rf $(COMPILED)
+	$(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps --no-index --target $(COMPILED) dist/*.whl
+	@touch $@
+
+# $(call measure,MODULE): the compiled form is measured, or the pure one for PURE=1 and where there is no compiler.
+measure = if [ -z "$(PURE)" ] && tools/compiler.sh $(BIN)/python; then \
+	  $(MAKE) --no-print-directory compiled; export $(AS_COMPILED); \
+	fi; $(BIN)/python -m $(1) $(ARGS)
+
 bench: $(READY)  ## what it costs
-	$(BIN)/python -m bench $(ARGS)
+	@$(call measure,bench)
 
 bench-postgres: $(READY) system  ## what it costs to govern Postgres
-	$(BIN)/python -m bench.postgres_bench $(ARGS)
+	@$(call measure,bench.postgres_bench)
 
 bench-mysql: $(READY) system  ## what it costs to govern MySQL
-	$(BIN)/python -m bench.mysql_bench $(ARGS)
+	@$(call measure,bench.mysql_bench)
 
 lock:  ## write requirements.lock anew, with uv in an environment of its own
 	tools/lock.sh

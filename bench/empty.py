@@ -11,6 +11,10 @@ import argparse
 import asyncio
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,6 +22,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from bench.cases import TARGETS
+from bench.hotspots import Bench
 from extproc.domain.decision import HeaderChange
 from extproc.domain.steps import BodyMode, BodyModes, Forward, Refuse
 from extproc.protocols.h2 import CallHead
@@ -32,6 +37,7 @@ from extproc.servers.envoy_proto import (
 )
 from extproc.servers.lean_calls import METHODS, Call, Context, Wire
 from extproc.servers.lean_transport import LeanServer
+from extproc.servers.service import Service
 from extproc.servers.wire import ext_proc_pb2 as pb
 
 TAGS = {
@@ -114,16 +120,18 @@ class EmptyCall:
         self.cut("the deadline has passed")
 
 
-class NothingToGovern:
-    """What the lean transport asks of a service, for calls that decide nothing and record nothing."""
+@contextmanager
+def idle_service() -> Iterator[Service]:
+    """A real service for calls that decide nothing and record nothing: a compiled transport takes no stand-in."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        bench = Bench(Path(folder), ["read"])
+        try:
+            yield bench.service
+        finally:
+            bench.close()
 
-    max_message = 64 << 20
 
-    def flush(self) -> None:
-        """No reply waits for a record."""
-
-
-def lean_server() -> LeanServer:
+def lean_server(service: Service) -> LeanServer:
     """The lean transport with calls that decide nothing. For a process of its own: it changes what calls are served."""
     by_target = scripts()
     check = dict.fromkeys(range(256), CHECK_REPLY)
@@ -136,14 +144,14 @@ def lean_server() -> LeanServer:
 
     METHODS[PROCESS_METHOD] = process
     METHODS[CHECK_METHOD] = lambda _, wire, stream_id, __: EmptyCall(wire, stream_id, check)
-    return LeanServer(NothingToGovern())  # type: ignore[arg-type]  # no call of ours asks it for more
+    return LeanServer(service)
 
 
-async def serve_lean(address: str) -> None:
+async def serve_lean(address: str, service: Service) -> None:
     """Until SIGTERM."""
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    server = lean_server()
+    server = lean_server(service)
     server.listen(address)
     await server.start()
     print("ready", flush=True)
@@ -172,7 +180,11 @@ def main() -> int:
     parser.add_argument("--listen", required=True, help="unix:/path")
     parser.add_argument("--transport", choices=("grpcio", "lean"), default="grpcio")
     given = parser.parse_args()
-    asyncio.run((serve_lean if given.transport == "lean" else serve)(given.listen))
+    if given.transport == "lean":
+        with idle_service() as service:
+            asyncio.run(serve_lean(given.listen, service))
+    else:
+        asyncio.run(serve(given.listen))
     return 0
 
 

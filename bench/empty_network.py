@@ -10,12 +10,13 @@ import asyncio
 import signal
 import sys
 
-from bench.empty import NothingToGovern
+from bench.empty import idle_service
 from extproc.protocols.h2 import CallHead
 from extproc.protocols.h2.blocks import OK, UNAVAILABLE
 from extproc.servers.lean_calls import METHODS, Call, Context, Wire
 from extproc.servers.lean_transport import LeanServer
 from extproc.servers.network_ext_proc import NETWORK_METHOD
+from extproc.servers.service import Service
 from extproc.servers.wire import network_ext_proc_pb2 as pb
 
 
@@ -55,7 +56,7 @@ class EchoCall:
         self.cut("the deadline has passed")
 
 
-async def serve(address: str) -> None:
+async def serve(address: str, service: Service) -> None:
     """Until SIGTERM."""
 
     def process(_: Context, wire: Wire, stream_id: int, head: CallHead) -> Call:
@@ -64,7 +65,7 @@ async def serve(address: str) -> None:
     METHODS[NETWORK_METHOD] = process
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    server = LeanServer(NothingToGovern())  # type: ignore[arg-type]  # no call of ours asks it for more
+    server = LeanServer(service)
     server.listen(address)
     await server.start()
     print("ready", flush=True)
@@ -75,7 +76,9 @@ async def serve(address: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.empty_network", description=__doc__)
     parser.add_argument("--listen", required=True, help="unix:/path")
-    asyncio.run(serve(parser.parse_args().listen))
+    given = parser.parse_args()
+    with idle_service() as service:
+        asyncio.run(serve(given.listen, service))
     return 0
 
 

@@ -513,8 +513,8 @@ class _Syncer:
         self._interval = interval
         self._work = threading.Event()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="ledger-sync", daemon=True)
-        self._thread.start()
+        self._syncing = threading.Thread(target=self._run, name="ledger-sync", daemon=True)
+        self._syncing.start()
 
     def wake(self) -> None:
         """Something was written."""
@@ -525,7 +525,7 @@ class _Syncer:
         """End after what is under way."""
         self._stop.set()
         self._work.set()
-        self._thread.join()
+        self._syncing.join()
 
     def _run(self) -> None:
         while not self._stop.is_set():
