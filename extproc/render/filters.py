@@ -66,13 +66,12 @@ LISTENER_KEY = "x-extproc-listener"
 TARGET_EXTENSION = "extproc.target"
 
 REQUEST_ATTRIBUTES = [
-    "request.id",
     "source.address",
     "connection.mtls",
     "connection.uri_san_peer_certificate",
     "xds.route_name",
-    "xds.cluster_name",
 ]
+"""The same for all requests of one connection and route: the processor remembers them by their bytes."""
 CODE_DETAILS = "response.code_details"
 """Whether the upstream answered or Envoy did in its place."""
 

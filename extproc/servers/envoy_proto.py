@@ -100,49 +100,95 @@ class WireHeaders(Headers):
         return super().get(name, default)
 
 
-def request_head(message: pb.ProcessingRequest, call: CallMetadata, kind: str | None) -> RequestHead:
-    """The head of an exchange from its first message, whatever kind that message is."""
-    attributes = message.attributes[ATTRIBUTES_KEY].fields
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What Envoy's attributes say of a connection and of a response."""
+
+    source: Source = Source()
+    route: str = ""
+    code_details: str = ""
+
+
+NOTHING_TOLD = Told()
+MOST_REMEMBERED = 1024
+_told: dict[bytes, Told] = {}
+_modes: dict[bytes, BodyModes] = {}
+"""By their bytes: requests of one connection come with the same attributes, those of a listener with the same modes."""
+
+
+def request_head(message: pb.Asked, call: CallMetadata, kind: str | None) -> RequestHead:
+    """The head of an exchange from its first message, whatever kind that message is. Raises DecodeError."""
+    told = told_by(message)
+    context = message.metadata_context
     metadata: dict[str, Any] = {}
-    if message.HasField("metadata_context"):
-        metadata = {
-            name: struct_values(value) for name, value in message.metadata_context.filter_metadata.items()
-        }
+    if context:
+        named = pb.Metadata.FromString(context).filter_metadata
+        metadata = {name: struct_values(value) for name, value in named.items()}
     headers, end = NO_HEADERS, False
     if kind == "request_headers":
         asked = message.request_headers
         headers = Headers(read_header_map(asked.headers))
         end = asked.end_of_stream
+    return RequestHead(call.target, headers, end, told.source, call.trace, told.route, metadata)
+
+
+def is_from_upstream(message: pb.Asked) -> bool | None:
+    """Whether the upstream gave this response; False when Envoy answered in its place, None when it does not say."""
+    details = told_by(message).code_details
+    return details == VIA_UPSTREAM if details else None
+
+
+def told_by(message: pb.Asked) -> Told:
+    """The attributes of a message. Raises DecodeError."""
+    found = NOTHING_TOLD
+    for entry in message.attributes:
+        told = _told.get(entry)
+        if told is None:
+            told = _read_attributes(entry)
+            if len(_told) >= MOST_REMEMBERED:
+                _told.clear()
+            _told[entry] = told
+        if told is not NOTHING_TOLD:
+            found = told  # of two with one key the last counts
+    return found
+
+
+def _read_attributes(entry: bytes) -> Told:
+    named = pb.NamedAttributes.FromString(entry)
+    if named.key != ATTRIBUTES_KEY:
+        return NOTHING_TOLD
+    attributes = named.value.fields
     mtls = attributes.get("connection.mtls")
-    return RequestHead(
-        call.target,
-        headers,
-        end,
+    return Told(
         Source(
             _text(attributes, "source.address"),
             mtls is not None and mtls.bool_value,
             _text(attributes, "connection.uri_san_peer_certificate"),
         ),
-        call.trace,
         _text(attributes, "xds.route_name"),
-        metadata,
+        _text(attributes, CODE_DETAILS),
     )
 
 
-def is_from_upstream(message: pb.ProcessingRequest) -> bool | None:
-    """Whether the upstream gave this response; False when Envoy answered in its place, None when it does not say."""
-    details = _text(message.attributes[ATTRIBUTES_KEY].fields, CODE_DETAILS)
-    return details == VIA_UPSTREAM if details else None
+def modes_in_force(message: pb.Asked) -> BodyModes | None:
+    """The body modes Envoy says it uses (first message only); None when it uses one we do not serve.
 
-
-def modes_in_force(message: pb.ProcessingRequest) -> BodyModes | None:
-    """The body modes Envoy says it uses (first message only); None when it uses one we do not serve."""
+    Raises DecodeError.
+    """
+    said = message.protocol_config
+    found = _modes.get(said)
+    if found is not None:
+        return found
     if not message.HasField("protocol_config"):
         return None
-    config = message.protocol_config
+    config = pb.ProtocolConfiguration.FromString(said)
     if config.send_body_without_waiting_for_header_response:
         return None
-    return _MODES.get((config.request_body_mode, config.response_body_mode))
+    found = _MODES.get((config.request_body_mode, config.response_body_mode))
+    # absent and empty are the same bytes, so the empty one is looked at each time
+    if said and found is not None and len(_modes) < MOST_REMEMBERED:
+        _modes[said] = found
+    return found
 
 
 def struct_values(struct: struct_pb2.Struct) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class ProcessStream:
         if self.ended:
             return
         try:
-            message = pb.ProcessingRequest.FromString(data)
+            message = pb.Asked.FromString(data)
         except DecodeError:
             self._abort("the message does not parse")
             return
@@ -116,7 +116,7 @@ class ProcessStream:
 
     # ------------------------------------------------------------------
 
-    def _handle(self, kind: str, message: pb.ProcessingRequest) -> None:
+    def _handle(self, kind: str, message: pb.Asked) -> None:
         service = self._service
         exchange = self._exchange
         self._time_asked = False

@@ -71,7 +71,6 @@ def test_a_request_passes_with_its_target_and_both_bodies_inspected():
         assert processor.metadata("x-extproc-listener") == ["http"]
         attributes = processor.calls[-1][1][0].attributes["envoy.filters.http.ext_proc"].fields
         assert attributes["xds.route_name"].string_value == "http/1/api"
-        assert attributes["xds.cluster_name"].string_value == "target_api"
         assert attributes["connection.mtls"].bool_value is False
         assert attributes["source.address"].string_value.startswith("127.0.0.1:")
 

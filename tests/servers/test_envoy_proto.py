@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 from envoy_data_plane.envoy.service.auth import v3 as auth
 from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
+from google.protobuf.message import DecodeError
 
 from extproc.domain.decision import HeaderChange
 from extproc.domain.request import Headers, Trace
 from extproc.domain.steps import BodyMode, BodyModes, Forward, Refuse
 from extproc.domain.tracing import parse_traceparent
+from extproc.servers import envoy_proto
 from extproc.servers.envoy_proto import (
     UNCHANGED,
     CallMetadata,
@@ -50,6 +52,11 @@ def test_a_status_is_found_wherever_it_stands(pairs: tuple[tuple[bytes, bytes], 
     assert WireHeaders(header_map(*pairs)).get(":status") == wanted
 
 
+def asked(message: pb.ProcessingRequest) -> pb.Asked:
+    """The message as the request path reads it."""
+    return pb.Asked.FromString(message.SerializeToString())
+
+
 def test_a_head_is_read_from_the_first_message():
     message = pb.ProcessingRequest(
         request_headers=pb.HttpHeaders(headers=header_map((b":path", b"/x")), end_of_stream=True)
@@ -62,7 +69,7 @@ def test_a_head_is_read_from_the_first_message():
     message.metadata_context.filter_metadata["jwt"].fields["p"].struct_value.fields[
         "sub"
     ].string_value = "alice"
-    head = request_head(message, CallMetadata("api"), message.WhichOneof("request"))
+    head = request_head(asked(message), CallMetadata("api"), message.WhichOneof("request"))
     assert (head.target, head.end_of_stream, head.route) == ("api", True, "http/0/api")
     assert (head.source.address, head.source.mtls, head.source.peer_uri_san) == (
         "10.0.0.9:1234",
@@ -77,8 +84,61 @@ def test_attributes_of_a_wrong_type_mean_nothing():
     struct = message.attributes["envoy.filters.http.ext_proc"]
     struct.fields["source.address"].number_value = 7
     struct.fields["connection.mtls"].string_value = "true"
-    head = request_head(message, CallMetadata("api"), message.WhichOneof("request"))
+    head = request_head(asked(message), CallMetadata("api"), message.WhichOneof("request"))
     assert (head.source.address, head.source.mtls) == ("", False)
+
+
+def told(*entries: bytes) -> tuple[str, str]:
+    """Source and route, read twice: parsed, then remembered."""
+    found = {
+        (head.source.address, head.route)
+        for _ in range(2)
+        for head in [request_head(pb.Asked(attributes=entries), CallMetadata("api"), None)]
+    }
+    return found.pop()
+
+
+def entry(key: str, **values: str) -> bytes:
+    message = pb.NamedAttributes(key=key)
+    for name, value in values.items():
+        message.value.fields[name.replace("_", ".", 1)].string_value = value
+    return message.SerializeToString()
+
+
+OURS = "envoy.filters.http.ext_proc"
+
+
+def test_attributes_of_another_filter_mean_nothing():
+    assert told(entry("envoy.filters.http.other", source_address="10.0.0.1:1")) == ("", "")
+    assert told(entry(OURS, xds_route_name="r"), entry("z", source_address="10.0.0.1:1")) == ("", "r")
+    assert told() == ("", "")
+
+
+def test_of_attributes_named_twice_the_last_count_as_in_any_map():
+    twice = entry(OURS, source_address="10.0.0.1:1"), entry(OURS, source_address="10.0.0.2:2")
+    assert told(*twice) == ("10.0.0.2:2", "")
+    general = pb.ProcessingRequest.FromString(pb.Asked(attributes=twice).SerializeToString())
+    assert general.attributes[OURS].fields["source.address"].string_value == "10.0.0.2:2"
+
+
+def test_what_is_remembered_of_attributes_has_a_bound(monkeypatch: pytest.MonkeyPatch):
+    remembered: dict[bytes, object] = {}
+    monkeypatch.setattr(envoy_proto, "_told", remembered)
+    for number in range(envoy_proto.MOST_REMEMBERED + 5):
+        assert told(entry(OURS, source_address=f"10.0.0.1:{number}"))[0] == f"10.0.0.1:{number}"
+    assert len(remembered) <= envoy_proto.MOST_REMEMBERED
+
+
+BAD = b"\x0a\xff"
+
+
+@pytest.mark.parametrize(
+    "message", [pb.Asked(attributes=[BAD]), pb.Asked(metadata_context=BAD), pb.Asked(protocol_config=BAD)]
+)
+def test_parts_that_do_not_parse_are_refused(message: pb.Asked):
+    with pytest.raises(DecodeError):
+        modes_in_force(message)
+        request_head(message, CallMetadata("api"), None)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +203,8 @@ def test_only_body_modes_we_serve_are_taken(config, modes):
                 send_body_without_waiting_for_header_response=early,
             )
         )  # fmt: skip
-    assert modes_in_force(message) == modes
+    for _ in range(2):  # read, and remembered
+        assert modes_in_force(asked(message)) == modes
 
 
 # ---------------------------------------------------------------------- replies
@@ -263,3 +324,11 @@ def test_a_check_is_answered_in_envoys_words():
 
 def test_the_headers_class_never_shows_values():
     assert "secret" not in repr(Headers((("authorization", "secret"),)))
+
+
+def test_the_request_path_reads_the_same_fields_as_the_whole_message():
+    for field in pb.Asked.DESCRIPTOR.fields:
+        whole = pb.ProcessingRequest.DESCRIPTOR.fields_by_name[field.name]
+        assert (field.number, field.is_repeated) == (whole.number, whole.is_repeated)
+        assert field.type in (whole.type, field.TYPE_BYTES) and whole.type != field.TYPE_STRING
+    assert len(pb.Asked.DESCRIPTOR.fields) == len(pb.ProcessingRequest.DESCRIPTOR.fields)

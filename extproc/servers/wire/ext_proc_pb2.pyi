@@ -394,6 +394,95 @@ class ProcessingRequest(_message.Message):
 Global___ProcessingRequest: _TypeAlias = ProcessingRequest  # noqa: Y015
 
 @_typing.final
+class Asked(_message.Message):
+    """The same message as the request path reads it: parts that one request after another repeats stay bytes, and are
+    looked up instead of parsed again (servers/envoy_proto.py).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_HEADERS_FIELD_NUMBER: _builtins.int
+    RESPONSE_HEADERS_FIELD_NUMBER: _builtins.int
+    REQUEST_BODY_FIELD_NUMBER: _builtins.int
+    RESPONSE_BODY_FIELD_NUMBER: _builtins.int
+    REQUEST_TRAILERS_FIELD_NUMBER: _builtins.int
+    RESPONSE_TRAILERS_FIELD_NUMBER: _builtins.int
+    METADATA_CONTEXT_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    OBSERVABILITY_MODE_FIELD_NUMBER: _builtins.int
+    PROTOCOL_CONFIG_FIELD_NUMBER: _builtins.int
+    metadata_context: _builtins.bytes
+    observability_mode: _builtins.bool
+    protocol_config: _builtins.bytes
+    @_builtins.property
+    def request_headers(self) -> Global___HttpHeaders: ...
+    @_builtins.property
+    def response_headers(self) -> Global___HttpHeaders: ...
+    @_builtins.property
+    def request_body(self) -> Global___HttpBody: ...
+    @_builtins.property
+    def response_body(self) -> Global___HttpBody: ...
+    @_builtins.property
+    def request_trailers(self) -> Global___HttpTrailers: ...
+    @_builtins.property
+    def response_trailers(self) -> Global___HttpTrailers: ...
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        request_headers: Global___HttpHeaders | None = ...,
+        response_headers: Global___HttpHeaders | None = ...,
+        request_body: Global___HttpBody | None = ...,
+        response_body: Global___HttpBody | None = ...,
+        request_trailers: Global___HttpTrailers | None = ...,
+        response_trailers: Global___HttpTrailers | None = ...,
+        metadata_context: _builtins.bytes = ...,
+        attributes: _abc.Iterable[_builtins.bytes] | None = ...,
+        observability_mode: _builtins.bool = ...,
+        protocol_config: _builtins.bytes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_protocol_config", b"_protocol_config", "protocol_config", b"protocol_config", "request", b"request", "request_body", b"request_body", "request_headers", b"request_headers", "request_trailers", b"request_trailers", "response_body", b"response_body", "response_headers", b"response_headers", "response_trailers", b"response_trailers"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_protocol_config", b"_protocol_config", "attributes", b"attributes", "metadata_context", b"metadata_context", "observability_mode", b"observability_mode", "protocol_config", b"protocol_config", "request", b"request", "request_body", b"request_body", "request_headers", b"request_headers", "request_trailers", b"request_trailers", "response_body", b"response_body", "response_headers", b"response_headers", "response_trailers", b"response_trailers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__protocol_config: _TypeAlias = _typing.Literal["protocol_config"]  # noqa: Y015
+    _WhichOneofArgType__protocol_config: _TypeAlias = _typing.Literal["_protocol_config", b"_protocol_config"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["request_headers", "response_headers", "request_body", "response_body", "request_trailers", "response_trailers"]  # noqa: Y015
+    _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__protocol_config) -> _WhichOneofReturnType__protocol_config | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
+
+Global___Asked: _TypeAlias = Asked  # noqa: Y015
+
+@_typing.final
+class NamedAttributes(_message.Message):
+    """One entry of `ProcessingRequest.attributes`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    @_builtins.property
+    def value(self) -> _struct_pb2.Struct: ...
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        value: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NamedAttributes: _TypeAlias = NamedAttributes  # noqa: Y015
+
+@_typing.final
 class HeaderMutation(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
