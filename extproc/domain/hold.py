@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-from extproc.domain.decision import HoldDemand
+from extproc.domain.demand import HoldDemand
 from extproc.domain.errors import ExtprocError
 from extproc.domain.principal import Principal
 from extproc.domain.terms import GrantTerms, Shape

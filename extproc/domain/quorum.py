@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import re2
 
-from extproc.domain.decision import HoldDemand, Quorum
+from extproc.domain.demand import HoldDemand, Quorum
 from extproc.domain.hold import VIEW_SECTIONS, HoldAsk, HoldError, Vote
 from extproc.domain.principal import Principal
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from extproc.domain.decision import BreakGlass, HeaderChange, HoldDemand, Obligations, Quorum, RecordDetail
+from extproc.domain.decision import HeaderChange, Obligations, RecordDetail
+from extproc.domain.demand import BreakGlass, HoldDemand, Quorum
 from extproc.domain.terms import SCOPES, GrantLimit
 from extproc.policy.model import HoldSpec, digest_of
 

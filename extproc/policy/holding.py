@@ -6,7 +6,7 @@ from typing import cast
 
 import re2
 
-from extproc.domain.decision import BreakGlass, Quorum
+from extproc.domain.demand import BreakGlass, Quorum
 from extproc.domain.quorum import PATTERN_OPTIONS
 from extproc.domain.terms import SCOPES, GrantLimit, Scope
 from extproc.policy import values

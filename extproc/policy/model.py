@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from extproc.domain.decision import BreakGlass, HeaderChange, Obligations, Quorum, RecordDetail
+from extproc.domain.decision import HeaderChange, Obligations, RecordDetail
+from extproc.domain.demand import BreakGlass, Quorum
 from extproc.domain.mask import MaskSpec
 from extproc.domain.terms import GrantLimit
 from extproc.policy.documents import Mark, PolicySource, Scalar

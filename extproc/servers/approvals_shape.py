@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from extproc.domain.comparison import MOST, differences
-from extproc.domain.decision import Quorum
+from extproc.domain.demand import Quorum
 from extproc.domain.display import escape_json
 from extproc.domain.emergency import may_break, may_review
 from extproc.domain.errors import ExtprocError

@@ -11,7 +11,7 @@ import pytest
 
 from extproc.adapters.hold_postgres_schema import MIGRATIONS, SCHEMA_VERSION, migrate
 from extproc.adapters.hold_sqlite import SqliteHoldStore
-from extproc.domain.decision import BreakGlass, Quorum
+from extproc.domain.demand import BreakGlass, Quorum
 from extproc.domain.hold import HeldRequest, HoldError, HoldState, Review, ReviewState, Verdict
 from extproc.domain.terms import GrantLimit, GrantTerms
 from extproc.ledger.lines import encode_fields

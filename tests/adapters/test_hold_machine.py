@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from extproc.adapters.hold_sqlite import SqliteHoldStore
-from extproc.domain.decision import BreakGlass, HoldDemand, Quorum
+from extproc.domain.demand import BreakGlass, HoldDemand, Quorum
 from extproc.domain.hold import HeldRequest, HoldAsk, HoldError, HoldState, Verdict
 from extproc.domain.principal import Principal
 from tests.support.holds import AGENT, ANNA, BERT, CLEO, NOW, OLGA, ask, demand, principal, vote

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from extproc.adapters.hold_sqlite import SqliteHoldStore, new_hold_id
-from extproc.domain.decision import Quorum
+from extproc.domain.demand import Quorum
 from extproc.domain.errors import StoreUnavailableError
 from extproc.domain.hold import MOVES, HoldError, HoldLimits, HoldState, Verdict
 from extproc.domain.lifecycle import KINDS

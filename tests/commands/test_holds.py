@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from extproc.commands.approvals_client import AddressError, ApprovalsClient
 from extproc.commands.holds import holds
 from extproc.commands.holds_text import page
-from extproc.domain.decision import Quorum
+from extproc.domain.demand import Quorum
 from extproc.domain.hold import HeldRequest, HoldState
 from extproc.servers.approvals_shape import full
 from tests.commands.conftest import Service

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from extproc.domain import granting
-from extproc.domain.decision import Quorum
+from extproc.domain.demand import Quorum
 from extproc.domain.grant import GRANT_MOVES, Grant, GrantEvent, GrantState
 from extproc.domain.granting import agreed, check_terms, covers, made, meaning, scopes, used
 from extproc.domain.hold import HeldRequest, HoldError, HoldMove

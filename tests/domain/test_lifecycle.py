@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from extproc.domain.decision import Quorum
+from extproc.domain.demand import Quorum
 from extproc.domain.hold import (
     MOVES,
     OPEN_STATES,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.domain.decision import HoldDemand, Quorum
+from extproc.domain.demand import HoldDemand, Quorum
 from extproc.domain.hold import HoldError, Vote
 from extproc.domain.principal import Principal
 from extproc.domain.quorum import (

@@ -6,17 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from extproc.domain.decision import (
-    Allow,
-    BreakGlass,
-    Deny,
-    HeaderChange,
-    Hold,
-    Obligations,
-    Phase,
-    Quorum,
-    RecordDetail,
-)
+from extproc.domain.decision import Allow, Deny, HeaderChange, Hold, Obligations, Phase, RecordDetail
+from extproc.domain.demand import BreakGlass, Quorum
 from extproc.domain.errors import ProtocolError
 from extproc.domain.terms import GrantLimit
 from extproc.policy import RuleSet

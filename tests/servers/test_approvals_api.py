@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from starlette.routing import Route
 
 from extproc.adapters.hold_sqlite import SqliteHoldStore
-from extproc.domain.decision import Quorum
+from extproc.domain.demand import Quorum
 from extproc.domain.errors import LedgerUnavailableError, PolicyError, StoreUnavailableError
 from extproc.domain.hold import HeldRequest, HoldState
 from extproc.ledger.lines import RecordError, encode_fields

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from extproc.adapters.hold_sqlite import SqliteHoldStore
-from extproc.domain.decision import HoldDemand, Quorum
+from extproc.domain.demand import HoldDemand, Quorum
 from extproc.domain.errors import StoreUnavailableError
 from extproc.domain.hold import HoldAsk, HoldLimits, HoldState, Vote
 from extproc.domain.principal import Principal

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from extproc.domain.decision import Quorum
+from extproc.domain.demand import Quorum
 from extproc.domain.hold import HeldRequest
 from tests.support.approvals import Desk, refused
 from tests.support.holds import IN_EMERGENCIES, NOW, OLGA, MemoryHoldStore, ask, demand

@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from extproc.domain.decision import Quorum
+from extproc.domain.demand import Quorum
 from extproc.domain.errors import LedgerUnavailableError
 from extproc.domain.grant import GrantState
 from extproc.domain.hold import HeldRequest, HoldState

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from extproc.domain import granting, lifecycle
-from extproc.domain.decision import BreakGlass, HoldDemand, Quorum
+from extproc.domain.demand import BreakGlass, HoldDemand, Quorum
 from extproc.domain.grant import Grant, GrantState
 from extproc.domain.granting import GrantChange
 from extproc.domain.hold import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from extproc.domain.decision import HoldDemand, Quorum
+from extproc.domain.demand import HoldDemand, Quorum
 from extproc.domain.hold import Vote
 from extproc.domain.principal import Principal
 from extproc.domain.quorum import free_places
