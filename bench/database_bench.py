@@ -16,7 +16,8 @@ from typing import Any
 
 from bench.cpu import cpu_now
 from bench.database_rig import SETUPS, Database, DatabaseRig, Login
-from bench.report import RESULTS, write
+from bench.report import RESULTS, form, write
+from extproc.app.form import is_compiled
 
 BULKS = {"clean": "SELECT body FROM bulk", "masked": "SELECT secret FROM bulk"}
 """A wide column that no mask names, and one that a mask replaces."""
@@ -87,6 +88,7 @@ def run(bench: Bench, arguments: Sequence[str] | None = None) -> int:
     result = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "kind": bench.kind,
+        "compiled": is_compiled(),
         "plan": {"rounds": rounds, "seconds": seconds, "megabytes": megabytes},
         "ratios": found,
         "goals": judged,
@@ -181,6 +183,8 @@ def goals(found: Mapping[str, float], wanted: Mapping[str, float]) -> list[dict[
 def markdown(results: Results, found: Mapping[str, float], judged: Sequence[Mapping[str, Any]]) -> str:
     """Rates against tcp_proxy, CPU, memory, goals."""
     lines = [
+        form(),
+        "",
         "Rates against bare tcp_proxy; CPU in microseconds for a transaction (a megabyte), ours / Envoy:",
         "",
     ]

@@ -19,6 +19,7 @@ from bench.cases import TARGETS, WORKERS, Case, Setup
 from bench.loadgen import memory_bytes
 from bench.measure import BESIDE, Measured, Run, ratio
 from bench.rig import LEAN, Rig
+from extproc.app.form import is_compiled
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -127,6 +128,7 @@ def to_json(run: Run, rig: Rig) -> dict[str, Any]:
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
+        "compiled": is_compiled(),
         "plan": {name: getattr(run.plan, name) for name in run.plan.__slots__},
         "ratios": named,
         "goals": goals(named),
@@ -167,6 +169,11 @@ def _spread(run: Run) -> dict[str, list[float]]:
     return found
 
 
+def form() -> str:
+    """Which form of extproc was measured: that which this process has too."""
+    return f"Measured: extproc {'compiled' if is_compiled() else 'as pure Python'}."
+
+
 def write(result: dict[str, Any], folder: Path = RESULTS) -> Path:
     """Write the JSON; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -179,6 +186,8 @@ def markdown(run: Run) -> str:
     """Tables of ratios."""
     named, spread = ratios(run), _spread(run)
     lines = [
+        form(),
+        "",
         "Processor CPU against the empty grpcio.aio processor (same Envoy, same number of messages):",
         "",
         "| case | messages | empty lean | governed grpcio | governed lean | lowest, highest round |",

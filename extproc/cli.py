@@ -7,6 +7,8 @@ import sys
 
 import click
 
+from extproc.app.form import is_compiled
+
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": (
         "extproc.commands.serve:serve",
@@ -57,7 +59,10 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="extproc")
+@click.version_option(
+    package_name="extproc",
+    message=f"%(prog)s, version %(version)s ({'compiled' if is_compiled() else 'pure Python'})",
+)
 def main() -> None:
     """Identity, policy, approvals, masking and a tamper-evident ledger for traffic that Envoy carries.
 

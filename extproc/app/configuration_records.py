@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from extproc.app.form import is_compiled
 from extproc.config import Settings
 from extproc.config.show import to_data
 from extproc.policy import PolicySource
@@ -19,9 +20,12 @@ MAX_TEXTS = 4 << 20
 
 
 def settings_loaded(settings: Settings) -> tuple[str, dict[str, Any], dict[str, bytes]]:
-    """A `config.loaded` record: the digest of the effective settings and the settings. Secrets are references."""
+    """A `config.loaded` record: the digest of the effective settings and the settings. Secrets are references.
+
+    `compiled` says which form of the request path serves.
+    """
     shown = orjson.dumps(to_data(settings), option=orjson.OPT_SORT_KEYS)
-    fields = {"digest": "sha256:" + sha256(shown).hexdigest(), "size": len(shown)}
+    fields = {"digest": "sha256:" + sha256(shown).hexdigest(), "size": len(shown), "compiled": is_compiled()}
     return "config.loaded", fields, {"settings": shown} if len(shown) <= MAX_TEXTS else {}
 
 

@@ -21,6 +21,7 @@ from extproc.adapters.ledger_files import LedgerWriter
 from extproc.adapters.lock_file import LockFile
 from extproc.app.bundle import load_bundle, read_bundle
 from extproc.app.figures import tell_figures
+from extproc.app.form import is_compiled
 from extproc.app.governing import TokenIdentifier, build_governance
 from extproc.app.hold_stores import open_holds
 from extproc.app.payload_keys import payload_ring
@@ -163,7 +164,10 @@ class Worker:
                 await relay.start()
             settle_memory()
             await control.send({"ready": self._service.governance.policy_digest})
-            log.info("worker.ready", index=self._index, policy=self._service.governance.policy_digest)
+            log.info(
+                "worker.ready",
+                index=self._index, policy=self._service.governance.policy_digest, compiled=is_compiled(),
+            )  # fmt: skip
             await stopping.wait()
             await server.set_healthy(False)
             if relay is not None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from extproc.domain.nouns import noun
 
+Fields = tuple[tuple[str, str], ...]
+
 
 class Headers:
     """Header fields in arrival order, names in lower case, pseudo-headers (`:path`) included.
@@ -15,19 +17,38 @@ class Headers:
     Values are text as decoded from Latin-1, so every byte survives a round trip.
     """
 
-    __slots__ = ("_first", "items")
+    __slots__ = ("_first", "_items")
 
-    def __init__(self, items: tuple[tuple[str, str], ...]) -> None:
-        self.items = items
-        self._first = dict(items[::-1])
+    def __init__(self, items: Fields | None) -> None:
+        """`items` is None in a subclass that reads them when somebody asks."""
+        self._items: Fields = items or ()
+        self._first: dict[str, str] | None = None if items is None else dict(items[::-1])
+
+    def read(self) -> Fields:
+        """The fields, asked for once where they were not given."""
+        raise NotImplementedError
+
+    def _by_name(self) -> dict[str, str]:
+        first = self._first
+        if first is None:
+            self._items = items = self.read()
+            self._first = first = dict(items[::-1])
+        return first
+
+    @property
+    def items(self) -> Fields:
+        """All of them, in arrival order."""
+        if self._first is None:
+            self._by_name()
+        return self._items
 
     def get(self, name: str, default: str = "") -> str:
         """The first value of `name`, which is given in lower case."""
-        return self._first.get(name, default)
+        return self._by_name().get(name, default)
 
     def all(self, name: str) -> list[str]:
         """Every value of `name`, in order."""
-        first = self._first.get(name)
+        first = self._by_name().get(name)
         if first is None:
             return []
         if not self.has_repeats:
@@ -35,17 +56,17 @@ class Headers:
         return [value for key, value in self.items if key == name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._first
+        return name in self._by_name()
 
     @property
     def names(self) -> KeysView[str]:
         """Every name, once."""
-        return self._first.keys()
+        return self._by_name().keys()
 
     @property
     def has_repeats(self) -> bool:
         """Whether some name stands more than once."""
-        return len(self._first) != len(self.items)
+        return len(self._by_name()) != len(self._items)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self.items)

@@ -225,8 +225,8 @@ class Scribe:
                 if len(text.data) > limit:
                     kept["cut_at"] = limit
                     kept["size"] = len(text.data)
-            except (MaskingError, ProtocolError) as error:
-                kept["body_omitted"] = error.code
+            except (MaskingError, ProtocolError) as unread:
+                kept["body_omitted"] = unread.code
         return orjson.dumps(kept)
 
 

@@ -86,13 +86,12 @@ class WireHeaders(Headers):
     __slots__ = ("_wire",)
 
     def __init__(self, header_map: bytes) -> None:
+        super().__init__(None)
         self._wire = header_map
 
-    def __getattr__(self, name: str) -> Any:
-        if name not in ("items", "_first"):
-            raise AttributeError(name)
-        super().__init__(read_header_map(self._wire))
-        return object.__getattribute__(self, name)
+    def read(self) -> tuple[tuple[str, str], ...]:
+        """What Envoy sent. Raises DecodeError."""
+        return read_header_map(self._wire)
 
     def get(self, name: str, default: str = "") -> str:
         if name == ":status" and self._wire.startswith(_STATUS):

@@ -19,6 +19,7 @@ from bench.measure import BenchError, Measured, Plan, _check, ratio
 from bench.report import furthest_from_even, goals
 from bench.rig import LEAN, Rig
 from bench.upstream import EMPTY, REPLIES, LeanServer
+from extproc.app.form import is_compiled
 from extproc.servers.wire import ext_proc_pb2 as pb
 from tests.support.envoy import envoy_is_here
 
@@ -44,6 +45,7 @@ def test_a_tiny_run_gives_every_ratio_by_name(tmp_path: Path, capsys: pytest.Cap
     for role in ("exporter", "checkpointer", "approvals", "supervisor"):
         assert role in result["beside_us_per_governed_request"]
     assert result["governed_requests"] >= 6 * 20
+    assert result["compiled"] == is_compiled()
     assert {one["setup"] for one in result["measured"]} == set(ALL)
 
 

@@ -7,6 +7,7 @@ import pytest
 from bench import mysql_bench, postgres_bench
 from bench.database_bench import BULKS, Bench, Measured, goals, markdown, ratios, rotated
 from bench.postgres_bench import GOALS
+from bench.report import form
 
 ROUNDS = {
     "prepared-8": {
@@ -36,6 +37,7 @@ def test_goals_are_judged_where_they_were_measured() -> None:
 def test_the_table_names_every_case_and_says_what_was_missed() -> None:
     found = ratios(ROUNDS)
     page = markdown(ROUNDS, found, goals(found, GOALS))
+    assert page.startswith(form())
     assert "| prepared-8 | 1.00 (0/10) | 0.60 (50/20) |" in page
     assert "| clean | 0 / 2 | 3 / 1 |" in page
     assert "| clean.rate.relay/tcp_proxy | 0.5 | 0.25 | **no** |" in page

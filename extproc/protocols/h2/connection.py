@@ -358,8 +358,8 @@ class Connection:
             raise LostConnectionError(ErrorCode.COMPRESSION_ERROR, str(error)) from None
         except HeaderListTooLargeError:
             fault = "trailers larger than allowed"
-        except MalformedError as error:
-            fault = str(error)
+        except MalformedError as malformed:
+            fault = str(malformed)
         stream = self._streams.get(stream_id)
         if stream is None:
             if stream_id not in self._ended_early:
