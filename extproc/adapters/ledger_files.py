@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from extproc.adapters.ledger_reader import (
     list_writers,
@@ -28,7 +28,7 @@ from extproc.ledger.payloads import SALT_SIZE, build_entry, build_ref, commitmen
 from extproc.ledger.sealing import RANDOM_BYTES, KeyRing, Sealer, key_segment_of
 
 Durability = Literal["process", "disk"]
-SYNC_INTERVAL = 0.05
+SYNC_INTERVAL: Final = 0.05
 """Seconds between two fsyncs when durability is `process`."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Literal
+from typing import Final, Literal
 
 from extproc.domain.demand import HoldDemand
 from extproc.domain.nouns import noun
@@ -55,12 +55,19 @@ class Matched:
         return kept
 
 
-@noun(frozen=True, slots=True)
+@noun(slots=True, init=False, unsafe_hash=True)
 class HeaderChange:
     """Header obligations: names in lower case, applied removal first."""
 
-    set: tuple[tuple[str, str], ...] = ()
-    remove: tuple[str, ...] = ()
+    set: Final[tuple[tuple[str, str], ...]]
+    remove: Final[tuple[str, ...]]
+
+    def __init__(self, set: tuple[tuple[str, str], ...] = (), remove: tuple[str, ...] = ()) -> None:
+        self.set = set
+        self.remove = remove
+
+
+NO_CHANGE: Final = HeaderChange()
 
 
 @noun(frozen=True, slots=True)
@@ -71,8 +78,8 @@ class Obligations:
     """Names of mask plans to apply to the response, sorted, qualified as the policy loader made them."""
     record_request: RecordDetail = "none"
     record_response: RecordDetail = "none"
-    request_headers: HeaderChange = HeaderChange()
-    response_headers: HeaderChange = HeaderChange()
+    request_headers: HeaderChange = NO_CHANGE
+    response_headers: HeaderChange = NO_CHANGE
 
 
 @noun(frozen=True, slots=True)
@@ -80,6 +87,10 @@ class Allow:
     """Let it pass, and do what is owed."""
 
     obligations: Obligations = Obligations()
+
+
+ALLOW: Final = Allow()
+"""An allow that owes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +115,33 @@ class Hold:
 Decision = Allow | Deny | Hold
 
 
-@noun(frozen=True, slots=True)
+@noun(slots=True, init=False, unsafe_hash=True)
 class Ruling:
     """The outcome of judging a request up to and including `phase`.
 
     `decision` is None while a later phase may still change it; then the pipeline must reach that phase.
     """
 
-    phase: Phase
-    decision: Decision | None
-    matched: tuple[Matched, ...] = ()
-    risk: int = 0
-    policy_digest: str = ""
-    errors: tuple[str, ...] = field(default=())
+    phase: Final[Phase]
+    decision: Final[Decision | None]
+    matched: Final[tuple[Matched, ...]]
+    risk: Final[int]
+    policy_digest: Final[str]
+    errors: Final[tuple[str, ...]]
     """Rules that could not be evaluated: `rule: reason`, without values."""
+
+    def __init__(
+        self,
+        phase: Phase,
+        decision: Decision | None,
+        matched: tuple[Matched, ...] = (),
+        risk: int = 0,
+        policy_digest: str = "",
+        errors: tuple[str, ...] = (),
+    ) -> None:
+        self.phase = phase
+        self.decision = decision
+        self.matched = matched
+        self.risk = risk
+        self.policy_digest = policy_digest
+        self.errors = errors

@@ -2,6 +2,9 @@
 
 `@noun(frozen=True, slots=True)` is `dataclass(frozen=True, slots=True)` to the type checker, which refuses to see one
 changed. At run time the class is not frozen, because a frozen one takes three times as long to make (ADR 13).
+
+`@noun(slots=True, init=False, unsafe_hash=True)` is for those that are made most: they write their own `__init__`,
+because one that dataclasses generate is never compiled (ADR 18), and their fields are `Final`.
 """
 
 from __future__ import annotations
@@ -13,9 +16,9 @@ if TYPE_CHECKING:
     from dataclasses import dataclass as noun
 else:
 
-    def noun(*, frozen, slots):
+    def noun(*, slots, frozen=False, init=True, unsafe_hash=False):
         """A dataclass compared and hashed by its fields."""
-        return dataclasses.dataclass(slots=slots, unsafe_hash=frozen)
+        return dataclasses.dataclass(slots=slots, init=init, unsafe_hash=frozen or unsafe_hash)
 
 
 __all__ = ["noun"]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from extproc.domain.nouns import noun
 
-INTENT = "intent"
-ACCESS = "access"
+INTENT: Final = "intent"
+ACCESS: Final = "access"
 """How Envoy says that a request or connection ended."""
-OUTCOME = "outcome"
-_SCALARS = frozenset((str, int, bool, type(None)))
+OUTCOME: Final = "outcome"
+NO_PAYLOADS: Final[Mapping[str, bytes]] = MappingProxyType({})
+_SCALARS: Final = frozenset((str, int, bool, type(None)))
 
 
 class Checked(dict[str, Any]):
@@ -29,7 +30,7 @@ class Checked(dict[str, Any]):
         super().__init__(values)
 
 
-@noun(frozen=True, slots=True)
+@noun(slots=True, init=False, unsafe_hash=True)
 class Record:
     """One thing that happened, already masked.
 
@@ -37,7 +38,15 @@ class Record:
     `payloads` are masked bytes kept beside the line, which carries only their commitment, size and place.
     """
 
-    kind: str
-    at: float
-    fields: Mapping[str, Any]
-    payloads: Mapping[str, bytes] = field(default_factory=dict)
+    kind: Final[str]
+    at: Final[float]
+    fields: Final[Mapping[str, Any]]
+    payloads: Final[Mapping[str, bytes]]
+
+    def __init__(
+        self, kind: str, at: float, fields: Mapping[str, Any], payloads: Mapping[str, bytes] = NO_PAYLOADS
+    ) -> None:
+        self.kind = kind
+        self.at = at
+        self.fields = fields
+        self.payloads = payloads

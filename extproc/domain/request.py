@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, KeysView
-from dataclasses import field
-from typing import Any
+from collections.abc import Iterator, KeysView, Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 from extproc.domain.nouns import noun
 
 Fields = tuple[tuple[str, str], ...]
+NO_METADATA: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Headers:
@@ -87,6 +88,9 @@ class Source:
     peer_uri_san: str = ""
 
 
+NO_SOURCE: Final = Source()
+
+
 @noun(frozen=True, slots=True)
 class Trace:
     """W3C trace context of the call from Envoy: hex ids, empty when there is none."""
@@ -96,15 +100,36 @@ class Trace:
     sampled: bool = True
 
 
-@noun(frozen=True, slots=True)
+NO_TRACE: Final = Trace()
+
+
+@noun(slots=True, init=False, unsafe_hash=True)
 class RequestHead:
     """Everything known before the body: the first message of an exchange."""
 
-    target: str
-    headers: Headers
-    end_of_stream: bool
-    source: Source = Source()
-    trace: Trace = Trace()
-    route: str = ""
-    metadata: dict[str, Any] = field(default_factory=dict)
+    target: Final[str]
+    headers: Final[Headers]
+    end_of_stream: Final[bool]
+    source: Final[Source]
+    trace: Final[Trace]
+    route: Final[str]
+    metadata: Final[Mapping[str, Any]]
     """Envoy's forwarded dynamic metadata by namespace, when identity trusts one."""
+
+    def __init__(
+        self,
+        target: str,
+        headers: Headers,
+        end_of_stream: bool,
+        source: Source = NO_SOURCE,
+        trace: Trace = NO_TRACE,
+        route: str = "",
+        metadata: Mapping[str, Any] = NO_METADATA,
+    ) -> None:
+        self.target = target
+        self.headers = headers
+        self.end_of_stream = end_of_stream
+        self.source = source
+        self.trace = trace
+        self.route = route
+        self.metadata = metadata

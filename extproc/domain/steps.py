@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field
 from enum import IntEnum
+from types import MappingProxyType
+from typing import Final
 
-from extproc.domain.decision import HeaderChange
+from extproc.domain.decision import NO_CHANGE, HeaderChange
 from extproc.domain.hold import HoldAsk
 from extproc.domain.nouns import noun
 from extproc.domain.record import Record
+
+NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class BodyMode(IntEnum):
@@ -32,15 +36,33 @@ class BodyModes:
     response: BodyMode
 
 
-@noun(frozen=True, slots=True)
+UNSEEN: Final = BodyModes(BodyMode.NONE, BodyMode.NONE)
+"""Neither body."""
+
+
+@noun(slots=True, init=False, unsafe_hash=True)
 class Forward:
     """Let this message go on. `body` None means unchanged, byte for byte."""
 
-    headers: HeaderChange = HeaderChange()
-    body: bytes | None = None
-    modes: BodyModes | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    records: tuple[Record, ...] = ()
+    headers: Final[HeaderChange]
+    body: Final[bytes | None]
+    modes: Final[BodyModes | None]
+    metadata: Final[Mapping[str, str]]
+    records: Final[tuple[Record, ...]]
+
+    def __init__(
+        self,
+        headers: HeaderChange = NO_CHANGE,
+        body: bytes | None = None,
+        modes: BodyModes | None = None,
+        metadata: Mapping[str, str] = NO_METADATA,
+        records: tuple[Record, ...] = (),
+    ) -> None:
+        self.headers = headers
+        self.body = body
+        self.modes = modes
+        self.metadata = metadata
+        self.records = records
 
 
 @noun(frozen=True, slots=True)

@@ -8,28 +8,28 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from extproc.domain.errors import ExtprocError
 from extproc.domain.record import Checked
 
-VERSION = 1
-ZERO_HASH = "0" * 64
-MAX_LINE = 1 << 20
+VERSION: Final = 1
+ZERO_HASH: Final = "0" * 64
+MAX_LINE: Final = 1 << 20
 """Bytes of the longest line, its newline included."""
 
-ENVELOPE = ("v", "writer", "seq", "prev", "at", "kind")
-RESERVED = frozenset((*ENVELOPE, "payloads"))
+ENVELOPE: Final = ("v", "writer", "seq", "prev", "at", "kind")
+RESERVED: Final = frozenset((*ENVELOPE, "payloads"))
 
-_WRITER = re.compile(r"[a-z0-9][a-z0-9_]*(?:-[a-z0-9]+)*\Z")
-_KIND = re.compile(r"[a-z][a-z0-9_.]{0,63}\Z")
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z\Z")
-_kinds: set[str] = set()
+_WRITER: Final = re.compile(r"[a-z0-9][a-z0-9_]*(?:-[a-z0-9]+)*\Z")
+_KIND: Final = re.compile(r"[a-z][a-z0-9_.]{0,63}\Z")
+_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z\Z")
+_kinds: Final[set[str]] = set()
 """Kinds that were written before."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_CANONICAL = (
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_CANONICAL: Final = (
     orjson.OPT_SORT_KEYS
     | orjson.OPT_STRICT_INTEGER
     | orjson.OPT_PASSTHROUGH_DATACLASS
@@ -231,8 +231,8 @@ def is_hash(value: object) -> bool:
     return isinstance(value, str) and len(value) == 64 and not value.strip("0123456789abcdef")
 
 
-_SCALARS = frozenset((str, int, bool, type(None)))
-_WHOLE = _SCALARS | {Checked}
+_SCALARS: Final = frozenset((str, int, bool, type(None)))
+_WHOLE: Final = _SCALARS | {Checked}
 
 
 def _refuse_fractions(kind: str, values: Any) -> None:

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum, auto
+from typing import Final
 
-from extproc.domain.decision import Allow, Deny, HeaderChange, Hold, Obligations, Phase, Ruling
+from extproc.domain.decision import NO_CHANGE, Allow, Deny, HeaderChange, Hold, Obligations, Phase, Ruling
 from extproc.domain.errors import ProtocolError, TokenError
 from extproc.domain.grant import Grant
 from extproc.domain.hold import HeldRequest, HoldAsk
 from extproc.domain.principal import Principal
 from extproc.domain.record import Record
 from extproc.domain.request import Headers, RequestHead
-from extproc.domain.steps import BodyMode, BodyModes, Forward, NeedBody, NeedKeys, Refuse, Step, Wait
+from extproc.domain.steps import UNSEEN, BodyMode, BodyModes, Forward, NeedBody, NeedKeys, Refuse, Step, Wait
 from extproc.identity import http_status, token_error
 from extproc.pipeline.binding import CALLERS_WORD, binding
 from extproc.pipeline.facts import HttpFacts
@@ -32,10 +33,9 @@ from extproc.protocols.http.body import readable_codings
 from extproc.protocols.http.head import RequestLine, check_override_param, read_request_line
 from extproc.protocols.http.prefer import wait_asked
 
-NOTHING = Obligations()
-NO_CHANGE = HeaderChange()
-PASS = Forward()
-ALL_BUFFERED = BodyModes(BodyMode.BUFFERED, BodyMode.BUFFERED)
+NOTHING: Final = Obligations()
+PASS: Final = Forward()
+ALL_BUFFERED: Final = BodyModes(BodyMode.BUFFERED, BodyMode.BUFFERED)
 
 
 class Stage(Enum):
@@ -448,7 +448,7 @@ class HttpExchange:
         self.stage = Stage.FORWARDED
         modes = None
         if line.upgrade:
-            modes = BodyModes(BodyMode.NONE, BodyMode.NONE)
+            modes = UNSEEN
         elif lower:
             modes = BodyModes(BodyMode.NONE, self._in_force.response)
         return Forward(
@@ -558,7 +558,7 @@ class HttpExchange:
         )
 
 
-WAIT_ENDS: dict[str, tuple[str, str, int]] = {
+WAIT_ENDS: Final[dict[str, tuple[str, str, int]]] = {
     "waiting": ("This request waits for a person's approval.", "held", 403),
     "rejected": ("A person decided against this request.", "hold-rejected", 403),
     "closed": ("The hold ended without a decision.", "hold-closed", 403),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from extproc.domain.errors import ProtocolError
 from extproc.domain.principal import Principal
@@ -17,7 +17,7 @@ from extproc.pipeline.governance import TargetPlan
 from extproc.protocols.http.body import UTF8, charset, decode, is_json, read_json
 from extproc.protocols.http.head import RequestLine, query_params
 
-SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
+SECRET_HEADERS: Final = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
 
 
 class FactUnavailableError(Exception):
@@ -168,7 +168,7 @@ def _findings(facts: HttpFacts) -> dict[str, int]:
     return facts.response_findings()
 
 
-BUILDERS: dict[str, Callable[[HttpFacts], object]] = {
+BUILDERS: Final[dict[str, Callable[[HttpFacts], object]]] = {
     "request.method": lambda f: f.line.method,
     "request.scheme": lambda f: f.line.scheme,
     "request.host": lambda f: f.line.host,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from extproc.domain.principal import Principal
 from extproc.domain.request import Headers
@@ -21,7 +21,7 @@ from extproc.policy import RuleSet
 from extproc.protocols.tls import ServerTlsPlan
 
 RecordDetail = Literal["none", "masked"]
-CALLERS_PROOF = frozenset({"authorization", "proxy-authorization"})
+CALLERS_PROOF: Final = frozenset({"authorization", "proxy-authorization"})
 """Headers that may carry the caller's proof whatever header is configured for it."""
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Final
 
 from extproc.domain.decision import Deny, HeaderChange, Obligations, Phase, Ruling
 from extproc.domain.errors import MaskingError, ProtocolError
 from extproc.domain.record import Record
 from extproc.domain.request import Headers
-from extproc.domain.steps import BodyMode, BodyModes, Forward, Refuse, Step
+from extproc.domain.steps import UNSEEN, BodyMode, BodyModes, Forward, Refuse, Step
 from extproc.masking import Masker
 from extproc.masking.literal_stream import GrpcFrames, LiteralStream
 from extproc.pipeline.facts import HttpFacts
@@ -18,11 +19,11 @@ from extproc.pipeline.problems import problem
 from extproc.pipeline.scribe import Scribe
 from extproc.protocols.http.body import decode, is_json
 
-STREAMED_TYPES = ("text/event-stream", "application/grpc", "multipart/x-mixed-replace")
+STREAMED_TYPES: Final = ("text/event-stream", "application/grpc", "multipart/x-mixed-replace")
 """Media types whose body has no useful end: never buffered."""
-KEPT_MARGIN = 4096
+KEPT_MARGIN: Final = 4096
 """Bytes of a stream that are masked beyond those that are kept, so that the cut falls into no value."""
-VALIDATORS = ("etag", "content-md5", "digest", "content-digest", "repr-digest", "accept-ranges")
+VALIDATORS: Final = ("etag", "content-md5", "digest", "content-digest", "repr-digest", "accept-ranges")
 """Fields that describe the bytes the upstream sent, so they go when we change them."""
 
 
@@ -311,7 +312,7 @@ class ResponseSide:
         refusal = self._judge_now(now)
         if isinstance(refusal, Refuse):
             return refusal
-        modes = BodyModes(BodyMode.NONE, BodyMode.NONE) if self._in_force is not BodyMode.NONE else None
+        modes = UNSEEN if self._in_force is not BodyMode.NONE else None
         record = self._outcome(now, inspected)
         self.finished = True
         return Forward(headers=self._header_change(), modes=modes, records=(record,))
@@ -410,10 +411,10 @@ def status_code(headers: Headers) -> int:
     return int(status) if status.isascii() and status.isdigit() else 0
 
 
-_CODES = {str(code): code for code in range(100, 600)}
+_CODES: Final = {str(code): code for code in range(100, 600)}
 
 
-WITHHELD: dict[str, str] = {
+WITHHELD: Final[dict[str, str]] = {
     "partial-not-maskable": "A partial response cannot be judged or masked, so it is withheld.",
     "stream-not-maskable": "A streamed response cannot be masked, so it is withheld.",
     "stream-unreadable": "A stream in a content coding cannot be inspected, so it is withheld.",

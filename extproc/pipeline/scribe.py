@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -16,15 +16,14 @@ from extproc.domain.errors import MaskingError, ProtocolError
 from extproc.domain.grant import Grant
 from extproc.domain.hold import HeldRequest
 from extproc.domain.principal import Principal
-from extproc.domain.record import INTENT, OUTCOME, Record
+from extproc.domain.record import INTENT, NO_PAYLOADS, OUTCOME, Record
 from extproc.domain.request import Headers, RequestHead
 from extproc.domain.times import rfc3339
 from extproc.masking import Masker
 from extproc.pipeline.facts import SECRET_HEADERS
 from extproc.protocols.http.body import decode
 
-NO_PAYLOADS: Mapping[str, bytes] = {}
-MAX_TEXT = 2048
+MAX_TEXT: Final = 2048
 """Characters of a URL or name that a line keeps."""
 
 

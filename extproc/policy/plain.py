@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from extproc.policy.engine import Batch, Condition, Engine, Judgement
 from extproc.policy.facts import FACTS
 from extproc.policy.syntax import Build, Call, Const, Expr, Ident, Select, reads
 
 STRING, INT, BOOL = "string", "int", "bool"
-STRINGS = "list<string>"
-MAPS = {"map<string,string>": STRING, "map<string,list<string>>": STRINGS, "map<string,int>": INT}
+STRINGS: Final = "list<string>"
+MAPS: Final = {"map<string,string>": STRING, "map<string,list<string>>": STRINGS, "map<string,int>": INT}
 """What a map holds, by its type."""
 
 Typed = tuple[ast.expr, str]
@@ -138,7 +138,7 @@ def _map_of_whole(value: Any) -> Any:
     return value
 
 
-GUARDS: Mapping[str, Callable[[Any], Any]] = {
+GUARDS: Final[Mapping[str, Callable[[Any], Any]]] = {
     STRING: _text, INT: _whole, BOOL: _truth, STRINGS: _texts, "map<string,string>": _map_of_text,
     "map<string,list<string>>": _map_of_texts, "map<string,int>": _map_of_whole,
 }  # fmt: skip
@@ -217,7 +217,7 @@ def _size(value: ast.expr) -> Typed:
     return ast.Call(ast.Name("len", ast.Load()), [value], []), INT
 
 
-OPERATIONS: Mapping[tuple[object, ...], Callable[..., Typed]] = {
+OPERATIONS: Final[Mapping[tuple[object, ...], Callable[..., Typed]]] = {
     ("_&&_", False, BOOL, BOOL): _join(ast.And),
     ("_||_", False, BOOL, BOOL): _join(ast.Or),
     ("!_", False, BOOL): lambda value: (ast.UnaryOp(ast.Not(), value), BOOL),

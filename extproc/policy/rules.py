@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from extproc.domain.decision import (
+    ALLOW,
     Allow,
     Decision,
     Deny,
@@ -28,8 +30,8 @@ from extproc.policy.model import Mode, RuleSpec, digest_of, qualified
 from extproc.policy.projection import Paths
 from extproc.policy.stage import Stage, build_stages
 
-_ORDER = (Phase.HEADERS, Phase.BODY, Phase.RESPONSE)
-_MERGED = 256
+_ORDER: Final = (Phase.HEADERS, Phase.BODY, Phase.RESPONSE)
+_MERGED: Final = 256
 """Merged holds and obligations that are remembered."""
 
 
@@ -116,7 +118,7 @@ class RuleCount:
     errored: int
 
 
-_NO_RULE = Deny("no-rule-matched", "no rule allows this request")
+_NO_RULE: Final = Deny("no-rule-matched", "no rule allows this request")
 
 
 class RuleSet:
@@ -256,7 +258,9 @@ class RuleSet:
             return Allow(add_obligations(owed)) if isinstance(undecided, Allow) else undecided
         if phase is Phase.HEADERS and self._body_adds:
             return None
-        obligations = add_obligations(owed) if owed else NOTHING
+        if not owed:
+            return self._hold(holding, NOTHING) if holding else ALLOW
+        obligations = add_obligations(owed)
         return self._hold(holding, obligations) if holding else Allow(obligations)
 
     def _denial(self, matched: Matched) -> Deny:

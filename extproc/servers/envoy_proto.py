@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from google.protobuf import struct_pb2
 
@@ -17,26 +17,26 @@ from extproc.servers.header_map import read_header_map
 from extproc.servers.wire import ext_authz_pb2 as az
 from extproc.servers.wire import ext_proc_pb2 as pb
 
-PROCESS_METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
-CHECK_METHOD = "/envoy.service.auth.v3.Authorization/Check"
-TARGET_KEY = "x-extproc-target"
+PROCESS_METHOD: Final = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+CHECK_METHOD: Final = "/envoy.service.auth.v3.Authorization/Check"
+TARGET_KEY: Final = "x-extproc-target"
 """The gRPC metadata key, written by Envoy's own configuration, that names the target."""
-LISTENER_KEY = "x-extproc-listener"
+LISTENER_KEY: Final = "x-extproc-listener"
 """The same for the listener."""
-METADATA_NAMESPACE = "extproc"
-ATTRIBUTES_KEY = "envoy.filters.http.ext_proc"
-CODE_DETAILS = "response.code_details"
-VIA_UPSTREAM = "via_upstream"
+METADATA_NAMESPACE: Final = "extproc"
+ATTRIBUTES_KEY: Final = "envoy.filters.http.ext_proc"
+CODE_DETAILS: Final = "response.code_details"
+VIA_UPSTREAM: Final = "via_upstream"
 
 
 Mode = pb.ProcessingMode
-_TO_MODE = {
+_TO_MODE: Final = {
     Mode.NONE: BodyMode.NONE,
     Mode.STREAMED: BodyMode.STREAMED,
     Mode.BUFFERED: BodyMode.BUFFERED,
 }
-_FROM_MODE = {mode: number for number, mode in _TO_MODE.items()}
-_MODES = {
+_FROM_MODE: Final = {mode: number for number, mode in _TO_MODE.items()}
+_MODES: Final = {
     (asked, answered): BodyModes(request, response)
     for asked, request in _TO_MODE.items()
     for answered, response in _TO_MODE.items()
@@ -72,12 +72,12 @@ def call_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> CallMetadata:
     )
 
 
-NO_HEADERS = Headers(())
+NO_HEADERS: Final = Headers(())
 
 
-_STATUS = bytes((0x0A, 14, 0x0A, 7)) + b":status" + bytes((0x1A, 3))
+_STATUS: Final = bytes((0x0A, 14, 0x0A, 7)) + b":status" + bytes((0x1A, 3))
 """How a HeaderMap begins whose first field is `:status` with three characters, as it always is."""
-_STATUS_AT = len(_STATUS)
+_STATUS_AT: Final = len(_STATUS)
 
 
 class WireHeaders(Headers):
@@ -108,10 +108,10 @@ class Told:
     code_details: str = ""
 
 
-NOTHING_TOLD = Told()
-MOST_REMEMBERED = 1024
-_told: dict[bytes, Told] = {}
-_modes: dict[bytes, BodyModes] = {}
+NOTHING_TOLD: Final = Told()
+MOST_REMEMBERED: Final = 1024
+_told: Final[dict[bytes, Told]] = {}
+_modes: Final[dict[bytes, BodyModes]] = {}
 """By their bytes: requests of one connection come with the same attributes, those of a listener with the same modes."""
 
 
@@ -244,10 +244,10 @@ def forward_reply(kind: str, step: Forward) -> Reply:
     return _forward_message(kind, step)
 
 
-_IDS = ("ses_" + "S" * 32, "dec_" + "D" * 32)
-_MOST_TEMPLATES = 512
+_IDS: Final = ("ses_" + "S" * 32, "dec_" + "D" * 32)
+_MOST_TEMPLATES: Final = 512
 _Template = tuple[bytes, bytes, bytes, bool]
-_templates: dict[tuple[object, ...], _Template] = {}
+_templates: Final[dict[tuple[object, ...], _Template]] = {}
 
 
 def _with_ids(kind: str, step: Forward) -> Reply:
@@ -373,7 +373,7 @@ def _unchanged() -> dict[str, pb.ProcessingResponse]:
     return made
 
 
-UNCHANGED = _unchanged()
+UNCHANGED: Final = _unchanged()
 """Replies that change nothing, shared: never mutate one."""
 
 

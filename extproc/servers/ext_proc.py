@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -35,10 +35,10 @@ from extproc.servers.wire import ext_proc_pb2 as pb
 
 log = structlog.get_logger()
 
-TIMEOUT_MARGIN = 10.0
+TIMEOUT_MARGIN: Final = 10.0
 """Seconds Envoy is asked to wait beyond our own deadline, so that ours ends the wait."""
-KEYS_WAIT = 8.0
-BUFFERED = BodyModes(BodyMode.BUFFERED, BodyMode.BUFFERED)
+KEYS_WAIT: Final = 8.0
+BUFFERED: Final = BodyModes(BodyMode.BUFFERED, BodyMode.BUFFERED)
 
 
 class Channel(Protocol):

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import structlog
 
 log = structlog.get_logger()
 
-OK = 0
-UNAVAILABLE = 14
-NOT_FINISHED = "the stream was not finished"
+OK: Final = 0
+UNAVAILABLE: Final = 14
+NOT_FINISHED: Final = "the stream was not finished"
 
 
 class CutError(Exception):

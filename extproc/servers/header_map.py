@@ -7,20 +7,20 @@ lays it out goes to the general parser.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from extproc.servers.wire import ext_proc_pb2 as pb
 
 Fields: TypeAlias = tuple[tuple[str, str], ...]
 
-KEY_TAG = 0x0A
+KEY_TAG: Final = 0x0A
 """Field 1, a length and bytes: `HeaderMap.headers` and, inside, `HeaderValue.key`."""
-RAW_VALUE_TAG = 0x1A
+RAW_VALUE_TAG: Final = 0x1A
 """Field 3: `HeaderValue.raw_value`."""
-MOST_REMEMBERED = 1024
-LONGEST_REMEMBERED = 128
+MOST_REMEMBERED: Final = 1024
+LONGEST_REMEMBERED: Final = 128
 
-NAMES = {
+NAMES: Final = {
     name.encode(): name
     for name in (
         ":authority", ":method", ":path", ":protocol", ":scheme", ":status", "accept", "accept-encoding",
@@ -31,7 +31,7 @@ NAMES = {
     )
 }  # fmt: skip
 """Names nearly every request has: found, not made, and kept once however many requests wait."""
-RECURRING = frozenset(
+RECURRING: Final = frozenset(
     {
         ":authority", ":method", ":scheme", ":status", "accept", "accept-encoding", "accept-language",
         "cache-control", "content-encoding", "content-type", "host", "server", "transfer-encoding", "user-agent",
@@ -40,11 +40,11 @@ RECURRING = frozenset(
 )  # fmt: skip
 """Fields whose values come again and again, and are nobody's secret."""
 
-_beginnings = {
+_beginnings: Final = {
     bytes((KEY_TAG, len(key))) + key + bytes((RAW_VALUE_TAG,)): name for key, name in NAMES.items()
 }
 """How a field begins that has one of these names and a raw value: tags, length and key in one look."""
-_seen: dict[bytes, tuple[str, str]] = {}
+_seen: Final[dict[bytes, tuple[str, str]]] = {}
 
 
 def read_header_map(data: bytes) -> Fields:

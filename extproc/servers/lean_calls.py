@@ -6,7 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -34,7 +34,7 @@ from extproc.servers.service import Service
 
 log = structlog.get_logger()
 
-_UNCHANGED_BYTES = {id(reply): reply.SerializeToString() for reply in UNCHANGED.values()}
+_UNCHANGED_BYTES: Final = {id(reply): reply.SerializeToString() for reply in UNCHANGED.values()}
 """By identity: these replies are shared and never change."""
 
 
@@ -152,7 +152,7 @@ class _Ended:
         """It was closed before."""
 
 
-ENDED = _Ended()
+ENDED: Final = _Ended()
 
 
 def open_process(context: Context, wire: Wire, stream_id: int, head: CallHead) -> Call:
@@ -323,7 +323,7 @@ class HealthWatchCall(_Unary):
         self._board.leave(self)
 
 
-METHODS: dict[str, CallOpener] = {
+METHODS: Final[dict[str, CallOpener]] = {
     PROCESS_METHOD: open_process,
     NETWORK_METHOD: open_network,
     CHECK_METHOD: CheckCall,

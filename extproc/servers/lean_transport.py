@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 import structlog
 
@@ -37,13 +37,13 @@ from extproc.servers.service import Service
 
 log = structlog.get_logger()
 
-WRITE_BUFFER = 1 << 20
+WRITE_BUFFER: Final = 1 << 20
 """Bytes the kernel has not taken from us before we stop reading."""
-HANDSHAKE = 10.0
+HANDSHAKE: Final = 10.0
 """Seconds a peer has for its preface and settings."""
-FAREWELL = 1.0
+FAREWELL: Final = 1.0
 """Seconds for the last bytes to leave."""
-BACKLOG = 1024
+BACKLOG: Final = 1024
 
 
 class LeanServer:
@@ -272,7 +272,7 @@ class LeanConnection(asyncio.Protocol):
     # ------------------------------------------------------------------
 
     def _open(self, event: CallStarted) -> None:
-        stream_id, head = event
+        stream_id, head = event.stream_id, event.head
         opener = METHODS.get(head.path)
         if opener is None:
             self._h2.finish(stream_id, UNIMPLEMENTED, "no such method")

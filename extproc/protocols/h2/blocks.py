@@ -6,18 +6,19 @@ So a block is the same on every connection and for every stream (RFC 7541 sectio
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Final
 
 OK, CANCELLED, DEADLINE_EXCEEDED, NOT_FOUND, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = (
     0, 1, 4, 5, 8, 12, 13, 14,
 )  # fmt: skip
 """gRPC status codes in use here."""
 
-TABLE_SIZE_ZERO = b"\x20"
+TABLE_SIZE_ZERO: Final = b"\x20"
 """The first block we send says that our dynamic table has size 0, whatever the peer allows (section 6.3)."""
 
-_STATUS_200 = b"\x88"
-_STATUS_INDEX = 8
-_CONTENT_TYPE_INDEX = 31
+_STATUS_200: Final = b"\x88"
+_STATUS_INDEX: Final = 8
+_CONTENT_TYPE_INDEX: Final = 31
 
 
 def _string(value: bytes) -> bytes:
@@ -47,9 +48,9 @@ def _field(name: bytes, value: bytes) -> bytes:
     return b"\x00" + _string(name) + _string(value)
 
 
-RESPONSE = _STATUS_200 + _indexed_name(_CONTENT_TYPE_INDEX, b"application/grpc")
-TRAILERS_OK = _field(b"grpc-status", b"0")
-_ACCEPT = _field(b"grpc-accept-encoding", b"identity")
+RESPONSE: Final = _STATUS_200 + _indexed_name(_CONTENT_TYPE_INDEX, b"application/grpc")
+TRAILERS_OK: Final = _field(b"grpc-status", b"0")
+_ACCEPT: Final = _field(b"grpc-accept-encoding", b"identity")
 
 
 @lru_cache(maxsize=256)

@@ -8,6 +8,8 @@ write(connection.bytes_to_send())
 
 from __future__ import annotations
 
+from typing import Final
+
 from extproc.protocols.h2 import blocks
 from extproc.protocols.h2.decoder import CompressionError, HeaderDecoder, HeaderListTooLargeError
 from extproc.protocols.h2.events import CallEnded, CallStarted, ConnectionFailed, Event, HalfClosed
@@ -54,11 +56,11 @@ from extproc.protocols.h2.limits import Budget, Limits
 from extproc.protocols.h2.sending import Sender, WindowOverflowError
 from extproc.protocols.h2.stream import BadMessageError, Stream
 
-_REMEMBERED = 1024
+_REMEMBERED: Final = 1024
 """Streams we ended before their peer did, kept so that what was on its way is no offence."""
 
 
-_PER_REPLY = 4
+_PER_REPLY: Final = 4
 """Control frames a reply of ours may cause (window updates, a ping) without counting as a flood."""
 
 

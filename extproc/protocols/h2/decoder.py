@@ -8,6 +8,7 @@ names. (The block of an ordinary call takes the library 140 µs, and a tracepare
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 import hpack
 from hpack.exceptions import HPACKError
@@ -17,10 +18,10 @@ from extproc.protocols.h2.head import CallHead, MalformedError, build_head, chec
 
 logging.getLogger("hpack").setLevel(logging.WARNING)  # it formats every field for its debug log
 
-_BLOCKS = 256
-_FIELDS = 256
-_KEPT_NAME = 64
-_KEPT_BYTES = 512
+_BLOCKS: Final = 256
+_FIELDS: Final = 256
+_KEPT_NAME: Final = 64
+_KEPT_BYTES: Final = 512
 """Longer names and fields are not worth keeping."""
 
 Field = tuple[str, str]

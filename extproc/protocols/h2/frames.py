@@ -5,41 +5,50 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from struct import Struct
+from typing import Final
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-HEAD_BYTES = 9
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+HEAD_BYTES: Final = 9
 
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
-    range(10)
-)
+DATA: Final = 0
+HEADERS: Final = 1
+PRIORITY: Final = 2
+RST_STREAM: Final = 3
+SETTINGS: Final = 4
+PUSH_PROMISE: Final = 5
+PING: Final = 6
+GOAWAY: Final = 7
+WINDOW_UPDATE: Final = 8
+CONTINUATION: Final = 9
 
-END_STREAM = ACK = 0x1
-END_HEADERS = 0x4
-PADDED = 0x8
-HAS_PRIORITY = 0x20
+END_STREAM: Final = 0x1
+ACK: Final = 0x1
+END_HEADERS: Final = 0x4
+PADDED: Final = 0x8
+HAS_PRIORITY: Final = 0x20
 
-HEADER_TABLE_SIZE = 1
-ENABLE_PUSH = 2
-MAX_CONCURRENT_STREAMS = 3
-INITIAL_WINDOW_SIZE = 4
-MAX_FRAME_SIZE = 5
-MAX_HEADER_LIST_SIZE = 6
+HEADER_TABLE_SIZE: Final = 1
+ENABLE_PUSH: Final = 2
+MAX_CONCURRENT_STREAMS: Final = 3
+INITIAL_WINDOW_SIZE: Final = 4
+MAX_FRAME_SIZE: Final = 5
+MAX_HEADER_LIST_SIZE: Final = 6
 
-DEFAULT_WINDOW = 65_535
-DEFAULT_FRAME = 16_384
-LARGEST_WINDOW = 2**31 - 1
-LARGEST_FRAME = 2**24 - 1
-STREAM_ID = 0x7FFF_FFFF
+DEFAULT_WINDOW: Final = 65_535
+DEFAULT_FRAME: Final = 16_384
+LARGEST_WINDOW: Final = 0x7FFF_FFFF
+LARGEST_FRAME: Final = 0xFF_FFFF
+STREAM_ID: Final = 0x7FFF_FFFF
 """The high bit of a stream id is reserved and ignored (section 4.1)."""
 
-FRAME_HEAD = Struct(">IBI")
+FRAME_HEAD: Final = Struct(">IBI")
 """Length and type in one number (length << 8 | type), flags, stream id."""
-DATA_HEAD = Struct(">IBIBI")
+DATA_HEAD: Final = Struct(">IBIBI")
 """A DATA frame's head and a gRPC message's prefix (compressed flag, length) in one go."""
-MESSAGE_HEAD = Struct(">BI")
-NUMBER = Struct(">I")
-_SETTING = Struct(">HI")
-_GOAWAY = Struct(">II")
+MESSAGE_HEAD: Final = Struct(">BI")
+NUMBER: Final = Struct(">I")
+_SETTING: Final = Struct(">HI")
+_GOAWAY: Final = Struct(">II")
 
 
 class ErrorCode(IntEnum):
@@ -91,7 +100,7 @@ def parse_settings(payload: bytes) -> Iterator[tuple[int, int]]:
     return _SETTING.iter_unpack(payload)
 
 
-SETTINGS_ACK = build_frame(SETTINGS, ACK, 0)
+SETTINGS_ACK: Final = build_frame(SETTINGS, ACK, 0)
 
 
 class LostConnectionError(Exception):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from extproc.protocols.h2 import blocks
 from extproc.protocols.h2.frames import (
     DATA,
@@ -17,7 +19,7 @@ from extproc.protocols.h2.frames import (
 )
 from extproc.protocols.h2.stream import PREFIX, Stream
 
-_PLAIN = len(blocks.RESPONSE) << 8 | HEADERS
+_PLAIN: Final = len(blocks.RESPONSE) << 8 | HEADERS
 
 
 class WindowOverflowError(Exception):

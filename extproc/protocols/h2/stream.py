@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 from extproc.protocols.h2 import blocks
 from extproc.protocols.h2.events import Event, MessageReceived
 from extproc.protocols.h2.frames import MESSAGE_HEAD
 
-PREFIX = MESSAGE_HEAD.size
+PREFIX: Final = MESSAGE_HEAD.size
 
 
 class BadMessageError(Exception):

@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from extproc.domain.errors import ProtocolError
 from extproc.domain.nouns import noun
 from extproc.domain.request import Headers
 
-_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}\Z")  # RFC 9110 token
-_PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_~!$&'()*+,=:@-][A-Za-z0-9._~!$&'()*+,=:@-]*)*/?\Z")
+_METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}\Z")  # RFC 9110 token
+_PLAIN_PATH: Final = re.compile(r"(?:/[A-Za-z0-9_~!$&'()*+,=:@-][A-Za-z0-9._~!$&'()*+,=:@-]*)*/?\Z")
 """The common case: no escapes, no dot first in a segment, no empty segment, so nothing to look at twice."""
-_PATH = re.compile(r"/[\x21\x24-\x3a\x3c-\x3e\x40-\x5b\x5d\x5f\x61-\x7a\x7c\x7e]*\Z")
+_PATH: Final = re.compile(r"/[\x21\x24-\x3a\x3c-\x3e\x40-\x5b\x5d\x5f\x61-\x7a\x7c\x7e]*\Z")
 """Visible ASCII without `"#;?\\^`{}` (RFC 3986 path characters plus a few that are harmless)."""
-_ESCAPE = re.compile(r"%(..)?", re.DOTALL)
-_QUERY = re.compile(r"[\x21\x24-\x7e]*\Z")
-_AUTHORITY = re.compile(r"[\x21\x22\x24-\x2e\x30-\x3e\x41-\x5b\x5d-\x7e]+\Z")
+_ESCAPE: Final = re.compile(r"%(..)?", re.DOTALL)
+_QUERY: Final = re.compile(r"[\x21\x24-\x7e]*\Z")
+_AUTHORITY: Final = re.compile(r"[\x21\x22\x24-\x2e\x30-\x3e\x41-\x5b\x5d-\x7e]+\Z")
 """Visible ASCII without `/\\@?#`."""
 
-SINGLE = (
+SINGLE: Final = (
     ":method",
     ":path",
     ":authority",
@@ -36,7 +37,7 @@ SINGLE = (
 )
 """Fields that may appear once: a second one is read by some servers and not by others."""
 
-OVERRIDES = frozenset(
+OVERRIDES: Final = frozenset(
     {
         "x-http-method-override",
         "x-http-method",
@@ -50,17 +51,28 @@ OVERRIDES = frozenset(
 """Fields that make some frameworks run another method or path than the one that was judged."""
 
 
-@noun(frozen=True, slots=True)
+@noun(slots=True, init=False, unsafe_hash=True)
 class RequestLine:
     """Method, authority and path as policy sees them. `path` is raw; `url_path` is percent-decoded once."""
 
-    method: str
-    scheme: str
-    host: str
-    path: str
-    url_path: str
-    query: str
-    upgrade: bool
+    method: Final[str]
+    scheme: Final[str]
+    host: Final[str]
+    path: Final[str]
+    url_path: Final[str]
+    query: Final[str]
+    upgrade: Final[bool]
+
+    def __init__(
+        self, method: str, scheme: str, host: str, path: str, url_path: str, query: str, upgrade: bool
+    ) -> None:
+        self.method = method
+        self.scheme = scheme
+        self.host = host
+        self.path = path
+        self.url_path = url_path
+        self.query = query
+        self.upgrade = upgrade
 
 
 def read_request_line(headers: Headers) -> RequestLine:
@@ -90,9 +102,9 @@ def read_request_line(headers: Headers) -> RequestLine:
     return RequestLine(method, headers.get(":scheme"), host, raw, url_path, query, upgrade)
 
 
-_harmless: set[str] = set()
+_harmless: Final[set[str]] = set()
 """Names seen before that override nothing."""
-_MOST_HARMLESS = 512
+_MOST_HARMLESS: Final = 512
 
 
 def _check_overrides(headers: Headers) -> None:
