@@ -73,8 +73,9 @@ compiled: $(COMPILED)/.ready  ## that wheel unpacked, in build/compiled
 dist/.compiled: $(READY) $(SHIPPED) tools/compiler.sh
 	tools/compiler.sh $(BIN)/python
 	rm -f dist/*.whl
+	@mkdir -p dist && touch dist/.begun
 	EXTPROC_COMPILE=1 $(BIN)/hatchling build -t wheel -d dist
-	@touch $@
+	@mv dist/.begun $@  # as old as its beginning: what was changed meanwhile is not in it
 
 $(COMPILED)/.ready: dist/.compiled
 	rm -rf $(COMPILED)

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import tomllib
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import get_args, get_type_hints
 
+import msgspec
 import pytest
+
+from extproc.app.form import is_compiled
+from extproc.domain.demand import HoldDemand
+from extproc.domain.hold import HeldRequest, HoldAsk
+from extproc.domain.terms import GrantTerms
 
 ROOT = Path(__file__).parents[1]
 MODULES: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"][
@@ -27,3 +38,70 @@ def test_no_function_gives_one_name_to_exceptions_of_different_types(module: str
                 types.setdefault(node.name, set()).add(ast.unparse(node.type))
         found += [(function.name, name, kinds) for name, kinds in types.items() if len(kinds) > 1]
     assert found == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_waits_or_yields_while_an_exception_is_handled(module: str):
+    """mypyc leaves the exception set for whoever runs meanwhile: it becomes the context of theirs."""
+    found = []
+    for node in ast.walk(ast.parse((ROOT / module).read_text())):
+        handling: list[ast.AST] = []
+        if isinstance(node, ast.ExceptHandler):
+            handling = list(node.body)
+        elif isinstance(node, ast.Try):
+            handling = list(node.finalbody)
+        elif isinstance(node, ast.AsyncWith):
+            found.append(node.lineno)
+        inner = [each for part in handling for each in ast.walk(part)]
+        found += [each.lineno for each in inner if isinstance(each, ast.Await | ast.Yield | ast.YieldFrom)]
+    assert found == []
+
+
+def classes_within(kind: object) -> set[type]:
+    """Every class of ours that a stored value of this type is read back into."""
+    found: set[type] = set()
+    waiting = [kind]
+    while waiting:
+        this = waiting.pop()
+        waiting += get_args(this)
+        if isinstance(this, type) and this.__module__.startswith("extproc.") and this not in found:
+            found.add(this)
+            if is_dataclass(this) or issubclass(this, msgspec.Struct):
+                waiting += get_type_hints(this).values()
+    return found
+
+
+def read_back() -> Iterator[type]:
+    """The classes that some module asks msgspec to make of what was stored."""
+    for path in sorted((ROOT / "extproc").rglob("*.py")):
+        text = path.read_text()
+        if "msgspec" not in text or "alone" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "msgspec.convert",
+                "msgspec.json.Decoder",
+            ):
+                kind = node.args[-1]
+                if isinstance(kind, ast.Name):
+                    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+                    yield getattr(importlib.import_module(module), kind.id)
+
+
+def test_what_stores_hold_is_read_back_into_classes_that_are_not_compiled():
+    """A compiled class keeps `type` or a bare `tuple` for most annotations: fields would come back unread."""
+    kinds = set(read_back())
+    assert {HeldRequest, HoldAsk, GrantTerms} <= kinds
+    made = {each for kind in kinds for each in classes_within(kind)}
+    assert HoldDemand in made
+    assert {each for each in made if f"{each.__module__.replace('.', '/')}.py" in MODULES} == set()
+
+
+def test_all_of_them_are_compiled_or_none():
+    files = {
+        module: str(importlib.import_module(module.removesuffix(".py").replace("/", ".")).__file__)
+        for module in MODULES
+    }
+    assert {
+        module: file.endswith(tuple(EXTENSION_SUFFIXES)) for module, file in files.items()
+    } == dict.fromkeys(MODULES, is_compiled())

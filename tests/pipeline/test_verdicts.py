@@ -46,6 +46,11 @@ def logged_in(policy: str) -> World:
     return world
 
 
+COUNTS_CALLS = pytest.mark.pure_only(
+    "counts calls of RuleSet.judge, which a compiled object does not let replace"
+)
+
+
 def engine_calls(world: World, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Grows with every judgement that is really made."""
     rules = world.gov.targets["db"].rules
@@ -60,6 +65,7 @@ def engine_calls(world: World, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return made
 
 
+@COUNTS_CALLS
 def test_a_text_that_comes_again_is_judged_once_and_counted_each_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -79,6 +85,7 @@ def test_a_text_that_comes_again_is_judged_once_and_counted_each_time(
     }  # fmt: skip
 
 
+@COUNTS_CALLS
 @pytest.mark.parametrize("policy", [POLICY, BY_TIME])
 def test_rules_over_parameters_or_time_are_always_asked(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     world = logged_in(policy)
@@ -110,6 +117,7 @@ def test_a_name_that_stands_for_something_else_meanwhile_is_judged_anew() -> Non
     assert isinstance(world.decide("EXECUTE p"), Stop)
 
 
+@COUNTS_CALLS
 def test_a_rule_that_could_not_be_evaluated_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     world = logged_in(
         'default: deny\nrules:\n  - name: claim\n    when: principal.claims.missing == "x"\n    then: {deny: {}}\n'
@@ -120,6 +128,7 @@ def test_a_rule_that_could_not_be_evaluated_is_asked_again(monkeypatch: pytest.M
     assert len(made) == 3
 
 
+@COUNTS_CALLS
 def test_only_so_many_texts_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdicts, "MAX_REMEMBERED", 3)
     world = logged_in(NO_PARAMETERS)

@@ -177,18 +177,15 @@ def test_secret_headers_are_no_facts() -> None:
 def test_cases_see_the_facts_that_traffic_sees(path: str, body: object) -> None:
     """The proxy's own builder and the one for cases agree on every fact of the request."""
     import json
+    from dataclasses import replace
 
     from extproc.domain.principal import Principal
     from extproc.domain.request import Headers, RequestHead, Source
     from extproc.pipeline.facts import FactUnavailableError, HttpFacts
     from extproc.protocols.http.head import read_request_line
+    from tests.support.governed import denying
 
-    class Plan:
-        name = "api"
-        kind = "http"
-        labels = TARGETS["api"].labels
-        request_limit = 1000
-
+    plan = replace(denying().targets["api"], labels=TARGETS["api"].labels, request_limit=1000)
     raw = b"" if body is None else json.dumps(body, ensure_ascii=False).encode()
     items = [(":method", "POST"), (":scheme", "https"), (":authority", "api.example"), (":path", path)]
     items += [("x-a", "1"), ("authorization", "Bearer s"), ("cookie", "c")]
@@ -197,7 +194,7 @@ def test_cases_see_the_facts_that_traffic_sees(path: str, body: object) -> None:
     head = RequestHead("api", Headers(tuple(items)), not raw, Source("192.0.2.1:40000", False, ""))
     person = Principal("https://issuer.example", "ada", "human", "ada@x", ("g",), "cli", claims={"a": 1})
     line = read_request_line(head.headers)
-    live = HttpFacts(head, line, person, Plan(), frozenset(), "case", 1767225600.0)  # type: ignore[arg-type]
+    live = HttpFacts(head, line, person, plan, frozenset(), "case", 1767225600.0)
     live.body = raw
     principal = {
         "subject": "ada",

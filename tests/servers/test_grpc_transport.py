@@ -72,6 +72,10 @@ def test_a_whole_exchange_ends_well_after_the_half_close(tmp_path: Path):
     run(tmp_path, service(), play)
 
 
+REPLACED = pytest.mark.pure_only("puts a fault in place of a method, which compiled code calls directly")
+
+
+@REPLACED
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_fault_in_any_phase_does_not_end_the_stream_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase
@@ -96,6 +100,7 @@ def test_a_fault_in_any_phase_does_not_end_the_stream_well(
     run(tmp_path, service(), play)
 
 
+@REPLACED
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_fault_that_cannot_be_refused_ends_it_badly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase):
     async def play(server: GrpcServer, open_call: Callable[..., Any]) -> None:

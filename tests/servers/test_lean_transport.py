@@ -25,11 +25,11 @@ from hypothesis import strategies as st
 
 from extproc.domain.errors import LedgerUnavailableError
 from extproc.domain.record import Record
-from extproc.protocols.h2 import Limits
+from extproc.protocols.h2 import CallHead, Limits
 from extproc.servers import grpc_transport, lean_calls, lean_health, lean_transport
 from extproc.servers.envoy_proto import CHECK_METHOD, PROCESS_METHOD, TARGET_KEY, CallMetadata
-from extproc.servers.ext_proc import ProcessStream
 from extproc.servers.half_close import OK, UNAVAILABLE, how_to_end
+from extproc.servers.lean_calls import METHODS, Call, Context, Wire, _metadata, _StreamCall, open_process
 from extproc.servers.lean_transport import LeanConnection, LeanServer
 from extproc.servers.service import Service
 from extproc.servers.wire import ext_authz_pb2 as az
@@ -50,7 +50,7 @@ from tests.protocols.h2.support import (
     settings,
     window_update,
 )
-from tests.support.governed import governance
+from tests.support.governed import denying, governance
 
 UNAVAILABLE_TEXT = b"grpc-status\x0214"
 STATUS_OK = b"grpc-status\x010"
@@ -79,7 +79,7 @@ class Books:
 
 def a_service(**changes: Any) -> Service:
     made = Service(
-        governance=None,  # type: ignore[arg-type]  # the stand-in stream needs none
+        governance=denying(),  # the stand-in stream needs none
         ledger=Books(),
         desk=None,  # type: ignore[arg-type]
         keys=None,  # type: ignore[arg-type]
@@ -152,10 +152,17 @@ class EchoStream:
         self.closed_as.append(reason)
 
 
+def open_echo(context: Context, wire: Wire, stream_id: int, head: CallHead) -> Call:
+    call = _metadata(head)
+    return _StreamCall(
+        context.service, wire, stream_id, lambda channel: EchoStream(context.service, call, channel)
+    )
+
+
 @pytest.fixture(autouse=True)
 def echo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     EchoStream.alive.clear()
-    monkeypatch.setattr(lean_calls, "ProcessStream", EchoStream)
+    monkeypatch.setitem(METHODS, PROCESS_METHOD, open_echo)
     yield
     EchoStream.alive.clear()
 
@@ -771,7 +778,7 @@ def test_no_task_is_started_on_the_fast_path():
 
 
 def test_the_real_exchange_answers_in_the_read_callback(monkeypatch):
-    monkeypatch.setattr(lean_calls, "ProcessStream", ProcessStream)
+    monkeypatch.setitem(METHODS, PROCESS_METHOD, open_process)
     request, fields = pb.ProcessingRequest(), pb.HeaderMap()
     for name, value in (
         (":method", "DELETE"),

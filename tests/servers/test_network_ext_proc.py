@@ -16,6 +16,7 @@ from extproc.servers.envoy_proto import CallMetadata
 from extproc.servers.network_ext_proc import ATTRIBUTES_KEY, LARGEST, Conversation, NetworkStream, Output
 from extproc.servers.service import Service
 from extproc.servers.wire import network_ext_proc_pb2 as pb
+from tests.support.governed import denying
 
 RECORD = Record("intent", 1.0, {})
 
@@ -78,7 +79,7 @@ class Rig:
         nothing: Any = None
         self.book = Book()
         self.service = Service(
-            governance=nothing, ledger=self.book, desk=nothing, keys=nothing, now=lambda: 1.0, new_hex=lambda n: "",
+            governance=denying(), ledger=self.book, desk=nothing, keys=nothing, now=lambda: 1.0, new_hex=lambda n: "",
         )  # fmt: skip
         self.says = Says()
         self.sent: list[pb.ProcessingResponse] = []

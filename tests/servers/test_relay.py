@@ -23,6 +23,7 @@ from extproc.servers.relay import RelayServer
 from extproc.servers.service import Service
 from extproc.servers.upstreams import ALPN, Upstream, UpstreamTls
 from tests.protocols.test_proxy_header import HOSTILE, V4, header, value
+from tests.support.governed import denying
 from tests.support.pki import Authority
 
 RECORD = Record("intent", 1.0, {})
@@ -130,7 +131,7 @@ class Rig:
         self.folder = folder
         self.book = Book()
         self.service = Service(
-            governance=nothing, ledger=self.book, desk=nothing, keys=nothing, now=lambda: 1.0, new_hex=lambda n: "",
+            governance=denying(), ledger=self.book, desk=nothing, keys=nothing, now=lambda: 1.0, new_hex=lambda n: "",
         )  # fmt: skip
         self.database = Database()
         self.conversations: list[Passing] = []

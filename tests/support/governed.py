@@ -71,6 +71,11 @@ def governance(policy: str, *, identifier: Believes | None = None, **plan: Any) 
     )
 
 
+def denying() -> Governance:
+    """A governance that lets nothing through, for tests in which nothing is judged."""
+    return governance("default: deny\nrules: []\n")
+
+
 def credential() -> Credential:
     """What the upstream wants to see."""
     return Credential("x-api-key", CREDENTIAL, literal_forms(CREDENTIAL))
