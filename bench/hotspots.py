@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import signal
 import tempfile
 import time
@@ -30,7 +29,7 @@ from extproc.app.bundle import load_bundle
 from extproc.app.governing import TokenIdentifier, build_governance
 from extproc.app.hold_stores import open_holds
 from extproc.app.state_keys import load_state_keys
-from extproc.app.worker import open_keys
+from extproc.app.worker import RandomHex, open_keys
 from extproc.config import load_config
 from extproc.demo.issuer import Issuer
 from extproc.pipeline import Governance
@@ -84,7 +83,7 @@ class Bench:
             desk=HoldDesk(open_holds(settings), now=time.time, open_waits=1),
             keys=keys,
             now=time.time,
-            new_hex=secrets.token_hex,
+            new_hex=RandomHex(),
         )
         self.token = self._issuer.token(
             "alice",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 from extproc.adapters.ledger_reader import (
     list_writers,
@@ -42,11 +42,14 @@ class Disk:
     truncate: Callable[[int, int], None] = os.ftruncate
 
 
-class RecordRef(NamedTuple):
+class RecordRef:
     """Which record it became."""
 
-    writer: str
-    seq: int
+    __slots__ = ("seq", "writer")
+
+    def __init__(self, writer: str, seq: int) -> None:
+        self.writer: Final = writer
+        self.seq: Final = seq
 
     def __str__(self) -> str:
         return f"{self.writer}:{self.seq}"

@@ -79,6 +79,9 @@ class Headers:
         return f"Headers({len(self.items)} fields)"
 
 
+NO_HEADERS: Final = Headers(())
+
+
 @noun(frozen=True, slots=True)
 class Source:
     """Where the connection came from, as Envoy tells it; never taken from client bytes."""

@@ -232,19 +232,18 @@ def is_hash(value: object) -> bool:
 
 
 _SCALARS: Final = frozenset((str, int, bool, type(None)))
-_WHOLE: Final = _SCALARS | {Checked}
 
 
 def _refuse_fractions(kind: str, values: Any) -> None:
     # orjson would write floats (and NaN as null) without a word
     for value in values:
         shape = type(value)
-        if shape is str or shape in _WHOLE:
+        if shape is str or shape is int or value is None or shape is Checked or shape is bool:
             continue
-        if shape is dict or shape is list or shape is tuple:
-            parts = value.values() if shape is dict else value
-            if not _WHOLE.issuperset(map(type, parts)):  # nearly always it is: one call for all of them
-                _refuse_fractions(kind, parts)
+        if shape is dict:
+            _refuse_fractions(kind, value.values())
+        elif shape is list or shape is tuple:
+            _refuse_fractions(kind, value)
         elif shape is float:
             raise RecordError(f"{kind}: holds a float")
         elif not _is_plain_enum(value):

@@ -9,7 +9,7 @@ from typing import Final
 from extproc.domain.decision import Deny, HeaderChange, Obligations, Phase, Ruling
 from extproc.domain.errors import MaskingError, ProtocolError
 from extproc.domain.record import Record
-from extproc.domain.request import Headers
+from extproc.domain.request import NO_HEADERS, Headers
 from extproc.domain.steps import UNSEEN, BodyMode, BodyModes, Forward, Refuse, Step
 from extproc.masking import Masker
 from extproc.masking.literal_stream import GrpcFrames, LiteralStream
@@ -52,7 +52,7 @@ class ResponseSide:
         self._answered = answered
         self._in_force = in_force
         self._mode = BodyMode.NONE
-        self._headers = Headers(())
+        self._headers = NO_HEADERS
         self._masker: Masker | None = None
         self._stream: LiteralStream | None = None
         self._frames: GrpcFrames | None = None

@@ -115,12 +115,15 @@ def _truth(value: Any) -> Any:
 def _texts(value: Any) -> Any:
     if type(value) is not list:
         raise TypeError
-    _text("".join(value))
+    _text("".join(value))  # which raises where a part is no text
     return value
 
 
 def _map_of_text(value: Any) -> Any:
-    _texts([*value, *value.values()])
+    if type(value) is not dict:
+        raise TypeError
+    _text("".join(value))
+    _text("".join(value.values()))
     return value
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any, Final, Protocol
 
 from google.protobuf import struct_pb2
 
 from extproc.domain.decision import HeaderChange
-from extproc.domain.request import Headers, RequestHead, Source, Trace
+from extproc.domain.request import NO_HEADERS, Headers, RequestHead, Source, Trace
 from extproc.domain.steps import BodyMode, BodyModes, Forward, Refuse
 from extproc.domain.tracing import parse_traceparent
 from extproc.servers.header_map import read_header_map
@@ -70,9 +69,6 @@ def call_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> CallMetadata:
         parse_traceparent(traceparent),
         listener=listeners[0] if len(listeners) == 1 else "",
     )
-
-
-NO_HEADERS: Final = Headers(())
 
 
 _STATUS: Final = bytes((0x0A, 14, 0x0A, 7)) + b":status" + bytes((0x1A, 3))
@@ -139,17 +135,25 @@ def is_from_upstream(message: pb.Asked) -> bool | None:
 
 def told_by(message: pb.Asked) -> Told:
     """The attributes of a message. Raises DecodeError."""
+    entries = message.attributes
+    if len(entries) == 1:  # as always
+        return _told_in(entries[0])
     found = NOTHING_TOLD
-    for entry in message.attributes:
-        told = _told.get(entry)
-        if told is None:
-            told = _read_attributes(entry)
-            if len(_told) >= MOST_REMEMBERED:
-                _told.clear()
-            _told[entry] = told
+    for entry in entries:
+        told = _told_in(entry)
         if told is not NOTHING_TOLD:
             found = told  # of two with one key the last counts
     return found
+
+
+def _told_in(entry: bytes) -> Told:
+    told = _told.get(entry)
+    if told is None:
+        told = _read_attributes(entry)
+        if len(_told) >= MOST_REMEMBERED:
+            _told.clear()
+        _told[entry] = told
+    return told
 
 
 def _read_attributes(entry: bytes) -> Told:
@@ -238,7 +242,8 @@ def forward_reply(kind: str, step: Forward) -> Reply:
     headers, metadata = step.headers, step.metadata
     if step.body is None:
         if not (headers.set or headers.remove or metadata):
-            return UNCHANGED[kind] if step.modes is None else _lowered(kind, step.modes)
+            modes = step.modes
+            return UNCHANGED[kind] if modes is None else _lowered(kind, modes)
         if len(metadata) == 3:
             return _with_ids(kind, step)
     return _forward_message(kind, step)
@@ -256,7 +261,11 @@ def _with_ids(kind: str, step: Forward) -> Reply:
     session, decision = metadata["session_id"], metadata["decision_id"]
     if len(session) != len(_IDS[0]) or len(decision) != len(_IDS[1]):
         return _forward_message(kind, step)
-    key = (kind, step.headers, step.modes, metadata["verdict"])
+    headers, modes = step.headers, step.modes
+    key = (
+        kind, headers.set, headers.remove, metadata["verdict"],
+        None if modes is None else (modes.request, modes.response),
+    )  # fmt: skip
     parts = _templates.get(key)
     if parts is None:
         ids = {"session_id": _IDS[0], "decision_id": _IDS[1], "verdict": metadata["verdict"]}
@@ -302,13 +311,19 @@ def _forward_message(kind: str, step: Forward) -> pb.ProcessingResponse:
     return reply
 
 
-@cache
+_lowering: Final[dict[tuple[str, BodyMode, BodyMode], pb.ProcessingResponse]] = {}
+
+
 def _lowered(kind: str, modes: BodyModes) -> pb.ProcessingResponse:
     """A reply that only changes the body modes: there are a handful, so each is made once."""
+    known = _lowering.get((kind, modes.request, modes.response))
+    if known is not None:
+        return known
     reply = pb.ProcessingResponse()
     getattr(reply, kind).SetInParent()
     if kind.endswith("_headers"):
         _put_modes(reply.mode_override, modes)
+    _lowering[kind, modes.request, modes.response] = reply
     return reply
 
 

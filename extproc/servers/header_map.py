@@ -51,7 +51,6 @@ def read_header_map(data: bytes) -> Fields:
     """Fields in order, names in lower case; Latin-1 keeps every byte. Raises DecodeError for what is no HeaderMap."""
     found: list[tuple[str, str]] = []
     at, end = 0, len(data)
-    known = _seen.get
     try:
         while at < end:
             size = data[at + 1]
@@ -68,7 +67,7 @@ def read_header_map(data: bytes) -> Fields:
             if stop > end:
                 return _read_any(data)
             entry = data[at:stop]
-            pair = known(entry)
+            pair = _seen.get(entry)
             if pair is None:
                 pair = _read_field(entry)
                 if pair is None:

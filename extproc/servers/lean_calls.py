@@ -90,20 +90,37 @@ class Context:
 CallOpener = Callable[[Context, Wire, int, CallHead], Call]
 
 
+class _Ended:
+    """A stream that is over."""
+
+    def receive(self, data: bytes) -> None:
+        """Nobody listens."""
+
+    def closed(self, reason: str) -> None:
+        """It was closed before."""
+
+
+ENDED: Final = _Ended()
+
+
 class _StreamCall:
     """A `Process` RPC, of either external processor: the way between its stream and the wire."""
 
     __slots__ = ("_service", "_stream", "_stream_id", "_wire", "message")
 
-    def __init__(
-        self, service: Service, wire: Wire, stream_id: int, open_stream: Callable[[_StreamCall], Stream]
-    ) -> None:
+    def __init__(self, service: Service, wire: Wire, stream_id: int) -> None:
         self._service = service
         self._wire = wire
         self._stream_id = stream_id
-        self._stream: Stream = open_stream(self)
-        self.message: Callable[[bytes], None] = self._stream.receive
-        service.open_streams += 1
+        self._stream: Stream = ENDED
+        self.message: Callable[[bytes], None] = ENDED.receive
+
+    def carry(self, stream: Stream) -> _StreamCall:
+        """From here on messages go to this stream."""
+        self._stream = stream
+        self.message = stream.receive
+        self._service.open_streams += 1
+        return self
 
     def send(self, reply: Message) -> None:
         """A reply whose records are written (`Channel`)."""
@@ -131,7 +148,8 @@ class _StreamCall:
 
     def _end(self, half_closed: bool, trouble: str | None = None) -> None:
         """The only way a Process stream is ended from our side."""
-        self._wire.finish(self._stream_id, *how_to_end(half_closed, trouble))
+        status, message = how_to_end(half_closed, trouble)
+        self._wire.finish(self._stream_id, status, message)
         self._let_go()
 
     def _let_go(self) -> None:
@@ -142,36 +160,16 @@ class _StreamCall:
         self.message = ENDED.receive
 
 
-class _Ended:
-    """A stream that is over."""
-
-    def receive(self, data: bytes) -> None:
-        """Nobody listens."""
-
-    def closed(self, reason: str) -> None:
-        """It was closed before."""
-
-
-ENDED: Final = _Ended()
-
-
 def open_process(context: Context, wire: Wire, stream_id: int, head: CallHead) -> Call:
     """`ExternalProcessor/Process`: one HTTP exchange."""
-    call = _metadata(head)
-    return _StreamCall(
-        context.service, wire, stream_id, lambda channel: ProcessStream(context.service, call, channel)
-    )
+    call = _StreamCall(context.service, wire, stream_id)
+    return call.carry(ProcessStream(context.service, _metadata(head), call))
 
 
 def open_network(context: Context, wire: Wire, stream_id: int, head: CallHead) -> Call:
     """`NetworkExternalProcessor/Process`: one connection."""
-    call = _metadata(head)
-    return _StreamCall(
-        context.service,
-        wire,
-        stream_id,
-        lambda channel: NetworkStream(context.service, call, channel, context.conversations),
-    )
+    call = _StreamCall(context.service, wire, stream_id)
+    return call.carry(NetworkStream(context.service, _metadata(head), call, context.conversations))
 
 
 class _Unary(ABC):

@@ -38,9 +38,8 @@ def test_an_exchange_leaves_no_cycle_behind(end: str):
     try:
         before = alive()
         for _ in range(5):
-            call = _StreamCall(
-                governed, Wire(), 1, lambda channel: ProcessStream(governed, CallMetadata("api"), channel)
-            )
+            call = _StreamCall(governed, Wire(), 1)
+            call.carry(ProcessStream(governed, CallMetadata("api"), call))
             assert governed.open_streams == 1
             for message in (request_headers(), response_headers(), response_body(b"{}")):
                 call.message(message)

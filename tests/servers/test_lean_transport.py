@@ -153,10 +153,8 @@ class EchoStream:
 
 
 def open_echo(context: Context, wire: Wire, stream_id: int, head: CallHead) -> Call:
-    call = _metadata(head)
-    return _StreamCall(
-        context.service, wire, stream_id, lambda channel: EchoStream(context.service, call, channel)
-    )
+    call = _StreamCall(context.service, wire, stream_id)
+    return call.carry(EchoStream(context.service, _metadata(head), call))
 
 
 @pytest.fixture(autouse=True)

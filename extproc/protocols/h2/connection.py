@@ -171,7 +171,8 @@ class Connection:
             stream.trailers = blocks.trailers(status, message)
             return
         if stream.headers_sent:
-            self._end(stream, blocks.trailers(status, message))
+            well = status == blocks.OK and not message
+            self._end(stream, blocks.TRAILERS_OK if well else blocks.trailers(status, message))
         else:
             self._end(stream, blocks.trailers_only(status, message))
 
