@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, help="how often every case is run")
     parser.add_argument("--requests", type=int, help="requests of a round")
     parser.add_argument(
+        "--connections", type=int, help="connections to a processor's worker at a time (default: 8)"
+    )
+    parser.add_argument(
         "--settle", type=float, help="seconds to wait for exporter and checkpointer at the end"
     )
     parser.add_argument(
@@ -54,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     base = QUICK if given.quick else FULL
     plan = Plan(
-        given.rounds or base.rounds, given.requests or base.requests, base.connections, base.rate,
+        given.rounds or base.rounds, given.requests or base.requests,
+        given.connections or base.connections, base.rate,
         base.rate_seconds if given.latency is None else given.latency,
         base.settle if given.settle is None else given.settle,
     )  # fmt: skip

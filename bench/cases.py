@@ -2,7 +2,8 @@
 
 A case is run in several setups over the same route shape: `bare` (no filter), `empty_grpcio` and `empty_lean` (a
 processor that decides nothing, with the same number of messages, on either transport), `governed_grpcio` and
-`governed_lean` (extproc), `two_workers` and, with more than two cores, `all_workers` (extproc on the lean transport).
+`governed_lean` (extproc), `two_workers` and, with more than two cores, `all_workers` (extproc on the lean transport,
+each worker with as many connections as the one), `access_log` (`governed_lean` that Envoy's access log goes to).
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any, Literal
 from bench.masking_bench import documents
 
 Setup = Literal[
-    "bare", "empty_grpcio", "empty_lean", "governed_grpcio", "governed_lean", "two_workers", "all_workers"
-]
+    "bare", "empty_grpcio", "empty_lean", "governed_grpcio", "governed_lean", "two_workers", "all_workers",
+    "access_log",
+]  # fmt: skip
 CORES = os.cpu_count() or 1
 
 
@@ -27,6 +29,8 @@ class Service:
 
     transport: Literal["lean", "grpcio"]
     workers: int = 1
+    access_log: bool = False
+    """Envoy tells it how each request ended, and it writes a third record."""
 
 
 EMPTY: Mapping[Setup, Literal["lean", "grpcio"]] = {"empty_grpcio": "grpcio", "empty_lean": "lean"}
@@ -36,6 +40,7 @@ SERVICES: Mapping[Setup, Service] = {
     "governed_grpcio": Service("grpcio"),
     "two_workers": Service("lean", 2),
     **({"all_workers": Service("lean", CORES)} if CORES > 2 else {}),
+    "access_log": Service("lean", access_log=True),
 }
 ALL: tuple[Setup, ...] = ("bare", *EMPTY, "governed_grpcio", "governed_lean")
 WORKERS: tuple[Setup, ...] = tuple(setup for setup, service in SERVICES.items() if service.workers > 1)
@@ -162,7 +167,7 @@ class Case:
 
 CASES: tuple[Case, ...] = (
     Case("get", "read", "/small", "small JSON GET, 20 rules, cached RS256 token, intent and outcome",
-         setups=(*ALL, *WORKERS), quick_setups=ALL),
+         setups=(*ALL, *WORKERS, "access_log"), quick_setups=ALL),
     Case("post", "write", "/small", "small JSON POST, 20 rules, 4 of them over the body", "POST", NOTE),
     Case("kept", "kept", "/small", "GET with an injected credential, request and response kept masked"),
     Case("mask-dirty", "masked", "/dirty-1k", "GET whose 1 KB answer has an e-mail address in every row"),

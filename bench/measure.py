@@ -137,10 +137,11 @@ def _in_turn(all_of_them: list[Measured], number: int) -> Iterator[Measured]:
 async def _round(rig: Rig, one: Measured, token: str, plan: Plan) -> None:
     count = max(plan.connections, plan.requests // one.case.weight)
     requests = _requests(rig, one, token, count)
+    connections = plan.connections * (SERVICES[one.setup].workers if one.setup in SERVICES else 1)
     hot = {role: rig.pids[role] for role in HOT if role in rig.pids}
     before = cpu.read(hot)
     load = await closed_loop(
-        rig.address(one.case.target, one.setup), requests, connections=plan.connections, count=count
+        rig.address(one.case.target, one.setup), requests, connections=connections, count=count
     )
     spent = cpu.used(before, cpu.read(hot))
     _check(one, load, count)

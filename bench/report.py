@@ -31,6 +31,7 @@ PAIRS: tuple[tuple[Setup, Setup], ...] = (
     ("governed_grpcio", "empty_grpcio"),
     ("empty_lean", "empty_grpcio"),
     *((setup, LEAN) for setup in WORKERS),
+    ("access_log", LEAN),
 )
 """Processors that are compared."""
 
@@ -249,6 +250,8 @@ def markdown(run: Run) -> str:
             f"{setup}: CPU per request {_cell(named, f'get.processor_cpu.{setup}/{LEAN}')} of one worker's, "
             f"requests {', '.join(map(str, counts))}, from even {_cell(named, f'{setup}.furthest_from_even')}.",
         ]
+    if (told := f"get.processor_cpu.access_log/{LEAN}") in named:
+        lines += ["", f"access_log: CPU per request {_cell(named, told)} of that without Envoy's access log."]
     lines += [
         "",
         "Beside the worker, per governed request of the whole run, in units of the worker's small GET:",

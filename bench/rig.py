@@ -372,6 +372,7 @@ def with_setups(
             if setup == LEAN:
                 continue
             listener = copy.deepcopy(governed)
+            _send_access_log(listener, setup)
             name = listener["name"] = _listener_name(governed["name"], setup)
             listener["address"]["socket_address"]["port_value"] = ports[name]
             manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
@@ -384,6 +385,7 @@ def with_setups(
                     if grpc is not None:
                         grpc["envoy_grpc"]["cluster_name"] = setup
             resources["listeners"].append(listener)
+        _send_access_log(governed, LEAN)
     return config
 
 
@@ -397,6 +399,21 @@ def _processor(cluster: dict[str, Any], setup: Setup, paths: list[str]) -> dict[
     for one, path in zip(place["lb_endpoints"], paths, strict=True):
         one["endpoint"]["address"] = {"pipe": {"path": path}}
     return made
+
+
+def _send_access_log(listener: dict[str, Any], setup: Setup) -> None:
+    """To this setup's own processor where it takes one; it would be work of another setup's otherwise."""
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    takes = setup in SERVICES and SERVICES[setup].access_log
+    kept = []
+    for entry in manager["access_log"]:
+        common = entry["typed_config"].get("common_config")
+        if common is not None:
+            if not takes:
+                continue
+            common["grpc_service"]["envoy_grpc"]["cluster_name"] = setup
+        kept.append(entry)
+    manager["access_log"] = kept
 
 
 def _strip(manager: dict[str, Any]) -> None:
