@@ -19,7 +19,7 @@ COMPILED := build/compiled
 AS_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH="$(CURDIR)/$(COMPILED):$(CURDIR)"
 SHIPPED = $(shell find extproc policies/demo -type f -not -name '*.pyc') pyproject.toml hatch_build.py README.md
 
-.PHONY: help install system test lint format unit clients e2e mysql-server demo wheel compiled bench bench-postgres bench-mysql lock proto docs envoy screenshots clean
+.PHONY: help install system test lint format unit clients e2e mysql-server demo wheel compiled compiled-tests bench bench-postgres bench-mysql lock proto docs envoy screenshots clean
 
 help:  ## what there is
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -30,7 +30,7 @@ $(READY): requirements.lock pyproject.toml tools/venv.sh
 	@VENV="$(VENV)" tools/venv.sh
 	@touch $@
 
-test: lint unit e2e  ## everything that must pass
+test: lint unit e2e compiled-tests  ## everything that must pass
 
 lint: $(READY)  ## format, lint, types, import arrows
 	$(BIN)/ruff format --check .
@@ -81,6 +81,25 @@ $(COMPILED)/.ready: dist/.compiled
 	rm -rf $(COMPILED)
 	$(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps --no-index --target $(COMPILED) dist/*.whl
 	@touch $@
+
+# What is compiled, by itself and through a real Envoy. The same tests as ever; what says nothing about the compiled
+# form is marked `pure_only` with the reason, and listed at the end.
+COMPILED_UNIT := tests/test_compiled.py tests/app/test_form.py tests/protocols/h2 tests/protocols/test_head.py \
+  tests/domain/test_request.py tests/identity/test_verifier.py tests/ledger/test_lines.py \
+  tests/adapters/test_ledger_files.py tests/pipeline \
+  $(addprefix tests/policy/test_,both_engines.py cases.py laws.py plain.py projection.py rulings.py statements.py) \
+  $(addprefix tests/servers/test_,access_log.py desk.py desk_grants.py envoy_proto.py ext_proc.py grpc_transport.py \
+    half_close.py header_map.py lean_memory.py lean_shared.py lean_transport.py network_ext_proc.py mtls.py relay.py)
+COMPILED_E2E := $(addprefix tests/e2e/test_,lean_invariant.py decisions.py masking.py ext_authz.py holds_crash.py \
+  postgres_workers.py mysql_records.py)
+COMPILED_PYTEST := EXTPROC_FORM=compiled $(AS_COMPILED) $(BIN)/python -m pytest --import-mode=append -rfEs -n 2
+
+compiled-tests: $(READY) system  ## the tests of what is compiled, on the compiled form
+	@if tools/compiler.sh $(BIN)/python; then \
+	  $(MAKE) --no-print-directory compiled; \
+	  $(COMPILED_PYTEST) -m "not e2e" --dist worksteal $(COMPILED_UNIT) $(ARGS); \
+	  $(COMPILED_PYTEST) -m e2e --dist loadfile $(COMPILED_E2E) $(ARGS); \
+	else echo "compiled-tests: the compiled form was not tested, see above"; [ "$${CI:-}" != true ]; fi
 
 # $(call measure,MODULE): the compiled form is measured, or the pure one for PURE=1 and where there is no compiler.
 measure = if [ -z "$(PURE)" ] && tools/compiler.sh $(BIN)/python; then \

@@ -6,9 +6,11 @@ import re
 import shlex
 import stat
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import yaml
@@ -172,7 +174,18 @@ def test_each_decision_record_has_context_decision_and_consequences():
 
 def test_make_knows_what_the_readme_and_ci_ask_of_it():
     makefile = (ROOT / "Makefile").read_text()
-    for goal in ("test", "demo", "lint", "bench", "lock", "proto", "clean"):
+    for goal in (
+        "test",
+        "demo",
+        "lint",
+        "bench",
+        "wheel",
+        "compiled",
+        "compiled-tests",
+        "lock",
+        "proto",
+        "clean",
+    ):
         assert re.search(rf"^{goal}:", makefile, re.M), goal
     assert "make test" in (ROOT / ".ci/run").read_text()
 
@@ -342,6 +355,46 @@ def test_the_image_is_built_by_hash_and_runs_as_nobody_special():
     assert not any(
         "SECRET" in rest or "KEY=" in rest or "PASSWORD" in rest for word, rest in steps if word == "ENV"
     )
+
+
+def test_the_image_runs_the_compiled_form_and_has_no_compiler():
+    steps = instructions()
+    second = [word for word, _ in steps].index("FROM", 1)
+    build, image = [rest for word, rest in steps[:second] if word == "RUN"], steps[second:]
+    compiler = next(number for number, rest in enumerate(build) if "gcc" in rest)
+    made = next(number for number, rest in enumerate(build) if "hatchling build" in rest)
+    assert compiler < made and "EXTPROC_COMPILE=1" in build[made]
+    assert "grep compiled" in build[-1]  # it fails where the wheel that was put in is a pure one
+    assert not any("apt-get" in rest for word, rest in image if word == "RUN")
+
+
+def test_the_image_has_what_compiles_and_its_types_by_hash():
+    pins = set(re.findall(r"^([a-z0-9-]+)==", lock("deploy/build.lock"), re.M))
+    assert {"hatchling", "mypy", "setuptools", "types-grpcio", "types-protobuf", "types-pyyaml"} <= pins
+
+
+def test_a_wheel_without_a_compiler_is_pure(tmp_path: Path):
+    """Unless the variable asks for the compiled form; the hook is in the project file and nothing else."""
+    built = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path],
+        cwd=ROOT, env={"PATH": str(tmp_path), "HOME": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with ZipFile(wheel) as packed:
+        names = packed.namelist()
+    assert "extproc/servers/ext_proc.py" in names and not [name for name in names if name.endswith(".so")]
+
+
+def test_where_there_is_no_compiler_it_is_said(tmp_path: Path):
+    (tmp_path / "id").symlink_to("/usr/bin/id")
+    said = subprocess.run(
+        ["/bin/bash", str(ROOT / "tools/compiler.sh"), sys.executable],
+        env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert said.returncode == 1
+    assert "Nothing can be compiled here" in said.stderr and "apt-get install gcc" in said.stderr
 
 
 def test_what_the_image_copies_is_there_and_nothing_else_is_sent_to_the_builder():

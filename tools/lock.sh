@@ -20,4 +20,6 @@ if [ "${1:-}" != image ]; then
   echo "mysql-connector-python>=9,<10" | compile --no-annotate - -o tools/clients.lock "$@"
 fi
 compile --constraints requirements.lock --no-annotate pyproject.toml -o deploy/runtime.lock
-echo hatchling | compile --constraints requirements.lock --no-annotate - -o deploy/build.lock
+# mypy and setuptools compile the request path, with the types of what it imports that brings none itself
+printf "%s\n" hatchling mypy setuptools types-grpcio types-protobuf types-pyyaml |
+  compile --constraints requirements.lock --no-annotate - -o deploy/build.lock

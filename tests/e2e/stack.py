@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from extproc.app.form import is_compiled
 from extproc.demo.issuer import Issuer
 from extproc.demo.processes import ManagedProcess, free_port, start, wait_until
 from tests.support.envoy import Envoy
@@ -216,6 +217,7 @@ class Stack:
             within=90.0,
             process=self.service,
         )
+        assert ('"compiled": true' in log.read_text(errors="replace")) == is_compiled()
 
     def _start_envoy(self) -> None:
         rendered = self.cli("render", "envoy", "--config", str(self.config_path), "--format", "json")
