@@ -163,11 +163,11 @@ class Worker:
                 relay.listen(address)
                 await relay.start()
             settle_memory()
-            await control.send({"ready": self._service.governance.policy_digest})
             log.info(
                 "worker.ready",
                 index=self._index, policy=self._service.governance.policy_digest, compiled=is_compiled(),
             )  # fmt: skip
+            await control.send({"ready": self._service.governance.policy_digest})
             await stopping.wait()
             await server.set_healthy(False)
             if relay is not None:
