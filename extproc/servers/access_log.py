@@ -10,7 +10,7 @@ Whoever logs waits for nobody: Envoy sends these in the background, and a receiv
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -36,7 +36,11 @@ AUTHZ_NAMESPACE = "envoy.filters.http.ext_authz"
 OVER = frozenset(
     (pb.Common.NotSet, pb.Common.TcpConnectionEnd, pb.Common.DownstreamEnd)
 )  # the only kinds that say how something ended
-_FLAGS = tuple(field.name for field in pb.Flags.DESCRIPTOR.fields)
+_METHODS: Final = {
+    number: name
+    for name, number in pb.HttpEntry.Method.items()
+    if number != pb.HttpEntry.Method.METHOD_UNSPECIFIED
+}
 _TLS = {pb.Tls.TLSv1: "1.0", pb.Tls.TLSv1_1: "1.1", pb.Tls.TLSv1_2: "1.2", pb.Tls.TLSv1_3: "1.3"}
 
 
@@ -101,7 +105,7 @@ class AccessStream:
             "source": _address(common.downstream_remote_address),
             "upstream": _address(common.upstream_remote_address),
             "duration_us": _micros(common),
-            "flags": [name for name in _FLAGS if getattr(common.response_flags, name)],
+            "flags": _flags(common),
             **ids,
         }
         if common.HasField("start_time"):
@@ -138,10 +142,8 @@ class AccessStream:
 
 def _http(entry: pb.HttpEntry) -> dict[str, Any]:
     asked, answered, common = entry.request, entry.response, entry.common_properties
-    methods = pb.HttpEntry.Method
-    known = asked.request_method in methods.values() and asked.request_method != methods.METHOD_UNSPECIFIED
     return {
-        "method": methods.Name(asked.request_method) if known else "OTHER",
+        "method": _METHODS.get(asked.request_method, "OTHER"),
         "code": answered.response_code.value,
         "details": _cut(answered.response_code_details),
         "bytes_received": _whole(common.downstream_wire_bytes_received),
@@ -149,6 +151,13 @@ def _http(entry: pb.HttpEntry) -> dict[str, Any]:
         "request_body": _whole(asked.request_body_bytes),
         "response_body": _whole(answered.response_body_bytes),
     }
+
+
+def _flags(common: pb.Common) -> list[str]:
+    """Envoy's response flags that are set, in the order of their numbers: of most ends none."""
+    if not common.HasField("response_flags"):
+        return []
+    return [field.name for field, value in common.response_flags.ListFields() if value]
 
 
 def _ids(metadata: pb.Metadata) -> dict[str, str]:
