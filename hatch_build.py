@@ -52,7 +52,7 @@ def compile_here(arguments: list[str]) -> None:
     from mypyc.build import mypycify
     from setuptools import setup
 
-    extensions = mypycify(arguments, opt_level="3", debug_level="0", group_name=GROUP)
+    extensions = mypycify(arguments, opt_level="2", debug_level="0", group_name=GROUP)
     for extension in extensions:
         # a warning of another compiler than ours is no reason not to have a wheel
         extension.extra_compile_args = [flag for flag in extension.extra_compile_args if flag != "-Werror"]
