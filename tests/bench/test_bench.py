@@ -27,7 +27,7 @@ BY_NAME = {case.name: case for case in CASES}
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 @pytest.mark.skipif(not envoy_is_here(), reason="there is no Envoy to run")
 def test_a_tiny_run_gives_every_ratio_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Statuses and message counts are checked by the run itself: it fails when they are not as promised."""
