@@ -110,6 +110,21 @@ def test_request_headers_that_come_twice_are_refused():
     assert played.status == 500
 
 
+BAD = b"\x0a\xff"
+
+
+@pytest.mark.parametrize(
+    "part", [pb.Asked(attributes=[BAD]), pb.Asked(metadata_context=BAD), pb.Asked(protocol_config=BAD)]
+)
+def test_a_part_that_does_not_parse_lets_nothing_through(part: pb.Asked):
+    message = pb.Asked.FromString(OPEN)
+    message.ClearField("protocol_config" if part.HasField("protocol_config") else "attributes")
+    message.MergeFrom(part)
+    played = Played(service())(message.SerializeToString())
+    assert played.channel.aborted or played.kinds == ["immediate_response"]
+    assert not (played.channel.aborted and played.kinds)
+
+
 def without_config() -> bytes:
     message = pb.ProcessingRequest.FromString(OPEN)
     message.ClearField("protocol_config")
