@@ -14,6 +14,12 @@ READY := $(VENV)/.ready
 ARGS ?=
 PURE ?=
 
+# Tests start some hundred interpreters, which without bytecode would compile every module anew.
+export PYTHONDONTWRITEBYTECODE :=
+
+# What drives an Envoy: named, because collecting the tests that are then left out takes as long as many of them.
+E2E := tests/e2e $(filter-out tests/e2e/%,$(shell grep -rl --include='test_*.py' 'mark\.e2e' tests))
+
 # How a checkout runs the compiled form: its package comes first, tests and bench are the checkout's own.
 COMPILED := build/compiled
 AS_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH="$(CURDIR)/$(COMPILED):$(CURDIR)"
@@ -46,7 +52,7 @@ system:  ## psql, h2load, a PostgreSQL server, MariaDB and a browser, where root
 	tools/system.sh
 
 unit: $(READY) system  ## tests without a real Envoy
-	$(BIN)/pytest -m "not e2e" -n auto --dist worksteal $(ARGS)
+	$(BIN)/pytest -m "not e2e" --ignore tests/e2e -n auto --dist worksteal $(ARGS)
 
 clients: $(VENV)/clients/.ready  ## MySQL's own connector for Python, which tests run as a program
 
@@ -57,7 +63,7 @@ $(VENV)/clients/.ready: tools/clients.lock $(READY)
 	@touch $@
 
 e2e: $(READY) system clients  ## tests that drive a real Envoy
-	$(BIN)/pytest -m "e2e and not mysql_server" -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest -m "e2e and not mysql_server" -n 2 --dist loadfile $(or $(ARGS),$(E2E))
 
 mysql-server: $(READY) system clients  ## tests with MySQL's own server, unpacked from Debian's unstable packages
 	tools/mysql.sh
