@@ -29,6 +29,7 @@ from extproc.app.relaying import build_relay
 from extproc.app.siblings import Siblings
 from extproc.app.state_keys import load_state_keys
 from extproc.config import Address, Settings
+from extproc.config.certificates import processor_context
 from extproc.domain.errors import ConfigError, LedgerUnavailableError
 from extproc.domain.record import Record
 from extproc.ledger.lines import new_writer_id
@@ -202,13 +203,14 @@ class Worker:
         return build_governance(self._settings, policies, self._state, self._identifier, self._board)
 
     def _server(self) -> GrpcServer | LeanServer:
-        """The transport that was asked for; TLS is spoken by grpcio alone."""
+        """The transport that was asked for."""
         processor = self._settings.processor
-        if processor.tls is not None:
-            return GrpcServer(self._service, client_sans=frozenset(processor.tls.client_sans))
-        if processor.speaks == "lean":
-            return LeanServer(self._service, uids=processor.peers.uids, gid=processor.peers.gid)
-        return GrpcServer(self._service)
+        sans = frozenset(processor.tls.client_sans) if processor.tls is not None else None
+        if processor.speaks == "grpcio":
+            return GrpcServer(self._service, client_sans=sans)
+        return LeanServer(
+            self._service, uids=processor.peers.uids, gid=processor.peers.gid, client_sans=sans or ()
+        )
 
     def _listen(self, server: GrpcServer | LeanServer, address: Address) -> PeerGate | None:
         """Bind the server. Where others than our own uid may connect, grpcio needs a gate that checks them."""
@@ -216,7 +218,7 @@ class Worker:
         if isinstance(server, LeanServer):
             if address.path is not None:
                 address.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            server.listen(str(address))
+            server.listen(str(address), processor_context(processor.tls) if processor.tls else None)
             return None
         if address.path is None:
             server.listen(str(address), _credentials(processor.tls))

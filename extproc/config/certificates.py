@@ -12,11 +12,15 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from extproc.config.settings import ListenerTls, Settings, UpstreamTls
+from extproc.config.settings import ListenerTls, ServerTls, Settings, UpstreamTls
 from extproc.domain.errors import ConfigError
 
 POSTGRES_ALPN = "postgresql"
 """The protocol name that direct TLS must ask for (PostgreSQL, SSL Session Encryption)."""
+HTTP2_ALPN = "h2"
+"""The same for gRPC (RFC 9113 section 3.2)."""
+HTTP2_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""What TLS 1.2 may use under HTTP/2: nothing of the prohibited list (RFC 9113 appendix A)."""
 SHORTEST_RSA = 4096
 """Bits. OAEP with SHA-1 leaves 470 bytes of them, of which one ends the token."""
 
@@ -27,16 +31,24 @@ def server_context(tls: ListenerTls) -> ssl.SSLContext:
     Raises ConfigError when a file cannot be read, the key does not fit the certificate or others may read the key.
     """
     _check_key_file(tls.key)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # Every connection is verified anew: a ticket would carry a verified certificate past its end.
-    context.num_tickets = 0
-    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols([POSTGRES_ALPN])
+    context = _listening(POSTGRES_ALPN)
     _load_pair(context, tls.certificate, tls.key)
     if tls.client_ca is not None:
         load_authorities(context, tls.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED if tls.require_client_certificate else ssl.CERT_OPTIONAL
+    return context
+
+
+def processor_context(tls: ServerTls) -> ssl.SSLContext:
+    """A context for the lean transport: TLS 1.2 or newer, clients must prove themselves. As grpcio, it takes an
+    authority that another one signed as good enough by itself. Raises ConfigError when a file cannot be used.
+    """
+    context = _listening(HTTP2_ALPN)
+    context.set_ciphers(HTTP2_CIPHERS)
+    _load_pair(context, tls.certificate, tls.key)
+    load_authorities(context, tls.client_ca)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_TRUSTED_FIRST
     return context
 
 
@@ -78,6 +90,11 @@ def load_authorities(context: ssl.SSLContext, authorities: Path) -> None:
 
 def certificate_faults(settings: Settings) -> Iterator[tuple[str, str]]:
     """The place and the fault of everything that TLS in the processor cannot use."""
+    if settings.processor.tls is not None:
+        try:
+            processor_context(settings.processor.tls)
+        except ConfigError as error:
+            yield "processor.tls", str(error)
     for number, listener in enumerate(settings.listeners):
         if listener.tls is not None and listener.tls.terminate == "extproc":
             try:
@@ -102,6 +119,16 @@ def check_certificates(settings: Settings) -> None:
     """Raises ConfigError with the first fault."""
     for place, fault in certificate_faults(settings):
         raise ConfigError(f"{place}: {fault}")
+
+
+def _listening(alpn: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Every connection is verified anew: a ticket would carry a verified certificate past its end.
+    context.num_tickets = 0
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols([alpn])
+    return context
 
 
 def _check_key_file(key: Path) -> None:

@@ -50,8 +50,6 @@ def _processor(settings: Settings) -> Iterator[Finding]:
         where, processor.listen, has_tls=processor.tls is not None, insecure=processor.insecure
     )
     if processor.tls is not None:
-        if processor.transport == "lean":
-            yield ("processor", "transport"), "the lean transport has no TLS; use grpcio"
         if processor.listen.is_unix:
             yield ("processor", "tls"), "means nothing on a unix socket"
         if not processor.tls.client_sans:

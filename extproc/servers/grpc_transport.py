@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from typing import Any, NoReturn, Protocol
 
 import grpc
 import grpc.aio
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 
 from extproc.servers.access_log import ACCESS_METHOD, AccessError, AccessStream
 from extproc.servers.conversations import open_conversation
@@ -17,17 +18,13 @@ from extproc.servers.envoy_proto import CHECK_METHOD, PROCESS_METHOD, call_metad
 from extproc.servers.ext_authz import check
 from extproc.servers.ext_proc import ProcessStream
 from extproc.servers.half_close import CutError, run_until_half_closed
+from extproc.servers.lean_health import HEALTH_CHECK_METHOD, HEALTH_WATCH_METHOD, SERVICES
 from extproc.servers.network_ext_proc import NETWORK_METHOD, NetworkStream, Opener
+from extproc.servers.peer_names import certificate_names
 from extproc.servers.service import Service
 
 log = structlog.get_logger()
 
-SERVICES = (
-    "",
-    "envoy.service.ext_proc.v3.ExternalProcessor",
-    "envoy.service.auth.v3.Authorization",
-    "envoy.service.network_ext_proc.v3.NetworkExternalProcessor",
-)
 QUEUE = 4 << 20
 """Bytes of replies that gRPC has not taken before we stop reading the stream."""
 
@@ -94,7 +91,7 @@ class GrpcServer:
         client_sans: frozenset[str] | None = None,
         conversations: Opener = open_conversation,
     ) -> None:
-        """`client_sans`: certificate names that may call (mTLS); None where the socket itself decides.
+        """`client_sans`: certificate names (URI or DNS) that may call (mTLS); None where the socket itself decides.
 
         `conversations` opens what is spoken on a database connection.
         """
@@ -109,9 +106,8 @@ class GrpcServer:
             ]
         )
         self._health = health.aio.HealthServicer()
-        self._methods = _Methods(service, client_sans, conversations)
+        self._methods = _Methods(service, client_sans, conversations, self._health)
         self._server.add_generic_rpc_handlers((self._methods,))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
         """Bind; returns the port (1 for a unix socket). Raises RuntimeError when it cannot."""
@@ -137,35 +133,42 @@ class GrpcServer:
 
 
 class _Methods(grpc.GenericRpcHandler):
-    def __init__(self, service: Service, client_sans: frozenset[str] | None, conversations: Opener) -> None:
+    def __init__(
+        self,
+        service: Service,
+        client_sans: frozenset[str] | None,
+        conversations: Opener,
+        board: health.aio.HealthServicer,
+    ) -> None:
         self._service = service
         self._client_sans = client_sans
         self._conversations = conversations
-        self._process_handler: Any = grpc.stream_stream_rpc_method_handler(self._process)
-        self._network_handler: Any = grpc.stream_stream_rpc_method_handler(self._network)
-        self._check_handler: Any = grpc.unary_unary_rpc_method_handler(self._check)
-        self._access_handler: Any = grpc.stream_unary_rpc_method_handler(self._access)
+        self._board = board
+        self._handlers: dict[str, Any] = {
+            PROCESS_METHOD: grpc.stream_stream_rpc_method_handler(self._process),
+            NETWORK_METHOD: grpc.stream_stream_rpc_method_handler(self._network),
+            CHECK_METHOD: grpc.unary_unary_rpc_method_handler(self._check),
+            ACCESS_METHOD: grpc.stream_unary_rpc_method_handler(self._access),
+            HEALTH_CHECK_METHOD: grpc.unary_unary_rpc_method_handler(self._health_check),
+            HEALTH_WATCH_METHOD: grpc.unary_stream_rpc_method_handler(
+                self._health_watch, response_serializer=health_pb2.HealthCheckResponse.SerializeToString
+            ),
+        }
         self.leaving = asyncio.Event()
         """Set when we stop: calls that have no end of their own end now."""
 
     def service(self, handler_call_details: Any) -> Any:
-        if handler_call_details.method == PROCESS_METHOD:
-            return self._process_handler
-        if handler_call_details.method == NETWORK_METHOD:
-            return self._network_handler
-        if handler_call_details.method == CHECK_METHOD:
-            return self._check_handler
-        if handler_call_details.method == ACCESS_METHOD:
-            return self._access_handler
-        return None
+        return self._handlers.get(handler_call_details.method)
 
     async def _admit(self, context: Any) -> None:
         """Only certificates on the allow-list may speak (mTLS)."""
         if self._client_sans is None:
             return
-        names = context.auth_context().get("x509_subject_alternative_name", ())
-        if not any(name.decode("utf-8", "replace") in self._client_sans for name in names):
-            log.warning("peer.refused", names=[name.decode("utf-8", "replace") for name in names])
+        # gRPC also tells the names, but cuts them at a NUL
+        (certificate,) = context.auth_context().get("x509_pem_cert", (b"",))
+        names = certificate_names(ssl.PEM_cert_to_DER_cert(certificate.decode()) if certificate else b"")
+        if names.isdisjoint(self._client_sans):
+            log.warning("peer.refused", names=sorted(names))
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this certificate may not call")
 
     async def _process(self, _: Any, context: Any) -> None:
@@ -252,6 +255,15 @@ class _Methods(grpc.GenericRpcHandler):
             leaving.cancel()
         await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
         return b""
+
+    async def _health_check(self, data: bytes, context: Any) -> bytes:
+        await self._admit(context)
+        answer = await self._board.Check(health_pb2.HealthCheckRequest.FromString(data), context)
+        return bytes(answer.SerializeToString())
+
+    async def _health_watch(self, data: bytes, context: Any) -> None:
+        await self._admit(context)
+        await self._board.Watch(health_pb2.HealthCheckRequest.FromString(data), context)
 
     async def _check(self, data: bytes, context: Any) -> bytes:
         await self._admit(context)

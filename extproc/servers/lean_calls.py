@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import structlog
 
 from extproc.protocols.h2 import CallHead
-from extproc.protocols.h2.blocks import DEADLINE_EXCEEDED, INTERNAL, NOT_FOUND, OK, UNAVAILABLE
+from extproc.protocols.h2.blocks import (
+    DEADLINE_EXCEEDED,
+    INTERNAL,
+    NOT_FOUND,
+    OK,
+    PERMISSION_DENIED,
+    UNAVAILABLE,
+)
 from extproc.servers.access_log import ACCESS_METHOD, AccessError, AccessStream
 from extproc.servers.envoy_proto import (
     CHECK_METHOD,
@@ -329,6 +336,39 @@ METHODS: Final[dict[str, CallOpener]] = {
     HEALTH_CHECK_METHOD: HealthCheckCall,
     HEALTH_WATCH_METHOD: HealthWatchCall,
 }
+
+
+class RefusedCall:
+    """Any call of a peer that may not call (mTLS): refused at once, whatever it says."""
+
+    __slots__ = ("_stream_id", "_wire")
+
+    def __init__(self, context: Context, wire: Wire, stream_id: int, head: CallHead) -> None:
+        self._wire = wire
+        self._stream_id = stream_id
+        # its connection keeps the call once this returns, and forgets it when it is finished
+        asyncio.get_running_loop().call_soon(self._refuse)
+
+    def _refuse(self) -> None:
+        self._wire.finish(self._stream_id, PERMISSION_DENIED, "this certificate may not call")
+
+    def message(self, data: bytes) -> None:
+        """Nobody listens."""
+
+    def half_closed(self) -> None:
+        """It is refused all the same."""
+
+    def gone(self) -> None:
+        """Nothing is left behind."""
+
+    def cut(self, reason: str) -> None:
+        self._refuse()
+
+    def expire(self) -> None:
+        self._refuse()
+
+
+REFUSED: Final[Mapping[str, CallOpener]] = dict.fromkeys(METHODS, RefusedCall)
 
 
 def _metadata(head: CallHead) -> CallMetadata:

@@ -8,10 +8,10 @@ per turn of the loop.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import socket
-from collections.abc import Callable, Collection
+import ssl
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, cast
@@ -29,10 +29,20 @@ from extproc.protocols.h2 import (
 )
 from extproc.protocols.h2.blocks import UNIMPLEMENTED
 from extproc.servers.conversations import open_conversation
-from extproc.servers.lean_calls import METHODS, AccessCall, Call, Context, HealthWatchCall
+from extproc.servers.lean_calls import (
+    METHODS,
+    REFUSED,
+    AccessCall,
+    Call,
+    CallOpener,
+    Context,
+    HealthWatchCall,
+)
 from extproc.servers.lean_health import HealthBoard
+from extproc.servers.lean_listening import bind_tcp, prepare, speaks_http2
 from extproc.servers.network_ext_proc import Opener
 from extproc.servers.peer_gate import bind_unix, peer_uid
+from extproc.servers.peer_names import certificate_names
 from extproc.servers.service import Service
 
 log = structlog.get_logger()
@@ -40,14 +50,14 @@ log = structlog.get_logger()
 WRITE_BUFFER: Final = 1 << 20
 """Bytes the kernel has not taken from us before we stop reading."""
 HANDSHAKE: Final = 10.0
-"""Seconds a peer has for its preface and settings."""
+"""Seconds a peer has for its TLS handshake, and again for its preface and settings."""
 FAREWELL: Final = 1.0
 """Seconds for the last bytes to leave."""
 BACKLOG: Final = 1024
 
 
 class LeanServer:
-    """Serves both external processors, Authorization and health on unix sockets and loopback TCP. No TLS."""
+    """Serves both external processors, Authorization and health on unix sockets and TCP; off loopback with mTLS."""
 
     def __init__(
         self,
@@ -55,10 +65,13 @@ class LeanServer:
         *,
         uids: Collection[int] = (),
         gid: int | None = None,
+        client_sans: Collection[str] = (),
+        handshake: float = HANDSHAKE,
         limits: Limits | None = None,
         conversations: Opener = open_conversation,
     ) -> None:
         """`uids`: who may connect to a unix socket beside our own user. `gid`: the group its file belongs to.
+        `client_sans`: certificate names (URI or DNS) that may call under TLS; nobody else may. `handshake`: seconds.
 
         `conversations` opens what is spoken on a database connection.
         """
@@ -66,34 +79,54 @@ class LeanServer:
         self.context = Context(service, self.board, conversations)
         self.limits = replace(limits or Limits(), message=service.max_message)
         self.uids = frozenset(uids) | {os.geteuid()}
+        self.client_sans = frozenset(client_sans)
         self.connections: set[LeanConnection] = set()
+        self.handshake = handshake
+        self.is_stopping = False
         self._gid = gid
-        self._sockets: list[socket.socket] = []
+        self._sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = []
         self._servers: list[asyncio.Server] = []
         self._quiet: asyncio.Event | None = None
 
-    def listen(self, address: str, credentials: object = None) -> int:
-        """Bind `unix:/path` or `host:port`; returns the port (1 for a unix socket). Raises RuntimeError."""
-        if credentials is not None:
-            raise RuntimeError("the lean transport has no TLS: use transport grpcio")
+    def listen(self, address: str, tls: ssl.SSLContext | None = None) -> int:
+        """Bind `unix:/path` or `host:port`; returns the port (1 for a unix socket). Raises RuntimeError.
+
+        `tls` must require client certificates; without it TCP is loopback only.
+        """
         try:
             if address.startswith("unix:"):
-                self._sockets.append(bind_unix(Path(address.removeprefix("unix:")), self.uids, self._gid))
+                path = Path(address.removeprefix("unix:"))
+                self._sockets.append((bind_unix(path, self.uids, self._gid), None))
                 return 1
-            bound = _bind_loopback(address)
+            if tls is not None:
+                prepare(tls)
+            bound = bind_tcp(address, has_tls=tls is not None)
         except OSError as error:
             raise RuntimeError(f"cannot listen at {address}: {error.strerror}") from error
-        self._sockets.append(bound)
-        return int(bound.getsockname()[1])
+        self._sockets += [(each, tls) for each in bound]
+        return int(bound[0].getsockname()[1])
 
     async def start(self) -> None:
         """Accept connections and report healthy."""
-        loop = asyncio.get_running_loop()
-        for bound in self._sockets:
-            open_server = loop.create_unix_server if bound.family == socket.AF_UNIX else loop.create_server
-            self._servers.append(await open_server(lambda: LeanConnection(self), sock=bound, backlog=BACKLOG))
+        for bound, tls in self._sockets:
+            self._servers.append(await self._open(bound, tls))
         self._sockets.clear()
         await self.set_healthy(True)
+
+    async def _open(self, bound: socket.socket, tls: ssl.SSLContext | None) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        if bound.family == socket.AF_UNIX:
+            return await loop.create_unix_server(lambda: LeanConnection(self), sock=bound, backlog=BACKLOG)
+        if tls is None:
+            return await loop.create_server(lambda: LeanConnection(self), sock=bound, backlog=BACKLOG)
+        return await loop.create_server(
+            lambda: LeanConnection(self),
+            sock=bound,
+            backlog=BACKLOG,
+            ssl=tls,
+            ssl_handshake_timeout=self.handshake,
+            ssl_shutdown_timeout=FAREWELL,
+        )
 
     async def set_healthy(self, healthy: bool) -> None:
         """What Envoy's health check sees."""
@@ -101,8 +134,9 @@ class LeanServer:
 
     async def stop(self, grace: float) -> None:
         """Refuse new calls, give running ones `grace` seconds, then cut them with a status that is not OK."""
+        self.is_stopping = True
         self.board.set(False)
-        for bound in self._sockets:
+        for bound, _ in self._sockets:
             bound.close()
         for server in self._servers:
             server.close()
@@ -141,6 +175,7 @@ class LeanConnection(asyncio.Protocol):
         self._context = server.context
         self._service = server.context.service
         self._h2 = Connection(server.limits)
+        self._methods: Mapping[str, CallOpener] = METHODS
         self._calls: dict[int, Call] = {}
         self._deadlines: dict[int, asyncio.TimerHandle] = {}
         self._loop = asyncio.get_running_loop()
@@ -156,17 +191,13 @@ class LeanConnection(asyncio.Protocol):
 
     def connection_made(self, made: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, made)  # uvloop's are no subclass of it
-        sock: socket.socket = transport.get_extra_info("socket")
-        if sock.family == socket.AF_UNIX:
-            uid = peer_uid(sock)
-            if uid not in self._server.uids:
-                log.warning("peer.refused", uid=uid)
-                transport.abort()
-                return
+        if self._server.is_stopping or not self._may_speak(transport):
+            transport.abort()
+            return
         self._transport = transport
         transport.set_write_buffer_limits(high=WRITE_BUFFER)
         self._server.connections.add(self)
-        self._timer = self._loop.call_later(HANDSHAKE, self._check_handshake)
+        self._timer = self._loop.call_later(self._server.handshake, self._check_handshake)
         self._write()
 
     def data_received(self, data: bytes) -> None:
@@ -271,9 +302,31 @@ class LeanConnection(asyncio.Protocol):
 
     # ------------------------------------------------------------------
 
+    def _may_speak(self, transport: asyncio.Transport) -> bool:
+        """What the kernel or TLS says of the peer is good enough. Whose certificate is not listed is refused by call,
+        in words that it understands."""
+        sock: socket.socket = transport.get_extra_info("socket")
+        if sock.family == socket.AF_UNIX:
+            uid = peer_uid(sock)
+            if uid not in self._server.uids:
+                log.warning("peer.refused", uid=uid)
+                return False
+            return True
+        tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+        if tls is None:
+            return True
+        if not speaks_http2(tls):
+            log.warning("peer.refused", reason="it did not ask for h2 (ALPN)")
+            return False
+        names = certificate_names(tls.getpeercert(binary_form=True) or b"")
+        if names.isdisjoint(self._server.client_sans):
+            log.warning("peer.refused", names=sorted(names))
+            self._methods = REFUSED
+        return True
+
     def _open(self, event: CallStarted) -> None:
         stream_id, head = event.stream_id, event.head
-        opener = METHODS.get(head.path)
+        opener = self._methods.get(head.path)
         if opener is None:
             self._h2.finish(stream_id, UNIMPLEMENTED, "no such method")
             return
@@ -329,23 +382,3 @@ class LeanConnection(asyncio.Protocol):
         if not self._h2.is_spoken_to:
             log.warning("connection.silent")
             self.abandon()
-
-
-def _bind_loopback(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    try:
-        ip = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.strip("[]"))
-    except ValueError:
-        raise RuntimeError(f"not an address: {address}") from None
-    if not ip.is_loopback:
-        raise RuntimeError(
-            "the lean transport listens on unix sockets and loopback only: use transport grpcio"
-        )
-    bound = socket.socket(socket.AF_INET6 if ip.version == 6 else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((str(ip), int(port)))
-    except BaseException:
-        bound.close()
-        raise
-    return bound

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -1005,14 +1006,17 @@ def test_the_kernel_says_who_connects(allowed, expected):
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "10.1.2.3:0", "[::]:0", "example.com:0", "nonsense", ""])
-def test_only_loopback_is_listened_on(address):
+def test_without_tls_only_loopback_is_listened_on(address):
     with pytest.raises(RuntimeError):
         LeanServer(a_service()).listen(address)
 
 
-def test_tls_is_left_to_grpcio():
-    with pytest.raises(RuntimeError, match="grpcio"):
-        LeanServer(a_service()).listen("127.0.0.1:0", credentials=object())
+@pytest.mark.parametrize("mode", [ssl.CERT_NONE, ssl.CERT_OPTIONAL])
+def test_tls_that_lets_anybody_in_is_refused(mode):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = mode
+    with pytest.raises(ValueError, match="prove"):
+        LeanServer(a_service()).listen("127.0.0.1:0", context)
 
 
 def test_loopback_tcp_serves():

@@ -3,165 +3,137 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-import ipaddress
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
-import grpc.aio
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from extproc.servers.desk import HoldDesk
-from extproc.servers.envoy_proto import PROCESS_METHOD
-from extproc.servers.grpc_transport import GrpcServer
-from extproc.servers.service import Service
-from tests.support.governed import governance
-from tests.support.holds import MemoryHoldStore
-
-NOW = dt.datetime(2026, 1, 1)
-
-
-@dataclass
-class Pair:
-    certificate: bytes
-    key: bytes
-
-
-class Authority:
-    """A certificate authority for one test."""
-
-    def __init__(self, name: str) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self.certificate = self._sign(self.name, self.key, [x509.BasicConstraints(ca=True, path_length=None)])
-
-    def issue(self, *sans: x509.GeneralName) -> Pair:
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "leaf")])
-        signed = self._sign(name, key, [x509.SubjectAlternativeName(sans)])
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        return Pair(signed.public_bytes(serialization.Encoding.PEM), private)
-
-    @property
-    def pem(self) -> bytes:
-        return self.certificate.public_bytes(serialization.Encoding.PEM)
-
-    def _sign(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, extensions: list[Any]
-    ) -> x509.Certificate:
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self.name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(NOW)
-            .not_valid_after(NOW + dt.timedelta(days=3650))
-        )
-        for extension in extensions:
-            builder = builder.add_extension(extension, critical=False)
-        return builder.sign(self.key, hashes.SHA256())
-
-
-class Silent:
-    """A ledger that takes everything."""
-
-    def append(self, record: object) -> None: ...
-
-    def commit(self) -> None: ...
-
-    async def refresh(self, provider: str, now: float) -> None: ...
-
-
-def call(
-    authority: Authority, server: Pair, client: Pair | None, root: bytes, allowed: str
-) -> tuple[grpc.StatusCode, str]:
-    """How one Process call ends whose only message does not parse."""
-
-    async def main() -> tuple[grpc.StatusCode, str]:
-        ours = GrpcServer(
-            Service(
-                governance=governance("default: deny"),
-                ledger=Silent(),
-                desk=HoldDesk(MemoryHoldStore(), now=lambda: 0.0, open_waits=1),
-                keys=Silent(),
-                now=lambda: 0.0,
-                new_hex=lambda size: "0" * size * 2,
-            ),
-            client_sans=frozenset({allowed}),
-        )
-        port = ours.listen(
-            "127.0.0.1:0",
-            grpc.ssl_server_credentials(
-                [(server.key, server.certificate)], authority.pem, require_client_auth=True
-            ),
-        )
-        await ours.start()
-        credentials = grpc.ssl_channel_credentials(
-            root, client.key if client else None, client.certificate if client else None
-        )
-        try:
-            async with grpc.aio.secure_channel(f"localhost:{port}", credentials) as channel:
-                rpc: Any = channel.stream_stream(PROCESS_METHOD)()
-                try:
-                    await rpc.write(b"\xff")
-                    await rpc.read()
-                except grpc.aio.AioRpcError as error:
-                    return error.code(), error.details() or ""
-                return await rpc.code(), await rpc.details() or ""
-        finally:
-            await ours.stop(0)
-
-    return asyncio.run(main())
-
-
-@pytest.fixture(scope="module")
-def ours() -> Authority:
-    return Authority("ours")
-
-
-@pytest.fixture(scope="module")
-def server(ours: Authority) -> Pair:
-    return ours.issue(x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
-
+from extproc.config.settings import ServerTls
+from extproc.servers.access_log import ACCESS_METHOD
+from extproc.servers.envoy_proto import CHECK_METHOD, PROCESS_METHOD
+from extproc.servers.lean_health import HEALTH_CHECK_METHOD, HEALTH_WATCH_METHOD
+from extproc.servers.network_ext_proc import NETWORK_METHOD
+from tests.support.mtls import ENVOY, LOOPS, TRANSPORTS, Mutual, Pair, run, serving
+from tests.support.pki import Authority
+from tests.support.streams import service
 
 HEARD = (grpc.StatusCode.UNAVAILABLE, "the message does not parse")
-ENVOY = "spiffe://mesh/ns/edge/sa/envoy"
+REFUSED = (grpc.StatusCode.PERMISSION_DENIED, "this certificate may not call")
 
 
-def test_a_listed_certificate_gets_in(ours: Authority, server: Pair) -> None:
-    client = ours.issue(x509.UniformResourceIdentifier(ENVOY))
-    assert call(ours, server, client, ours.pem, ENVOY) == HEARD
+@pytest.fixture(scope="module")
+def mutual(tmp_path_factory: pytest.TempPathFactory) -> Mutual:
+    return Mutual(tmp_path_factory.mktemp("pki"))
 
 
-def test_another_certificate_of_the_same_authority_is_refused(ours: Authority, server: Pair) -> None:
-    client = ours.issue(x509.UniformResourceIdentifier("spiffe://mesh/ns/other/sa/other"))
-    code, _ = call(ours, server, client, ours.pem, ENVOY)
-    assert code is grpc.StatusCode.PERMISSION_DENIED
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
-def test_a_certificate_without_names_is_refused(ours: Authority, server: Pair) -> None:
-    client = ours.issue(x509.DNSName("envoy"))
-    code, _ = call(ours, server, client, ours.pem, ENVOY)
-    assert code is grpc.StatusCode.PERMISSION_DENIED
+@pytest.fixture(params=LOOPS)
+def loop(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
-def test_without_a_certificate_there_is_no_connection(ours: Authority, server: Pair) -> None:
+class Calling:
+    """How calls end whose only message does not parse."""
+
+    def __init__(self, transport: str, loop: str, mutual: Mutual) -> None:
+        self.transport, self.loop, self.mutual = transport, loop, mutual
+
+    def __call__(
+        self, client: Pair | None, *, method: str = PROCESS_METHOD, tls: ServerTls | None = None
+    ) -> tuple[grpc.StatusCode, str]:
+        return run(self.loop, self._call(client, method, tls or self.mutual.tls))  # type: ignore[no-any-return]
+
+    async def _call(self, client: Pair | None, method: str, tls: ServerTls) -> tuple[grpc.StatusCode, str]:
+        async with serving(self.transport, service(), tls) as (_, port):
+            # in a thread: the asyncio client calls it an internal error if a call ends before it has written
+            return await asyncio.to_thread(self._ended, f"localhost:{port}", client, method)
+
+    def _ended(self, address: str, client: Pair | None, method: str) -> tuple[grpc.StatusCode, str]:
+        with grpc.secure_channel(address, self.mutual.credentials(client)) as channel:
+            method_of: Any = channel.stream_stream(method)
+            rpc = method_of(iter([b"\xff"]), timeout=30)
+            return rpc.code(), rpc.details()
+
+
+@pytest.fixture
+def call(transport: str, loop: str, mutual: Mutual) -> Calling:
+    return Calling(transport, loop, mutual)
+
+
+def test_a_listed_certificate_gets_in(call: Calling, mutual: Mutual) -> None:
+    assert call(mutual.envoy) == HEARD
+
+
+def test_a_name_may_be_one_of_several_and_a_dns_name(call: Calling, mutual: Mutual) -> None:
+    client = mutual.authority.issue("dns", hosts=["other", "envoy.internal"], uris=["spiffe://mesh/x"])
+    tls = ServerTls(
+        certificate=mutual.tls.certificate, key=mutual.tls.key, client_ca=mutual.tls.client_ca,
+        client_sans=("somebody", "envoy.internal"),
+    )  # fmt: skip
+    assert call(client, tls=tls) == HEARD
+
+
+@pytest.mark.parametrize(
+    "method",
+    [PROCESS_METHOD, NETWORK_METHOD, CHECK_METHOD, ACCESS_METHOD, HEALTH_CHECK_METHOD, HEALTH_WATCH_METHOD],
+)
+def test_another_certificate_of_the_same_authority_is_refused(
+    call: Calling, mutual: Mutual, method: str
+) -> None:
+    client = mutual.authority.issue("other", uris=["spiffe://mesh/ns/other/sa/other"])
+    assert call(client, method=method) == REFUSED
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"hosts": ["envoy"]},
+        {},
+        {"uris": [ENVOY + "/x"]},
+        {"uris": [ENVOY.upper()]},
+        {"uris": [ENVOY + "\0"]},
+        {"hosts": ["127.0.0.1"]},
+    ],
+    ids=["another DNS name", "no names", "longer", "in capitals", "with a NUL", "an IP address"],
+)
+def test_a_certificate_whose_names_are_not_listed_is_refused(
+    call: Calling, mutual: Mutual, names: dict[str, list[str]]
+) -> None:
+    client = mutual.authority.issue("unlisted", **names)  # type: ignore[arg-type]
+    tls = ServerTls(
+        certificate=mutual.tls.certificate, key=mutual.tls.key, client_ca=mutual.tls.client_ca,
+        client_sans=(ENVOY, "127.0.0.1", "unlisted"),
+    )  # fmt: skip
+    assert call(client, tls=tls) == REFUSED
+
+
+def test_without_a_certificate_there_is_no_connection(call: Calling) -> None:
     # the handshake fails: grpc reports what it reports when there is no connection at all
-    ended = call(ours, server, None, ours.pem, ENVOY)
+    ended = call(None)
     assert ended[0] is grpc.StatusCode.UNAVAILABLE
     assert ended != HEARD
 
 
-def test_a_certificate_of_another_authority_makes_no_connection(ours: Authority, server: Pair) -> None:
-    client = Authority("theirs").issue(x509.UniformResourceIdentifier(ENVOY))
-    ended = call(ours, server, client, ours.pem, ENVOY)
+def test_a_certificate_of_another_authority_makes_no_connection(call: Calling, tmp_path: Path) -> None:
+    client = Authority(tmp_path, "theirs").issue("envoy", uris=[ENVOY])
+    ended = call(client)
     assert ended[0] is grpc.StatusCode.UNAVAILABLE
     assert ended != HEARD
+
+
+def test_an_authority_below_another_is_enough_by_itself(
+    call: Calling, mutual: Mutual, tmp_path: Path
+) -> None:
+    """And those whom only the one above signed are let in by nobody."""
+    above = Authority(tmp_path / "above", "above")
+    below = Authority(tmp_path / "below", "below", parent=above)
+    tls = ServerTls(
+        certificate=mutual.tls.certificate, key=mutual.tls.key, client_ca=below.path, client_sans=(ENVOY,)
+    )
+    assert call(below.issue("envoy", uris=[ENVOY]), tls=tls) == HEARD
+    assert call(above.issue("envoy", uris=[ENVOY]), tls=tls) != HEARD

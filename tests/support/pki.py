@@ -42,17 +42,19 @@ def private_pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
 class Authority:
     """A CA that signs for servers and for clients; everything it makes is in `folder`."""
 
-    def __init__(self, folder: Path, name: str = "test CA") -> None:
+    def __init__(self, folder: Path, name: str = "test CA", parent: Authority | None = None) -> None:
+        """`parent` signs it; without one it signs itself."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.path = folder / "ca.pem"
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name(name)
+        above = parent or self
         made = (
-            _builder(self._name, self._name, self._key.public_key())
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            _builder(self._name, above._name, self._key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
-            .sign(self._key, hashes.SHA256())
+            .sign(above._key, hashes.SHA256())
         )
         self.path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
 

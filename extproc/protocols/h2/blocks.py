@@ -8,9 +8,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-OK, CANCELLED, DEADLINE_EXCEEDED, NOT_FOUND, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = (
-    0, 1, 4, 5, 8, 12, 13, 14,
-)  # fmt: skip
+OK, CANCELLED, DEADLINE_EXCEEDED, NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED = 0, 1, 4, 5, 7, 8
+UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 12, 13, 14
 """gRPC status codes in use here."""
 
 TABLE_SIZE_ZERO: Final = b"\x20"
