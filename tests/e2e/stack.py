@@ -18,8 +18,11 @@ from typing import Any
 import yaml
 
 from extproc.app.form import is_compiled
+from extproc.commands.render import render_text
+from extproc.config import load_config
 from extproc.demo.issuer import Issuer
 from extproc.demo.processes import ManagedProcess, free_port, start, wait_until
+from extproc.render.bootstrap import envoy_config
 from tests.support.envoy import Envoy
 from tests.support.raw_http import RawClient, RawReply, ask, build_request
 from tests.support.upstream import Upstream
@@ -220,8 +223,8 @@ class Stack:
         assert ('"compiled": true' in log.read_text(errors="replace")) == is_compiled()
 
     def _start_envoy(self) -> None:
-        rendered = self.cli("render", "envoy", "--config", str(self.config_path), "--format", "json")
-        config = json.loads(rendered.stdout)
+        # what `extproc render envoy` prints, without an interpreter that takes two seconds to learn Envoy's messages
+        config = json.loads(render_text(envoy_config(load_config(self.config_path)), "json"))
         if self._change_envoy is not None:
             self._change_envoy(config)
         self.envoy = Envoy(config, directory=self.directory, concurrency=self._concurrency)

@@ -144,7 +144,9 @@ class MariaWorld:
             self._execute(self._filled(text))
         return self.state() if case.given else self.base
 
-    def restore(self, case: Case) -> None:
+    def restore(self, case: Case, after: str) -> None:
+        if after == self.base:
+            return  # what only the end of the connection changed, the next case shows
         if self.state() == self.base:
             return
         for text in case.undo:
@@ -212,7 +214,7 @@ def governed(world: MariaWorld, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def test_it_has_its_effect_on_the_bare_server(world: MariaWorld, case: Case) -> None:
     before = world.prepare(case)
     heard, after = world.run(case, governed=False)
-    world.restore(case)
+    world.restore(case, after)
     assert has_effect(world, case, heard, before, after), f"{case.do}: {heard.said[:2000]!r}"
 
 
@@ -227,7 +229,7 @@ def test_it_has_its_effect_on_the_bare_server(world: MariaWorld, case: Case) -> 
 def test_it_has_none_behind_extproc(governed: MariaWorld, case: Case, prepared: bool) -> None:
     before = governed.prepare(case)
     heard, after = governed.run(case, governed=True, prepared=prepared)
-    governed.restore(case)
+    governed.restore(case, after)
     passed = has_effect(governed, case, heard, before, after)
     told = f"{case.do}: {heard.said[:2000]!r}"
     assert passed == (case.gate == "passes"), told

@@ -116,7 +116,9 @@ class PostgresWorld:
             self._admin.execute(self._filled(text))
         return self.state() if case.given else self.base
 
-    def restore(self, case: Case) -> None:
+    def restore(self, case: Case, after: str) -> None:
+        if after == self.base:
+            return  # what only the end of the connection changed, the next case shows
         if self._settles():
             return
         for text in case.undo:
@@ -212,7 +214,7 @@ def test_it_has_its_effect_on_the_bare_server(worlds: dict[str, PostgresWorld], 
     world = world_of(worlds, case)
     before = world.prepare(case)
     heard, after = world.run(case, governed=False)
-    world.restore(case)
+    world.restore(case, after)
     assert has_effect(world, case, heard, before, after), f"{case.do}: {heard.said[:2000]!r}"
 
 
@@ -228,7 +230,7 @@ def test_it_has_none_behind_extproc(governed: dict[str, PostgresWorld], case: Ca
     world = world_of(governed, case)
     before = world.prepare(case)
     heard, after = world.run(case, governed=True, prepared=prepared)
-    world.restore(case)
+    world.restore(case, after)
     passed = has_effect(world, case, heard, before, after)
     told = f"{case.do}: {heard.said[:2000]!r}"
     assert passed == (case.gate == "passes"), told

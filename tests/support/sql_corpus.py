@@ -91,8 +91,8 @@ class Database(Protocol):
         """What the client heard, and the state before it left."""
         ...
 
-    def restore(self, case: Case) -> None:
-        """The state of the beginning."""
+    def restore(self, case: Case, after: str) -> None:
+        """The state of the beginning; `after` is what `run` saw."""
         ...
 
 

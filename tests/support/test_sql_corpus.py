@@ -20,7 +20,7 @@ class Nowhere:
     def run(self, case: Case, *, governed: bool, prepared: bool = False) -> tuple[Heard, str]:
         raise NotImplementedError
 
-    def restore(self, case: Case) -> None:
+    def restore(self, case: Case, after: str) -> None:
         raise NotImplementedError
 
 
