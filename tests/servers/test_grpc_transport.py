@@ -24,6 +24,7 @@ from tests.support.governed import NOW
 from tests.support.holds import MemoryHoldStore, vote
 from tests.support.streams import (
     MemoryLedger,
+    channel_to,
     read,
     request_body,
     request_headers,
@@ -303,7 +304,7 @@ def test_an_approved_hold_goes_on(tmp_path: Path):
 @pytest.mark.parametrize("targets", [(), ("api", "api"), ("api", "other")])
 def test_no_target_or_two_is_a_denial(tmp_path: Path, targets):
     async def play(server: GrpcServer, open_call: Callable[..., Any]) -> None:
-        async with grpc.aio.insecure_channel(f"unix:{tmp_path}/s.sock") as channel:
+        async with channel_to(tmp_path) as channel:
             method: Any = channel.stream_stream("/envoy.service.ext_proc.v3.ExternalProcessor/Process")
             call = method(metadata=tuple(("x-extproc-target", target) for target in targets))
             await call.write(OPEN)
@@ -339,7 +340,7 @@ def test_many_streams_on_one_connection_keep_apart(tmp_path: Path):
 
 def test_an_unknown_method_is_not_served(tmp_path: Path):
     async def play(server: GrpcServer, open_call: Callable[..., Any]) -> None:
-        async with grpc.aio.insecure_channel(f"unix:{tmp_path}/s.sock") as channel:
+        async with channel_to(tmp_path) as channel:
             method: Any = channel.unary_unary("/envoy.service.ext_proc.v3.ExternalProcessor/Other")
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await method(b"")
@@ -358,7 +359,7 @@ def check_request(method: bytes = b"GET", who: bytes = b"alice", path: bytes = b
 
 
 async def check(folder: Path, data: bytes) -> az.CheckResponse:
-    async with grpc.aio.insecure_channel(f"unix:{folder}/s.sock") as channel:
+    async with channel_to(folder) as channel:
         method: Any = channel.unary_unary(CHECK_METHOD)
         return az.CheckResponse.FromString(await asyncio.wait_for(method(data), 10))
 
@@ -419,7 +420,7 @@ def test_a_check_that_cannot_be_recorded_denies(tmp_path: Path):
 
 def test_health_is_told_by_service(tmp_path: Path):
     async def play(server: GrpcServer, open_call: Callable[..., Any]) -> None:
-        async with grpc.aio.insecure_channel(f"unix:{tmp_path}/s.sock") as channel:
+        async with channel_to(tmp_path) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             names = ("", "envoy.service.ext_proc.v3.ExternalProcessor", "envoy.service.auth.v3.Authorization")
             for healthy, expected in ((True, 1), (False, 2), (True, 1)):

@@ -208,14 +208,18 @@ class Played:
 # ---------------------------------------------------------------------- with a real server
 
 
+def channel_to(folder: Path) -> grpc.aio.Channel:
+    """Another channel to what `serving` serves there."""
+    return grpc.aio.insecure_channel(f"unix:{folder}/s.sock")
+
+
 @contextlib.asynccontextmanager
 async def serving(of: Service, folder: Path) -> AsyncIterator[tuple[GrpcServer, Callable[..., Any]]]:
     """A real gRPC server on a unix socket, and `open()` for a raw Process call by a real client."""
     server = GrpcServer(of)
-    address = f"unix:{folder}/s.sock"
-    server.listen(address)
+    server.listen(f"unix:{folder}/s.sock")
     await server.start()
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with channel_to(folder) as channel:
         method: Any = channel.stream_stream(PROCESS_METHOD)
 
         def open_call(target: str = "api") -> Any:
