@@ -24,6 +24,7 @@ from extproc.app.figures import tell_figures
 from extproc.app.form import is_compiled
 from extproc.app.governing import TokenIdentifier, build_governance
 from extproc.app.hold_stores import open_holds
+from extproc.app.leaving import Retirement
 from extproc.app.payload_keys import payload_ring
 from extproc.app.relaying import build_relay
 from extproc.app.siblings import Siblings
@@ -38,13 +39,16 @@ from extproc.pipeline.locks import LockBoard
 from extproc.servers.desk import HoldDesk
 from extproc.servers.grpc_transport import GrpcServer
 from extproc.servers.lean_transport import LeanServer
-from extproc.servers.peer_gate import PeerGate
+from extproc.servers.peer_gate import PeerGate, beside
+from extproc.servers.relay import RelayServer
 from extproc.servers.service import Service
 
 log = structlog.get_logger()
 
 DRAIN = 5.0
 """Seconds running exchanges get after Envoy was told that we are going."""
+LAST_WORD = 1.0
+"""Seconds before the end of them in which database sessions that still run are told."""
 HEALTH_SEEN = 1.5
 """Seconds for Envoy's health check to notice."""
 
@@ -127,6 +131,7 @@ class Worker:
         self._board = LockBoard(lock_file(settings).load())
         self._ledger = open_ledger(settings, f"worker{index}")
         self._prepared: Governance | None = None
+        self._retirement = Retirement()
         desk = HoldDesk(self._holds, now=time.time, open_waits=settings.limits.open_waits)
         self._service = Service(
             governance=self._load(bundle),
@@ -146,7 +151,13 @@ class Worker:
         siblings = Siblings(control, self._service.sessions, self._board)
         server = self._server()
         relay = build_relay(settings, self._service)
-        gate = self._listen(server, settings.processor.addresses[self._index])
+        if relay is not None:
+            address = settings.processor.relay_addresses[self._index].path
+            assert address is not None  # noqa: S101  (settings were checked)
+            address.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            relay.listen(address)
+        door = self._listen(server, settings.processor.addresses[self._index])
+        settle_memory()
         background = [
             asyncio.create_task(self._keys.run(), name="keys"),
             asyncio.create_task(self._follow(control, siblings, stopping), name="control"),
@@ -154,36 +165,55 @@ class Worker:
         if settings.telemetry.metrics is not None:
             background.append(asyncio.create_task(tell_figures(control, self._figures), name="figures"))
         try:
+            # from here on we are at the place of the worker before us, if there is one
             await server.start()
-            if gate is not None:
-                await gate.start()
+            if isinstance(door, PeerGate):
+                await door.start()
+            elif door is not None:
+                place = settings.processor.addresses[self._index].path
+                assert place is not None  # noqa: S101  (only a unix socket has a door)
+                door.replace(place)
             if relay is not None:
-                address = settings.processor.relay_addresses[self._index].path
-                assert address is not None  # noqa: S101  (settings were checked)
-                address.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                relay.listen(address)
                 await relay.start()
-            settle_memory()
             log.info(
                 "worker.ready",
                 index=self._index, policy=self._service.governance.policy_digest, compiled=is_compiled(),
             )  # fmt: skip
             await control.send({"ready": self._service.governance.policy_digest})
-            await stopping.wait()
-            await server.set_healthy(False)
-            if relay is not None:
-                relay.is_healthy = False
-            await asyncio.sleep(HEALTH_SEEN)
-            await asyncio.gather(server.stop(DRAIN), *([relay.stop(DRAIN)] if relay is not None else []))
+            await self._retirement.wait(stopping)
+            if stopping.is_set():
+                await server.set_healthy(False)
+                if relay is not None:
+                    relay.is_healthy = False
+                await asyncio.sleep(HEALTH_SEEN)
+            else:
+                server.hand_over()
+                await self._retirement.until_idle(stopping, lambda: self._is_idle(relay), server.settle)
+            await self._end(server, relay)
         finally:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
-            if gate is not None:
-                gate.close()
+            if isinstance(door, PeerGate):
+                door.close()
             await self._keys.close()
             await self._holds.aclose()
             self._ledger.close()
+
+    def _is_idle(self, relay: RelayServer | None) -> bool:
+        """Nothing is being exchanged, and no database session is open."""
+        service = self._service
+        return not (service.open_streams or service.open_checks or (relay is not None and relay.has_sessions))
+
+    async def _end(self, server: GrpcServer | LeanServer, relay: RelayServer | None) -> None:
+        """Database sessions are told, as they become idle or when their time is over; then everything is cut."""
+        service = self._service
+        service.go_away(at_once=False)
+        last = asyncio.get_running_loop().call_later(DRAIN - LAST_WORD, service.go_away, True)
+        try:
+            await asyncio.gather(server.stop(DRAIN), *([relay.stop(DRAIN)] if relay is not None else []))
+        finally:
+            last.cancel()
 
     def _figures(self) -> dict[str, Any]:
         service = self._service
@@ -212,8 +242,12 @@ class Worker:
             self._service, uids=processor.peers.uids, gid=processor.peers.gid, client_sans=sans or ()
         )
 
-    def _listen(self, server: GrpcServer | LeanServer, address: Address) -> PeerGate | None:
-        """Bind the server. Where others than our own uid may connect, grpcio needs a gate that checks them."""
+    def _listen(self, server: GrpcServer | LeanServer, address: Address) -> PeerGate | Path | None:
+        """Bind the server, and say what is still to be put at its place once it has started.
+
+        grpcio binds by a name of its own, which it removes at its end. Where others than our own uid may connect,
+        it needs a gate that checks them.
+        """
         processor = self._settings.processor
         if isinstance(server, LeanServer):
             if address.path is not None:
@@ -225,8 +259,7 @@ class Worker:
             return None
         address.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         own_only = set(processor.peers.uids) <= {os.geteuid()} and processor.peers.gid is None
-        inner = address.path if own_only else address.path.with_suffix(".inner")
-        inner.unlink(missing_ok=True)
+        inner = beside(address.path)
         before = os.umask(0o177)
         try:
             server.listen(f"unix:{inner}")
@@ -234,7 +267,7 @@ class Worker:
             os.umask(before)
         inner.chmod(0o600)
         if own_only:
-            return None
+            return inner
         return PeerGate(address.path, inner, processor.peers.uids, processor.peers.gid)
 
     async def _follow(self, control: Control, siblings: Siblings, stopping: asyncio.Event) -> None:
@@ -249,6 +282,9 @@ class Worker:
                 await control.send(self._prepare(Path(message["prepare"])))
             elif "activate" in message:
                 await control.send(self._activate(str(message["activate"])))
+            elif "retire" in message:
+                log.info("worker.retires", index=self._index)
+                self._retirement.ask(float(message["retire"]))
             elif "stop" in message:
                 stopping.set()
             else:

@@ -33,6 +33,14 @@ UNRECORDED = Refuse(
 
 async def check(service: Service, data: bytes, call: CallMetadata) -> az.CheckResponse | None:
     """One Check call; None when not even a denial can be built."""
+    service.open_checks += 1
+    try:
+        return await _check(service, data, call)
+    finally:
+        service.open_checks -= 1
+
+
+async def _check(service: Service, data: bytes, call: CallMetadata) -> az.CheckResponse | None:
     exchange = HttpExchange(service.current, service.new_hex, IN_FORCE, service.now())
     try:
         try:

@@ -25,6 +25,9 @@ from extproc.servers.service import Service
 
 log = structlog.get_logger()
 
+AGE = 20.0
+"""Seconds after which a peer is told to take a new connection. gRPC has no other way to ask for that without refusing
+calls that are on their way; calls of the old connection go on."""
 QUEUE = 4 << 20
 """Bytes of replies that gRPC has not taken before we stop reading the stream."""
 
@@ -96,6 +99,8 @@ class GrpcServer:
         `conversations` opens what is spoken on a database connection.
         """
         self._service = service
+        self.settle = AGE * 1.1 + 2.0
+        """Seconds after `hand_over` in which peers may still come: gRPC varies the age by a tenth."""
         limit = service.max_message
         self._server = grpc.aio.server(
             options=[
@@ -103,6 +108,7 @@ class GrpcServer:
                 ("grpc.max_send_message_length", limit),
                 ("grpc.so_reuseport", 0),
                 ("grpc.http2.max_ping_strikes", 0),
+                ("grpc.max_connection_age_ms", int(AGE * 1000)),
             ]
         )
         self._health = health.aio.HealthServicer()
@@ -125,6 +131,9 @@ class GrpcServer:
         status = health_pb2.HealthCheckResponse
         for name in SERVICES:
             await self._health.set(name, status.SERVING if healthy else status.NOT_SERVING)
+
+    def hand_over(self) -> None:
+        """Another process listens where we did: peers go there as their connections reach their age."""
 
     async def stop(self, grace: float) -> None:
         """Refuse new calls, give running ones `grace` seconds, then cut them with a status that is not OK."""

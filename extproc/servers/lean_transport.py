@@ -41,7 +41,7 @@ from extproc.servers.lean_calls import (
 from extproc.servers.lean_health import HealthBoard
 from extproc.servers.lean_listening import bind_tcp, prepare, speaks_http2
 from extproc.servers.network_ext_proc import Opener
-from extproc.servers.peer_gate import bind_unix, peer_uid
+from extproc.servers.peer_gate import BACKLOG, Door, peer_uid
 from extproc.servers.peer_names import certificate_names
 from extproc.servers.service import Service
 
@@ -53,7 +53,8 @@ HANDSHAKE: Final = 10.0
 """Seconds a peer has for its TLS handshake, and again for its preface and settings."""
 FAREWELL: Final = 1.0
 """Seconds for the last bytes to leave."""
-BACKLOG: Final = 1024
+SETTLE: Final = 1.0
+"""Seconds in which a peer has read our GOAWAY, and whoever connected before another took our place is accepted."""
 
 
 class LeanServer:
@@ -83,8 +84,12 @@ class LeanServer:
         self.connections: set[LeanConnection] = set()
         self.handshake = handshake
         self.is_stopping = False
+        self.settle = SETTLE
+        """Seconds after `hand_over` in which peers that were not told in time may still come."""
+        self.is_moving = False
+        """Another process listens where we did: who still comes here is sent there."""
         self._gid = gid
-        self._sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = []
+        self._sockets: list[tuple[Door | socket.socket, ssl.SSLContext | None]] = []
         self._servers: list[asyncio.Server] = []
         self._quiet: asyncio.Event | None = None
 
@@ -95,8 +100,8 @@ class LeanServer:
         """
         try:
             if address.startswith("unix:"):
-                path = Path(address.removeprefix("unix:"))
-                self._sockets.append((bind_unix(path, self.uids, self._gid), None))
+                door = Door(Path(address.removeprefix("unix:")), self.uids, self._gid)
+                self._sockets.append((door, None))
                 return 1
             if tls is not None:
                 prepare(tls)
@@ -107,16 +112,17 @@ class LeanServer:
         return int(bound[0].getsockname()[1])
 
     async def start(self) -> None:
-        """Accept connections and report healthy."""
+        """Accept connections, in the place of whoever did before, and report healthy."""
         for bound, tls in self._sockets:
             self._servers.append(await self._open(bound, tls))
         self._sockets.clear()
         await self.set_healthy(True)
 
-    async def _open(self, bound: socket.socket, tls: ssl.SSLContext | None) -> asyncio.Server:
+    async def _open(self, bound: Door | socket.socket, tls: ssl.SSLContext | None) -> asyncio.Server:
         loop = asyncio.get_running_loop()
-        if bound.family == socket.AF_UNIX:
-            return await loop.create_unix_server(lambda: LeanConnection(self), sock=bound, backlog=BACKLOG)
+        if isinstance(bound, Door):
+            listener = bound.open()
+            return await loop.create_unix_server(lambda: LeanConnection(self), sock=listener, backlog=BACKLOG)
         if tls is None:
             return await loop.create_server(lambda: LeanConnection(self), sock=bound, backlog=BACKLOG)
         return await loop.create_server(
@@ -131,6 +137,15 @@ class LeanServer:
     async def set_healthy(self, healthy: bool) -> None:
         """What Envoy's health check sees."""
         self.board.set(healthy)
+
+    def hand_over(self) -> None:
+        """Another process listens where we did. Peers are told to connect again (GOAWAY); nothing is refused here.
+
+        We stay healthy: the place is what Envoy's health check means, and the place is served.
+        """
+        self.is_moving = True
+        for connection in list(self.connections):
+            connection.move_on()
 
     async def stop(self, grace: float) -> None:
         """Refuse new calls, give running ones `grace` seconds, then cut them with a status that is not OK."""
@@ -198,6 +213,8 @@ class LeanConnection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=WRITE_BUFFER)
         self._server.connections.add(self)
         self._timer = self._loop.call_later(self._server.handshake, self._check_handshake)
+        if self._server.is_moving:
+            self._h2.announce_drain()
         self._write()
 
     def data_received(self, data: bytes) -> None:
@@ -276,6 +293,11 @@ class LeanConnection(asyncio.Protocol):
             self._wake()
 
     # ------------------------------------------------------------------ for the server
+
+    def move_on(self) -> None:
+        """New calls are to take a new connection; those that still come on this one are served."""
+        self._h2.announce_drain()
+        self._wake()
 
     def drain(self) -> None:
         """No new calls; calls that were not handled yet may be tried elsewhere."""

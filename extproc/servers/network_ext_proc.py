@@ -133,6 +133,7 @@ class NetworkStream:
         self.closing = False
         """CLOSE is on its way: nothing that comes any more goes anywhere."""
         self.ended = False
+        service.connections.add(self)
 
     def receive(self, data: bytes) -> None:
         """One message from Envoy. Never raises: what goes wrong closes the connection."""
@@ -151,11 +152,22 @@ class NetworkStream:
 
     def closed(self, reason: str) -> None:
         """Envoy ended the stream, in whatever way: nothing can be said any more."""
+        self._service.connections.discard(self)
         if self.ended:
             return
         self.ended = True
         if self._conversation is not None:
             self._service.note(self._conversation.gone(reason))
+
+    def go_away(self, *, at_once: bool) -> None:
+        """We are about to stop: say so and close, as soon as nothing runs or now."""
+        if self.ended or self.closing:
+            return
+        if self._conversation is None:
+            self._post(Output(close=True))
+            self._service.flush()
+        else:
+            self._conversation.go_away(at_once=at_once)
 
     # ------------------------------------------------------------------
 
@@ -241,6 +253,7 @@ class NetworkStream:
 
     def _abort(self, reason: str) -> None:
         self.ended = True
+        self._service.connections.discard(self)
         if self._conversation is not None:
             self._service.note(self._conversation.gone(reason))
         self._channel.abort(reason)

@@ -2,14 +2,19 @@
 
 grpcio does not show us the socket it accepts, so where other users than our own may connect, this gate accepts,
 checks, and passes the bytes on to a socket that only we can reach.
+
+A socket is bound beside its place and takes it when it listens: whoever connects finds the listener before or the
+new one, and a listener that ends later takes nothing away.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 import struct
+import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -17,6 +22,9 @@ import structlog
 
 log = structlog.get_logger()
 CHUNK = 256 << 10
+BACKLOG = 1024
+STALE = 60.0
+"""Seconds after which a socket beside its place, at which nobody listens, is what a killed process left."""
 
 
 def peer_uid(sock: socket.socket) -> int:
@@ -26,27 +34,62 @@ def peer_uid(sock: socket.socket) -> int:
     return int(uid)
 
 
-def bind_unix(path: Path, uids: Collection[int], gid: int | None) -> socket.socket:
-    """A unix socket with the right mode before anybody can connect. `uids`: who may, our own included.
+class Door:
+    """A unix socket with the right mode that is not at its place yet: `open` puts it there."""
 
-    Whoever accepts still checks `peer_uid`. Raises OSError.
-    """
-    path.unlink(missing_ok=True)
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
-        bound.bind(str(path))
-        if gid is not None:
-            os.chown(path, -1, gid)
-            path.chmod(0o660)
-        elif set(uids) != {os.geteuid()}:
-            path.chmod(0o666)  # the kernel lets anybody connect; SO_PEERCRED decides
-    except BaseException:
-        bound.close()
-        raise
-    finally:
-        os.umask(before)
-    return bound
+    def __init__(self, path: Path, uids: Collection[int], gid: int | None) -> None:
+        """`uids`: who may connect, our own included; whoever accepts still checks `peer_uid`. Raises OSError."""
+        self.path = path
+        self._beside = beside(path)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
+        try:
+            self.socket.bind(str(self._beside))
+            if gid is not None:
+                os.chown(self._beside, -1, gid)
+                self._beside.chmod(0o660)
+            elif set(uids) != {os.geteuid()}:
+                self._beside.chmod(0o666)  # the kernel lets anybody connect; SO_PEERCRED decides
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            os.umask(before)
+
+    def open(self) -> socket.socket:
+        """Listen, and take the place of whoever listened there. Raises OSError."""
+        self.socket.listen(BACKLOG)
+        self._beside.replace(self.path)
+        return self.socket
+
+    def close(self) -> None:
+        """It is not needed any more, opened or not."""
+        self.socket.close()
+        self._beside.unlink(missing_ok=True)
+
+
+def beside(path: Path) -> Path:
+    """A short free name in the folder of `path`. What killed processes left under such names is removed."""
+    now = time.time()
+    for left in path.parent.glob(".????"):
+        try:
+            if left.is_socket() and now - left.stat().st_mtime > STALE and not _is_heard(left):
+                left.unlink()
+        except OSError:
+            pass  # it is gone, or not ours
+    return path.with_name(f".{secrets.token_hex(2)}")
+
+
+def _is_heard(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.setblocking(False)
+        try:
+            asking.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            pass  # its queue is full
+    return True
 
 
 class PeerGate:
@@ -60,19 +103,9 @@ class PeerGate:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Bind with the right mode before anybody can connect."""
-        self._public.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)
-        try:
-            listener.bind(str(self._public))
-        finally:
-            os.umask(before)
-        if self._gid is not None:
-            os.chown(self._public, -1, self._gid)
-        # without a group the kernel lets anybody connect, and the check below decides
-        self._public.chmod(0o660 if self._gid is not None else 0o666)
-        self._server = await asyncio.start_unix_server(self._accept, sock=listener)
+        """Listen; the private socket already does."""
+        door = Door(self._public, self._uids, self._gid)
+        self._server = await asyncio.start_unix_server(self._accept, sock=door.open())
 
     def close(self) -> None:
         """Stop accepting; connections end with their peers."""

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from extproc.servers.conversations import open_conversation
 from extproc.servers.network_ext_proc import Opener
-from extproc.servers.peer_gate import bind_unix
+from extproc.servers.peer_gate import BACKLOG, Door
 from extproc.servers.relay_connection import RelayConnection
 from extproc.servers.service import Service
 from extproc.servers.upstreams import Upstream
 
 FAREWELL = 1.0
 """Seconds for the last bytes to leave once nothing may run any more."""
-BACKLOG = 1024
 
 
 class RelayServer:
@@ -44,22 +42,22 @@ class RelayServer:
         """What Envoy's health check sees."""
         self.connections: set[RelayConnection] = set()
         self._gid = gid
-        self._socket: socket.socket | None = None
+        self._door: Door | None = None
         self._server: asyncio.Server | None = None
         self._quiet: asyncio.Event | None = None
 
     def listen(self, path: Path) -> None:
         """Bind. Raises RuntimeError."""
         try:
-            self._socket = bind_unix(path, self.uids, self._gid)
+            self._door = Door(path, self.uids, self._gid)
         except OSError as error:
             raise RuntimeError(f"cannot listen at {path}: {error.strerror}") from error
 
     async def start(self) -> None:
-        """Accept connections."""
-        assert self._socket is not None  # noqa: S101  (listen comes first)
+        """Accept connections, in the place of whoever did before."""
+        assert self._door is not None  # noqa: S101  (listen comes first)
         self._server = await asyncio.get_running_loop().create_unix_server(
-            lambda: RelayConnection(self), sock=self._socket, backlog=BACKLOG
+            lambda: RelayConnection(self), sock=self._door.open(), backlog=BACKLOG
         )
         self.is_healthy = True
 
@@ -76,6 +74,11 @@ class RelayServer:
         await self._until_quiet(FAREWELL)
         for connection in list(self.connections):
             connection.abandon()
+
+    @property
+    def has_sessions(self) -> bool:
+        """Some connection here is more than a health check."""
+        return any(connection.is_session for connection in self.connections)
 
     def joined(self, connection: RelayConnection) -> None:
         """A connection of a peer that may connect."""

@@ -176,6 +176,11 @@ class RelayConnection(asyncio.Protocol):
 
     # ------------------------------------------------------------------ for the relay
 
+    @property
+    def is_session(self) -> bool:
+        """A caller and a database, not a health check."""
+        return self._conversation is not None
+
     def go_away(self, *, at_once: bool) -> None:
         """We are about to stop: end as soon as nothing runs here, or now."""
         if self._conversation is None:

@@ -45,6 +45,13 @@ class Reply(Protocol):
         """Its records could not be written: answer with a refusal instead."""
 
 
+class Departing(Protocol):
+    """A database connection that can say goodbye in its protocol."""
+
+    def go_away(self, *, at_once: bool) -> None:
+        """End as soon as nothing runs, or now."""
+
+
 class Service:
     """Shared by all streams of one worker. Single-threaded: the event loop owns it."""
 
@@ -68,8 +75,12 @@ class Service:
         self.max_message = max_message
         self.sessions = LiveSessions(now)
         """Database sessions that cancels and locks may reach."""
+        self.connections: set[Departing] = set()
+        """Database connections that Envoy asks about."""
         self.open_streams = 0
         """`Process` streams that Envoy has open."""
+        self.open_checks = 0
+        """`Check` calls that are not answered yet."""
         self.refused_commits = 0
         self.lost_access = 0
         """Entries of Envoy's access log that could not be recorded."""
@@ -121,6 +132,11 @@ class Service:
                 reply.refuse()
             return False
         return True
+
+    def go_away(self, at_once: bool) -> None:
+        """We are about to stop: database connections end as they become idle, or now."""
+        for connection in list(self.connections):
+            connection.go_away(at_once=at_once)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task that this service owns until it ends."""

@@ -900,6 +900,32 @@ def test_stop_says_goaway_and_refuses_calls_that_were_not_handled():
     run(main)
 
 
+def test_handing_over_refuses_nothing_and_tells_late_comers_too():
+    async def main() -> None:
+        async with serving() as served:
+            reader, writer = await served.raw()
+            writer.write(PREFACE + settings() + ack() + head(1) + data(1, message(b"x")))
+            await until(lambda: len(EchoStream.alive) == 1)
+            served.server.hand_over()
+            writer.write(head(3) + data(3, message(b"y")))  # sent before the GOAWAY was read
+            late, late_writer = await served.raw()
+            late_writer.write(PREFACE + settings() + ack() + head(1) + data(1, message(b"z")))
+            await until(lambda: len(EchoStream.alive) == 3)
+            assert served.server.board.answer("") == lean_health._SERVING
+            await served.server.stop(0)
+            for each, ends in ((reader, 2), (late, 1)):
+                frames = frames_in(await each.read())
+                first, *_ = [f for f in frames if f[0] == GOAWAY]
+                assert first[3][:4] == b"\x7f\xff\xff\xff"
+                assert not [f for f in frames if f[0] == RST and f[3][3] == 7]
+                # the replies came, and the ends that `stop` made
+                assert len([f for f in frames if f[0] == HEADERS_FRAME and f[1] & 1]) == ends
+            writer.close()
+            late_writer.close()
+
+    run(main)
+
+
 def test_stop_does_not_wait_for_idle_connections_or_watchers():
     async def main() -> None:
         async with serving() as served:

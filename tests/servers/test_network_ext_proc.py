@@ -44,7 +44,9 @@ class Says:
         self.heard.append(("server", data, end))
         return self.answer("server", data, end)
 
-    def go_away(self, *, at_once: bool) -> None: ...
+    def go_away(self, *, at_once: bool) -> None:
+        if at_once:
+            self.later(Output(to_client=b"going away", close=True, records=(RECORD,)))
 
     def unrecorded(self) -> bytes:
         return b"cannot record"
@@ -251,3 +253,36 @@ def test_a_client_that_is_gone_is_told_and_recorded_once() -> None:
     rig.stream.closed("cancelled")
     assert rig.says.reasons == ["cancelled"]
     assert rig.book.kept == [RECORD]
+
+
+def test_when_we_go_the_client_is_told_in_its_protocol_and_closed() -> None:
+    rig = Rig()
+    rig.read(b"x")
+    rig.service.go_away(False)
+    assert rig.sent == [] and rig.aborted == []  # it is not idle
+    rig.service.go_away(True)
+    assert rig.said("write_data") == [(b"going away", False)]
+    assert rig.sent[-1].connection_status == pb.ProcessingResponse.CLOSE
+    assert RECORD in rig.book.kept and rig.aborted == []
+    rig.service.go_away(True)
+    assert len(rig.said("write_data")) == 1
+
+
+def test_when_we_go_a_connection_that_said_nothing_is_closed() -> None:
+    rig = Rig()
+    rig.service.go_away(False)
+    (reply,) = rig.sent
+    assert reply.connection_status == pb.ProcessingResponse.CLOSE
+
+
+@pytest.mark.parametrize("how", ["closed", "aborted"])
+def test_a_connection_that_ended_is_not_told(how: str) -> None:
+    rig = Rig()
+    rig.read(b"x")
+    if how == "closed":
+        rig.stream.closed("half-closed")
+    else:
+        rig.stream.receive(b"\xff")
+    count = len(rig.sent)
+    rig.service.go_away(True)
+    assert len(rig.sent) == count and not rig.service.connections

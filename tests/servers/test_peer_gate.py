@@ -6,13 +6,14 @@ import asyncio
 import os
 import socket
 import stat
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from extproc.servers import peer_gate
-from extproc.servers.peer_gate import PeerGate, peer_uid
+from extproc.servers.peer_gate import STALE, Door, PeerGate, beside, peer_uid
 
 ME = os.geteuid()
 OTHER = 12345
@@ -168,7 +169,7 @@ def test_the_sockets_mode_is_set_before_anybody_can_connect(
     async def play(gate: PeerGate, inner: Inner, public: Path) -> None:
         assert stat.S_IMODE(public.stat().st_mode) == mode
 
-    run(tmp_path, play, gid=gid)
+    run(tmp_path, play, uids=(OTHER,), gid=gid)
     assert modes and set(modes) == {0o600}
 
 
@@ -182,3 +183,50 @@ def test_a_socket_left_by_an_earlier_process_is_replaced(tmp_path: Path):
         writer.close()
 
     run(tmp_path, play)
+
+
+def connect(path: Path) -> socket.socket:
+    asking = socket.socket(socket.AF_UNIX)
+    asking.connect(str(path))
+    return asking
+
+
+def test_a_door_takes_the_place_of_the_one_before_and_leaves_nobody_unheard(tmp_path: Path):
+    place = tmp_path / "p.sock"
+    before = Door(place, {ME}, None).open()
+    in_queue = connect(place)
+    after = Door(place, {ME}, None)
+    still_before = connect(place)
+    listener = after.open()
+    now_after = connect(place)
+    with in_queue, still_before, now_after, before, listener:
+        for expected in (before, before, listener):
+            expected.settimeout(10)
+            expected.accept()[0].close()
+    assert place.is_socket() and list(tmp_path.iterdir()) == [place]
+
+
+def test_the_end_of_the_one_before_takes_nothing_from_the_one_after(tmp_path: Path):
+    place = tmp_path / "p.sock"
+    first = Door(place, {ME}, None)
+    first.open()
+    second = Door(place, {ME}, None)
+    second.open()
+    first.close()
+    connect(place).close()
+    second.close()
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_that_is_heard(tmp_path: Path):
+    old = time.time() - STALE - 10
+    left, heard, new = (socket.socket(socket.AF_UNIX) for _ in range(3))
+    for bound, name in ((left, ".dead"), (heard, ".live"), (new, ".new1")):
+        bound.bind(str(tmp_path / name))
+    heard.listen()
+    for name in (".dead", ".live"):
+        os.utime(tmp_path / name, (old, old))
+    (tmp_path / ".file").write_text("no socket")
+    os.utime(tmp_path / ".file", (old, old))
+    with left, heard, new:
+        assert beside(tmp_path / "p.sock").parent == tmp_path
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".file", ".live", ".new1"]

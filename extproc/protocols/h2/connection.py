@@ -63,6 +63,8 @@ _REMEMBERED: Final = 1024
 _PER_REPLY: Final = 4
 """Control frames a reply of ours may cause (window updates, a ping) without counting as a flood."""
 
+LAST_STREAM_ID: Final = 2**31 - 1
+
 
 class Connection:
     """One connection. After `ConnectionFailed` it reads nothing more and only says goodbye."""
@@ -86,6 +88,7 @@ class Connection:
         self._control = Budget(limits.control_burst, limits.control_rate)
         self._resets = Budget(limits.reset_burst, limits.reset_rate)
         self._now = 0.0
+        self._announced = False
         self._goodbye = False
         self.failed = False
         """The connection is lost; close it once `bytes_to_send` is written."""
@@ -182,6 +185,14 @@ class Connection:
         if stream is not None:
             self._sender.out.append(build_rst(stream_id, code))
             self._forget(stream, early=True)
+
+    def announce_drain(self) -> None:
+        """Say that we are going to go (RFC 9113, 6.8): a GOAWAY that excludes no stream. Nothing is refused, so what
+        the peer has sent before it knew is not lost; `drain` comes once it has had the time to know.
+        """
+        if not (self.failed or self._goodbye or self._announced):
+            self._announced = True
+            self._sender.out.append(build_goaway(LAST_STREAM_ID, ErrorCode.NO_ERROR))
 
     def drain(self) -> list[int]:
         """Say that we are going (GOAWAY). Calls of which no message was handled are refused, so that their peer may

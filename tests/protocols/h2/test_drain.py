@@ -58,3 +58,24 @@ def test_the_h2_library_understands_our_goodbye():
     client.exchange()
     (goodbye,) = client.of(h2.events.ConnectionTerminated)
     assert goodbye.error_code == 0 and goodbye.last_stream_id == 1
+
+
+def test_what_was_on_its_way_when_we_announced_to_go_is_served():
+    connection = greeted()
+    connection.announce_drain()
+    (goaway,) = sent(connection)
+    assert goaway[0] == GOAWAY and goaway[3] == (2**31 - 1).to_bytes(4, "big") + b"\0" * 4
+    connection.receive(head(1) + data(1, message(b"x"), end=True))
+    connection.announce_drain()
+    assert connection.open_calls == 1 and rst_codes(connection) == {}
+    assert connection.drain() == []
+    (goaway,) = [frame for frame in sent(connection) if frame[0] == GOAWAY]
+    assert goaway[3][:4] == (1).to_bytes(4, "big")
+
+
+def test_after_the_goodbye_nothing_is_announced():
+    connection = greeted()
+    connection.drain()
+    connection.bytes_to_send()
+    connection.announce_drain()
+    assert connection.bytes_to_send() == b""

@@ -1,0 +1,49 @@
+"""A worker whose place was taken serves what it has, no longer than it may, and stops at once when told to."""
+
+from __future__ import annotations
+
+import asyncio
+
+from extproc.app.leaving import Retirement
+
+
+def test_waiting_ends_by_a_word_to_retire_or_to_stop() -> None:
+    async def main() -> None:
+        for tell in (lambda r, s: r.ask(1.0), lambda r, s: s.set()):
+            retirement, stopping = Retirement(), asyncio.Event()
+            waiting = asyncio.create_task(retirement.wait(stopping))
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            tell(retirement, stopping)
+            await waiting
+
+    asyncio.run(main())
+
+
+def test_it_goes_once_nothing_runs() -> None:
+    async def main() -> None:
+        retirement, looks = Retirement(), iter([False, False, True])
+        retirement.ask(3600.0)
+        await retirement.until_idle(asyncio.Event(), lambda: next(looks), 0.0)
+        assert next(looks, None) is None
+
+    asyncio.run(main())
+
+
+def test_it_goes_when_its_time_is_over() -> None:
+    async def main() -> None:
+        retirement = Retirement()
+        retirement.ask(0.0)
+        await retirement.until_idle(asyncio.Event(), lambda: False, 0.2)
+
+    asyncio.run(main())
+
+
+def test_a_stop_does_not_wait_for_what_runs() -> None:
+    async def main() -> None:
+        retirement, stopping = Retirement(), asyncio.Event()
+        retirement.ask(3600.0)
+        stopping.set()
+        await retirement.until_idle(stopping, lambda: False, 3600.0)
+
+    asyncio.run(main())
