@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -105,7 +105,7 @@ class Stack:
 
     # ------------------------------------------------------------------ life
 
-    def __enter__(self) -> Stack:
+    def __enter__(self) -> Self:
         try:
             self.issuer.start()
             if not self._upstream_address:
