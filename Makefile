@@ -17,6 +17,9 @@ PURE ?=
 # Tests start some hundred interpreters, which without bytecode would compile every module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
+# One file after another on each worker, as tests/e2e/conftest.py orders them. Mostly they wait for other processes.
+FILES_APART := -n 4 --dist loadfile --no-loadscope-reorder
+
 # What drives an Envoy: named, because collecting the tests that are then left out takes as long as many of them.
 E2E := tests/e2e $(filter-out tests/e2e/%,$(shell grep -rl --include='test_*.py' 'mark\.e2e' tests))
 
@@ -36,7 +39,22 @@ $(READY): requirements.lock pyproject.toml tools/venv.sh
 	@VENV="$(VENV)" tools/venv.sh
 	@touch $@
 
-test: lint unit e2e compiled-tests  ## everything that must pass
+# lint and the compiler keep one core busy each, most end-to-end tests none: so what can go on at once does.
+test: $(READY) system  ## everything that must pass
+	@$(MAKE) --no-print-directory -j 2 lint-unit compiled-meanwhile
+	@$(MAKE) --no-print-directory e2e compiled-tests
+
+.PHONY: lint-unit compiled-meanwhile
+lint-unit:
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory unit
+
+# Says nothing unless it fails. Where there is no compiler, compiled-tests says so.
+compiled-meanwhile: $(READY)
+	@mkdir -p build
+	@! tools/compiler.sh $(BIN)/python >build/compiled.log 2>&1 || \
+	  $(MAKE) --no-print-directory compiled >>build/compiled.log 2>&1 || \
+	  { cat build/compiled.log >&2; echo "the compiled form could not be built, see above" >&2; exit 1; }
 
 lint: $(READY)  ## format, lint, types, import arrows
 	$(BIN)/ruff format --check .
@@ -63,7 +81,7 @@ $(VENV)/clients/.ready: tools/clients.lock $(READY)
 	@touch $@
 
 e2e: $(READY) system clients  ## tests that drive a real Envoy
-	$(BIN)/pytest -m "e2e and not mysql_server" -n 2 --dist loadfile $(or $(ARGS),$(E2E))
+	$(BIN)/pytest -m "e2e and not mysql_server" $(FILES_APART) $(or $(ARGS),$(E2E))
 
 mysql-server: $(READY) system clients  ## tests with MySQL's own server, unpacked from Debian's unstable packages
 	tools/mysql.sh
@@ -102,13 +120,13 @@ COMPILED_E2E := $(addprefix tests/e2e/test_,lean_invariant.py masking.py ext_aut
   lifecycle.py::test_sigterm_under_load_loses_no_record_and_passes_nothing_unrecorded \
   postgres_workers.py::test_a_cancel_finds_a_held_statement_in_whatever_worker_it_is \
   mysql_records.py::test_binary_rows_become_text)
-COMPILED_PYTEST := EXTPROC_FORM=compiled $(AS_COMPILED) $(BIN)/python -m pytest --import-mode=append -rfEs -n 2
+COMPILED_PYTEST := EXTPROC_FORM=compiled $(AS_COMPILED) $(BIN)/python -m pytest --import-mode=append -rfEs
 
 compiled-tests: $(READY) system  ## the tests of what is compiled, on the compiled form
 	@if tools/compiler.sh $(BIN)/python; then \
 	  $(MAKE) --no-print-directory compiled; \
-	  $(COMPILED_PYTEST) -m "not e2e" --dist worksteal $(COMPILED_UNIT) $(ARGS); \
-	  $(COMPILED_PYTEST) -m e2e --dist loadfile $(COMPILED_E2E) $(ARGS); \
+	  $(COMPILED_PYTEST) -m "not e2e" -n auto --dist worksteal $(COMPILED_UNIT) $(ARGS); \
+	  $(COMPILED_PYTEST) -m e2e $(FILES_APART) $(COMPILED_E2E) $(ARGS); \
 	else echo "compiled-tests: the compiled form was not tested, see above"; [ "$${CI:-}" != true ]; fi
 
 # $(call measure,MODULE): the compiled form is measured, or the pure one for PURE=1 and where there is no compiler.

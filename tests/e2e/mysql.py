@@ -49,6 +49,8 @@ class MysqlStack(GovernedDatabase):
     def connect(self, user: str = "reader", *groups: str, token: str = "", **more: Any) -> Any:
         """PyMySQL through Envoy, autocommit unless asked otherwise."""
         more.setdefault("autocommit", True)
+        if "tls" not in self._listener:
+            more.setdefault("ssl_disabled", True)  # it loads what this machine trusts before it asks for TLS
         return pymysql.connect(
             host="127.0.0.1", port=self.port, user=user, password=token or self.token(groups=groups or ("readers",)),
             database=DATABASE, connect_timeout=20, **more,

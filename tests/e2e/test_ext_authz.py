@@ -151,7 +151,7 @@ def test_a_held_request_goes_on_once_approved_and_only_once(stack: Stack):
         target=lambda: replies.append(stack.request("POST", "/payments", body=body, headers=JSON, timeout=60))
     )
     caller.start()
-    transport = httpx2.HTTPTransport(uds=str(stack.directory / "a.sock"))
+    transport = httpx2.HTTPTransport(uds=str(stack.directory / "a.sock"), verify=False)
     headers = {"authorization": f"Bearer {stack.approver()}"}
     with httpx2.Client(transport=transport, base_url="http://api", headers=headers) as api:
         held: list[dict[str, str]] = []
