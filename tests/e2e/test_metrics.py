@@ -119,7 +119,30 @@ def eventually(check: Callable[[], bool], what: str) -> None:
     wait_until(check, what=what, within=90)
 
 
+def settled(stack: Stack, scrape: Callable[[], Samples]) -> Samples:
+    """The page, once it has counted whatever was asked before."""
+    found: Samples = {}
+
+    def counted() -> bool:
+        asked, ended = (
+            {record["decision_id"] for record in stack.records() if record["kind"] == kind}
+            for kind in ("intent", "outcome")
+        )
+        found.clear()
+        found.update(scrape())
+        told = where(found, "extproc_ledger_records_total", kind="outcome")
+        return asked == ended and told == len(ended)
+
+    eventually(counted, "everything to be counted")
+    return found
+
+
 def test_decisions_masks_and_holds_are_on_the_page(stack: Stack, scrape: Callable[[], Samples]):
+    before = settled(stack, scrape)
+
+    def more(found: Samples, name: str, **labels: str) -> float:
+        return where(found, name, **labels) - where(before, name, **labels)
+
     assert stack.request("GET", "/customers").status == 200
     assert stack.request("DELETE", "/customers").status == 403
     decided = "extproc_decisions_total"
@@ -134,18 +157,23 @@ def test_decisions_masks_and_holds_are_on_the_page(stack: Stack, scrape: Callabl
         assert Approvals(stack).deny(hold["id"]).status == 200
         assert waiting.answer().status == 403
     ledger = "extproc_ledger_records_total"
-    eventually(lambda: where(scrape(), decided, rule="e2e/payments-wait") == 1, "the decision")
     # the hold's own end reaches the ledger by another process, after the answer
-    eventually(lambda: where(scrape(), ledger, kind="hold.rejected") == 1, "the hold's end")
-    found = scrape()
-    assert where(found, decided, verdict="allow", rule="e2e/readers-read", target="customers-api") == 1
-    assert where(found, decided, verdict="deny", rule="e2e/no-delete", protocol="http") == 1
+    eventually(lambda: more(scrape(), ledger, kind="hold.rejected") == 1, "the hold's end")
+    found = settled(stack, scrape)
+    assert more(found, decided, rule="e2e/payments-wait") == 1
+    assert more(found, decided, verdict="allow", rule="e2e/readers-read", target="customers-api") == 1
+    assert more(found, decided, verdict="deny", rule="e2e/no-delete", protocol="http") == 1
     assert where(found, "extproc_holds_open", state="pending") == 0
-    assert where(found, "extproc_exchange_duration_seconds_count", target="customers-api") == 3
+    assert more(found, "extproc_exchange_duration_seconds_count", target="customers-api") == 3
 
 
-def test_children_keys_and_lags_are_on_the_page(scrape: Callable[[], Samples]):
+def test_children_keys_and_lags_are_on_the_page(stack: Stack, scrape: Callable[[], Samples]):
+    assert (
+        stack.request("GET", "/customers").status == 200
+    )  # a worker has fetched the keys, and a record is signed
     eventually(lambda: where(scrape(), "extproc_ledger_writable") == 2, "both workers to report")
+    wanted = ("extproc_jwks_age_seconds", "extproc_checkpoint_age_seconds")
+    eventually(lambda: set(wanted) <= set(scrape()), "the keys and a checkpoint to be told of")
     found = scrape()
     names = {dict(key)["child"] for key in found["extproc_child_ready"]}
     assert names == {"worker-0", "worker-1", "approvals", "checkpointer", "exporter", "metrics"}
@@ -175,20 +203,25 @@ def test_the_page_is_all_there_is_and_not_on_the_data_path(stack: Stack, page: s
     assert through_envoy.status == 401
 
 
-def test_the_same_counts_reach_a_collector(collector: Collector, scrape: Callable[[], Samples]):
-    wanted = where(scrape(), "extproc_decisions_total", verdict="deny")
+def test_the_same_counts_reach_a_collector(stack: Stack, collector: Collector, scrape: Callable[[], Samples]):
+    assert stack.request("DELETE", "/customers").status == 403
+    wanted = where(settled(stack, scrape), "extproc_decisions_total", verdict="deny")
     assert wanted >= 1
     eventually(
         lambda: collector.values("extproc.decisions").get("deny", 0) == wanted, "the collector to know"
     )
-    (resource,) = {r.resource_metrics[0].resource.SerializeToString() for r in collector.got}
-    assert b"extproc" in resource
+    resources = {r.resource_metrics[0].resource.SerializeToString() for r in collector.got}
+    started = 1 + where(scrape(), "extproc_child_restarts_total", child="metrics")
+    assert 1 <= len(resources) <= started  # each process is one
+    assert all(b"extproc" in resource for resource in resources)
 
 
 def test_a_process_that_dies_takes_no_count_with_it(stack: Stack, scrape: Callable[[], Samples]):
     name = "extproc_decisions_total"
-    eventually(lambda: where(scrape(), name, verdict="allow") >= 2, "requests to be counted")
-    before = scrape()
+    for method in ("GET", "GET", "DELETE"):
+        stack.request(method, "/customers")
+    before = settled(stack, scrape)
+    assert where(before, name, verdict="allow") >= 2
     for kind in ("metrics", "worker"):
         for pid in stack.service_pids(kind):
             os.kill(pid, signal.SIGKILL)
