@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
@@ -42,6 +42,9 @@ from extproc.servers.lean_transport import LeanServer
 from extproc.servers.peer_gate import PeerGate, beside
 from extproc.servers.relay import RelayServer
 from extproc.servers.service import Service
+
+if TYPE_CHECKING:
+    from extproc.servers.reflection import Reflection
 
 log = structlog.get_logger()
 
@@ -236,11 +239,13 @@ class Worker:
         """The transport that was asked for."""
         processor = self._settings.processor
         sans = frozenset(processor.tls.client_sans) if processor.tls is not None else None
-        if processor.speaks == "grpcio":
-            return GrpcServer(self._service, client_sans=sans)
+        reflection = _reflection() if processor.reflection else None
+        if processor.transport == "grpcio":
+            return GrpcServer(self._service, client_sans=sans, reflection=reflection)
         return LeanServer(
-            self._service, uids=processor.peers.uids, gid=processor.peers.gid, client_sans=sans or ()
-        )
+            self._service, uids=processor.peers.uids, gid=processor.peers.gid, client_sans=sans or (),
+            reflection=reflection,
+        )  # fmt: skip
 
     def _listen(self, server: GrpcServer | LeanServer, address: Address) -> PeerGate | Path | None:
         """Bind the server, and say what is still to be put at its place once it has started.
@@ -320,6 +325,13 @@ def recorder(ledger: LedgerWriter) -> Callable[[Record], None]:
         ledger.commit()
 
     return record
+
+
+def _reflection() -> Reflection:
+    """Its messages are loaded only where it is asked for."""
+    from extproc.servers.reflection import Reflection
+
+    return Reflection()
 
 
 def _credentials(tls: Any) -> grpc.ServerCredentials | None:

@@ -121,16 +121,15 @@ class Processor(Branch, frozen=True, kw_only=True):
     ] = False
     workers: Annotated[int, Meta(ge=1, le=64), about("Worker processes, each with a socket of its own.")] = 1
     transport: Annotated[
-        Literal["lean", "grpcio"] | None,
+        Literal["lean", "grpcio"],
+        about("gRPC by our own lean HTTP/2 server or by grpcio, with the same settings."),
+    ] = "lean"
+    reflection: Annotated[
+        bool,
         about(
-            "gRPC by our own lean HTTP/2 server or by grpcio. Default: lean, and grpcio where there is TLS."
+            "Answer gRPC server reflection (v1 and v1alpha) to whoever may connect, for tools such as grpcurl."
         ),
-    ] = None
-
-    @property
-    def speaks(self) -> Literal["lean", "grpcio"]:
-        """The transport in use."""
-        return self.transport or ("grpcio" if self.tls is not None else "lean")
+    ] = False
 
     @property
     def addresses(self) -> tuple[Address, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import grpc
 import grpc.aio
@@ -22,6 +22,9 @@ from extproc.servers.lean_health import HEALTH_CHECK_METHOD, HEALTH_WATCH_METHOD
 from extproc.servers.network_ext_proc import NETWORK_METHOD, NetworkStream, Opener
 from extproc.servers.peer_names import certificate_names
 from extproc.servers.service import Service
+
+if TYPE_CHECKING:
+    from extproc.servers.reflection import Reflection
 
 log = structlog.get_logger()
 
@@ -93,6 +96,7 @@ class GrpcServer:
         *,
         client_sans: frozenset[str] | None = None,
         conversations: Opener = open_conversation,
+        reflection: Reflection | None = None,
     ) -> None:
         """`client_sans`: certificate names (URI or DNS) that may call (mTLS); None where the socket itself decides.
 
@@ -112,7 +116,7 @@ class GrpcServer:
             ]
         )
         self._health = health.aio.HealthServicer()
-        self._methods = _Methods(service, client_sans, conversations, self._health)
+        self._methods = _Methods(service, client_sans, conversations, self._health, reflection)
         self._server.add_generic_rpc_handlers((self._methods,))
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
@@ -148,11 +152,13 @@ class _Methods(grpc.GenericRpcHandler):
         client_sans: frozenset[str] | None,
         conversations: Opener,
         board: health.aio.HealthServicer,
+        reflection: Reflection | None,
     ) -> None:
         self._service = service
         self._client_sans = client_sans
         self._conversations = conversations
         self._board = board
+        self._reflection = reflection
         self._handlers: dict[str, Any] = {
             PROCESS_METHOD: grpc.stream_stream_rpc_method_handler(self._process),
             NETWORK_METHOD: grpc.stream_stream_rpc_method_handler(self._network),
@@ -163,6 +169,9 @@ class _Methods(grpc.GenericRpcHandler):
                 self._health_watch, response_serializer=health_pb2.HealthCheckResponse.SerializeToString
             ),
         }
+        if reflection is not None:
+            reflecting: Any = grpc.stream_stream_rpc_method_handler(self._reflect)
+            self._handlers |= dict.fromkeys(reflection.methods, reflecting)
         self.leaving = asyncio.Event()
         """Set when we stop: calls that have no end of their own end now."""
 
@@ -273,6 +282,14 @@ class _Methods(grpc.GenericRpcHandler):
     async def _health_watch(self, data: bytes, context: Any) -> None:
         await self._admit(context)
         await self._board.Watch(health_pb2.HealthCheckRequest.FromString(data), context)
+
+    async def _reflect(self, _: Any, context: Any) -> None:
+        await self._admit(context)
+        while (data := await context.read()) is not grpc.aio.EOF:
+            answer = self._reflection.answer(data) if self._reflection is not None else None
+            if answer is None:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the message does not parse")
+            await context.write(answer)
 
     async def _check(self, data: bytes, context: Any) -> bytes:
         await self._admit(context)

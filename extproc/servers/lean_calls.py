@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -366,9 +366,6 @@ class RefusedCall:
 
     def expire(self) -> None:
         self._refuse()
-
-
-REFUSED: Final[Mapping[str, CallOpener]] = dict.fromkeys(METHODS, RefusedCall)
 
 
 def _metadata(head: CallHead) -> CallMetadata:

@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import structlog
 
@@ -31,19 +31,23 @@ from extproc.protocols.h2.blocks import UNIMPLEMENTED
 from extproc.servers.conversations import open_conversation
 from extproc.servers.lean_calls import (
     METHODS,
-    REFUSED,
     AccessCall,
     Call,
     CallOpener,
     Context,
     HealthWatchCall,
+    RefusedCall,
 )
 from extproc.servers.lean_health import HealthBoard
 from extproc.servers.lean_listening import bind_tcp, prepare, speaks_http2
+from extproc.servers.lean_reflection import ReflectionCall, reflection_methods
 from extproc.servers.network_ext_proc import Opener
 from extproc.servers.peer_gate import BACKLOG, Door, peer_uid
 from extproc.servers.peer_names import certificate_names
 from extproc.servers.service import Service
+
+if TYPE_CHECKING:
+    from extproc.servers.reflection import Reflection
 
 log = structlog.get_logger()
 
@@ -70,12 +74,18 @@ class LeanServer:
         handshake: float = HANDSHAKE,
         limits: Limits | None = None,
         conversations: Opener = open_conversation,
+        reflection: Reflection | None = None,
     ) -> None:
         """`uids`: who may connect to a unix socket beside our own user. `gid`: the group its file belongs to.
         `client_sans`: certificate names (URI or DNS) that may call under TLS; nobody else may. `handshake`: seconds.
 
-        `conversations` opens what is spoken on a database connection.
+        `conversations` opens what is spoken on a database connection. `reflection` answers about our services, if
+        anything does.
         """
+        self.methods: Mapping[str, CallOpener] = METHODS
+        if reflection is not None:
+            self.methods = {**METHODS, **reflection_methods(reflection)}
+        self.refused: Mapping[str, CallOpener] = dict.fromkeys(self.methods, RefusedCall)
         self.board = HealthBoard()
         self.context = Context(service, self.board, conversations)
         self.limits = replace(limits or Limits(), message=service.max_message)
@@ -190,7 +200,7 @@ class LeanConnection(asyncio.Protocol):
         self._context = server.context
         self._service = server.context.service
         self._h2 = Connection(server.limits)
-        self._methods: Mapping[str, CallOpener] = METHODS
+        self._methods = server.methods
         self._calls: dict[int, Call] = {}
         self._deadlines: dict[int, asyncio.TimerHandle] = {}
         self._loop = asyncio.get_running_loop()
@@ -305,7 +315,7 @@ class LeanConnection(asyncio.Protocol):
         for stream_id in self._h2.drain():
             self._gone(stream_id)
         for call in list(self._calls.values()):
-            if isinstance(call, HealthWatchCall | AccessCall):
+            if isinstance(call, HealthWatchCall | AccessCall | ReflectionCall):
                 call.cut("extproc is going away")  # it would never end by itself
         self._wake()
 
@@ -343,7 +353,7 @@ class LeanConnection(asyncio.Protocol):
         names = certificate_names(tls.getpeercert(binary_form=True) or b"")
         if names.isdisjoint(self._server.client_sans):
             log.warning("peer.refused", names=sorted(names))
-            self._methods = REFUSED
+            self._methods = self._server.refused
         return True
 
     def _open(self, event: CallStarted) -> None:

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from extproc.demo.processes import free_port, wait_until
 from tests.e2e.stack import API_KEY, Stack
@@ -28,9 +30,11 @@ class TlsStack(Stack):
         self.authority = Authority(directory / "pki")
         server = self.authority.issue("server", hosts=["processor.internal"])
         self.caller = self.authority.issue("envoy", uris=[ENVOY])
+        self.worker = f"127.0.0.1:{free_port()}"
         listening = {
-            "listen": f"127.0.0.1:{free_port()}",
+            "listen": self.worker,
             "transport": transport,
+            "reflection": True,
             "tls": {
                 **pair(server),
                 "client_ca": str(self.authority.path),
@@ -102,6 +106,17 @@ def test_many_at_once_are_all_governed(stack: TlsStack):
 def test_health_is_asked_with_envoys_certificate(stack: TlsStack):
     told = json.loads(stack.cli("health", "--config", str(stack.config_path), "--json").stdout)
     assert list(told.values()) == ["serving"]
+
+
+def test_reflection_answers_where_it_is_switched_on(stack: TlsStack):
+    credentials = grpc.ssl_channel_credentials(
+        stack.authority.path.read_bytes(), stack.caller[1].read_bytes(), stack.caller[0].read_bytes()
+    )
+    named = [("grpc.ssl_target_name_override", "processor.internal")]
+    with grpc.secure_channel(stack.worker, credentials, named) as channel:
+        assert "envoy.service.ext_proc.v3.ExternalProcessor" in list(
+            ProtoReflectionDescriptorDatabase(channel).get_services()
+        )
 
 
 @pytest.mark.parametrize("who", ["another name", "another authority", "no certificate"])

@@ -8,7 +8,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-OK, CANCELLED, DEADLINE_EXCEEDED, NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED = 0, 1, 4, 5, 7, 8
+OK, CANCELLED, INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND = 0, 1, 3, 4, 5
+PERMISSION_DENIED, RESOURCE_EXHAUSTED = 7, 8
 UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 12, 13, 14
 """gRPC status codes in use here."""
 
