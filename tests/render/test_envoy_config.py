@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,14 @@ def settings_of(variant: str, folder: Path) -> Settings:
     return parse_config(text.replace("PKI", "cert.pem").replace("KEY", "key.pem"), base=folder)
 
 
+@cache
+def rendered(variant: str, folder: Path) -> str:
+    return json.dumps(envoy_config(settings_of(variant, folder)))
+
+
 def render(variant: str, folder: Path) -> dict[str, Any]:
-    return envoy_config(settings_of(variant, folder))
+    found: dict[str, Any] = json.loads(rendered(variant, folder))
+    return found
 
 
 def everything(node: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
