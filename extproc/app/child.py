@@ -19,6 +19,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="extproc.app.child")
     parser.add_argument("kind", choices=("worker", "approvals", "exporter", "checkpointer", "metrics"))
     parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--kept", type=Path, required=True)
     parser.add_argument("--control", type=int, required=True)
     parser.add_argument("--index", type=int, default=0)
     parser.add_argument("--bundle", type=Path, default=Path())
@@ -28,7 +29,7 @@ def main() -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     name = f"worker-{arguments.index}" if arguments.kind == "worker" else arguments.kind
     set_up_logs(name)
-    settings = load_config(arguments.config)
+    settings = load_config(arguments.config, arguments.kept)
     asyncio.run(_run(arguments, settings))
     return 0
 

@@ -8,9 +8,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,11 @@ import structlog
 
 from extproc.adapters.control import Control
 from extproc.adapters.policy_files import Author, author_of, read_policies
-from extproc.app.bundle import Bundle, drop_bundles, load_bundle, write_bundle
+from extproc.app.bundle import Bundle, drop_bundles, load_bundle, read_bundle, write_bundle
+from extproc.app.children import Child
 from extproc.app.configuration_records import NO_PAYLOADS, policy_texts, settings_loaded
 from extproc.app.lock_keeper import LockKeeper
+from extproc.app.rolling import Roller, drop_configurations, write_configuration
 from extproc.app.tailers import wants_spans
 from extproc.app.worker import lock_file, open_ledger
 from extproc.config import Settings, check_waits
@@ -42,44 +43,20 @@ MAX_ERROR = 16_000
 BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
-@dataclass(slots=True)
-class Child:
-    """One child process and the line to it."""
-
-    kind: str
-    index: int = 0
-    process: asyncio.subprocess.Process | None = None
-    control: Control | None = None
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-    answers: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue)
-    deaths: int = 0
-    policy: str = ""
-    """The digest that a worker said it governs by."""
-    locks: int = -1
-    """The version of the locks that a worker said it has."""
-    starts: int = 0
-    figures: dict[str, Any] = field(default_factory=dict)
-    """What it said of itself last, for the metrics."""
-
-    def kill(self) -> None:
-        """At once; it is started anew."""
-        if self.process is not None:
-            self.process.kill()
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind}-{self.index}" if self.kind == "worker" else self.kind
-
-
 class Supervisor:
     """Runs `extproc serve`. `config` is the path of extproc.yaml, as the children read it too."""
 
-    def __init__(self, settings: Settings, config: Path) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, config: Path, text: str) -> None:
+        """`text`: what the file said when `settings` were read. Children are started with it, not with the file."""
+        self.settings = settings
+        self.configuration = write_configuration(settings.state / "run", text.encode())
+        self.busy = asyncio.Lock()
         self._config = config
         self._stopping = asyncio.Event()
-        self._reload_lock = asyncio.Lock()
-        self._asked: set[asyncio.Task[None]] = set()
+        self._asked: set[asyncio.Task[Any]] = set()
+        self._group: asyncio.TaskGroup | None = None
+        self._keepers: set[asyncio.Task[None]] = set()
+        self._roller = Roller(self, config)
         self._locks = LockKeeper(lock_file(settings), self._workers)
         self._began = time.time()
         self._ledger = open_ledger(settings, "supervisor")
@@ -91,25 +68,32 @@ class Supervisor:
             self.children.append(Child("exporter"))
         if settings.telemetry.metrics is not None:
             self.children.append(Child("metrics"))
+        for child in self.children:
+            child.configuration = self.configuration
+        drop_configurations(self.configuration)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises PolicyError when the policy at start is no good."""
         policies, author, sources = self._read()
-        self._record(*settings_loaded(self._settings))
+        self.record(*settings_loaded(self.settings))
         self._accept(policies, author, sources, before="")
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn_reload(loop))
-        self._reloads: set[asyncio.Task[Any]] = set()
+        asked_by = {"by": "signal", "uid": os.geteuid()}
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self.reload(asked_by)))
+        loop.add_signal_handler(signal.SIGUSR2, lambda: self._spawn(self._roller.ask(asked_by)))
         try:
-            async with asyncio.TaskGroup() as group:
-                keepers = [group.create_task(self._keep(child)) for child in self.children]
+            async with asyncio.TaskGroup() as self._group:
+                for child in self.children:
+                    self.keep(child)
+                group = self._group
                 ready = group.create_task(self._say_when_ready())
                 await self._stopping.wait()
                 log.info("serve.stopping")
                 ready.cancel()
-                for keeper in keepers:
+                await self._roller.stop()
+                for keeper in self._keepers:
                     keeper.cancel()
         finally:
             await self._stop_children()
@@ -118,23 +102,21 @@ class Supervisor:
     def _workers(self) -> list[Child]:
         return [child for child in self.children if child.kind == "worker"]
 
-    def _spawn_reload(self, loop: asyncio.AbstractEventLoop) -> None:
-        task = loop.create_task(self.reload({"by": "signal", "uid": os.geteuid()}))
-        self._reloads.add(task)
-        task.add_done_callback(self._reloads.discard)
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """What somebody asked for goes on beside everything else."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._asked.add(task)
+        task.add_done_callback(self._asked.discard)
 
     # ------------------------------------------------------------------ policy
 
     def _read(self) -> tuple[PolicySet, Author, tuple[PolicySource, ...]]:
-        check_certificates(self._settings)  # workers read them with every bundle
-        folders = list(self._settings.policies.folders)
+        check_certificates(self.settings)  # workers read them with every bundle
+        folders = list(self.settings.policies.folders)
         sources = read_policies(folders)
-        policies = load_bundle(self._settings, sources)
-        longest = max(
-            (policies.for_target(target.name).max_wait for target in self._settings.targets), default=0.0
-        )
-        check_waits(self._settings, longest)
-        self._bundle = write_bundle(self._settings.state / "run", Bundle(sources, policies.digest))
+        policies = load_bundle(self.settings, sources)
+        check_longest_wait(self.settings, policies)
+        self._bundle = write_bundle(self.settings.state / "run", Bundle(sources, policies.digest))
         return policies, author_of(folders), tuple(sources)
 
     def _accept(
@@ -149,12 +131,18 @@ class Supervisor:
         self._digest = policies.digest
         files = [{"name": Path(file.name).name, "digest": file.digest} for file in policies.files]
         fields = {"policy": policies.digest, "before": before, "author": str(author), "files": files}
-        self._record("policy.activated", fields | facts, policy_texts(sources))
+        self.record("policy.activated", fields | facts, policy_texts(sources))
         drop_bundles(self._bundle)
+
+    def check(self, settings: Settings) -> None:
+        """Whether the policies in force can be kept with these settings. Raises ExtprocError."""
+        check_certificates(settings)
+        policies = load_bundle(settings, read_bundle(self._bundle).sources)
+        check_longest_wait(settings, policies)
 
     async def reload(self, asked_by: Mapping[str, Any]) -> dict[str, Any]:
         """Check, hand to every worker, activate in all or in none. The last good set stays otherwise."""
-        async with self._reload_lock:
+        async with self.busy:
             bundle = self._bundle
             try:
                 policies, author, sources = self._read()
@@ -169,6 +157,9 @@ class Supervisor:
             workers = [child for child in self.children if child.kind == "worker" and child.ready.is_set()]
             for worker in workers:
                 answer = await self._ask(worker, {"prepare": str(self._bundle)})
+                if worker.phase == "leaving" and answer.get("prepared") != policies.digest:
+                    worker.kill()  # nobody need wait for one that goes, and it must not go on by the old
+                    continue
                 if answer.get("prepared") != policies.digest:
                     self._bundle = bundle
                     return self._refused(asked_by, f"{worker.name}: {answer.get('error', 'no answer')}")
@@ -192,19 +183,22 @@ class Supervisor:
         error = error if len(error) <= MAX_ERROR else f"{error[:MAX_ERROR]} …"
         drop_bundles(self._bundle)
         log.error("policy.refused", error=error)
-        self._record(
+        self.record(
             "policy.refused", {"policy": self._digest, "error": error[:2000], "asked_by": dict(asked_by)}
         )
         return {"error": error, "policy": self._digest}
 
-    def _record(
+    def record(
         self, kind: str, fields: Mapping[str, Any], payloads: Mapping[str, bytes] = NO_PAYLOADS
-    ) -> None:
+    ) -> bool:
+        """False, and a line in the log, when it could not be written."""
         try:
             self._ledger.append(Record(kind, time.time(), fields, payloads))
             self._ledger.commit()
         except LedgerUnavailableError as error:
             log.error("ledger.unavailable", lost=[kind], error=str(error))
+            return False
+        return True
 
     # ------------------------------------------------------------------ children
 
@@ -212,30 +206,54 @@ class Supervisor:
         await asyncio.gather(*(child.ready.wait() for child in self.children))
         log.info("serve.ready", policy=self._digest, children=[child.name for child in self.children])
 
-    async def _keep(self, child: Child) -> None:
-        """Start it, watch it, start it again with a growing pause."""
+    def keep(self, child: Child, life: asyncio.Task[None] | None = None) -> None:
+        """Start it, watch it, start it again; `life` is one that has begun."""
+        assert self._group is not None  # noqa: S101  (run comes first)
+        keeper = self._group.create_task(self._keep(child, life))
+        self._keepers.add(keeper)
+        keeper.add_done_callback(self._keepers.discard)
+
+    async def _keep(self, child: Child, life: asyncio.Task[None] | None) -> None:
+        """Until it left for good; with a growing pause between its lives."""
         while True:
-            started = time.monotonic()
-            await self._start(child)
-            assert child.process is not None and child.control is not None  # noqa: S101
-            listener = asyncio.create_task(self._listen(child))
-            try:
-                code = await child.process.wait()
-            finally:
-                listener.cancel()
-                child.ready.clear()
-            child.control.close()
-            child.locks = -1
-            child.deaths = 0 if time.monotonic() - started > 30 else child.deaths + 1
-            log.error("child.died", child=child.name, code=code, deaths=child.deaths)
-            self._record("admin.child_died", {"child": child.name, "code": code})
-            await asyncio.sleep(BACK_OFF[min(child.deaths, len(BACK_OFF) - 1)])
+            await (self.live(child) if life is None else life)
+            life = None
+            if child.is_renewed:
+                child.is_renewed = False
+                continue
+            await asyncio.sleep(0 if child.phase else BACK_OFF[min(child.deaths, len(BACK_OFF) - 1)])
+            await child.may_start.wait()
+            if child.phase == "leaving":
+                self.children.remove(child)
+                child.gone.set()
+                return
+
+    async def live(self, child: Child) -> None:
+        """From its start to its end."""
+        started = time.monotonic()
+        await self._start(child)
+        assert child.process is not None and child.control is not None  # noqa: S101
+        listener = asyncio.create_task(self._listen(child))
+        try:
+            code = await child.process.wait()
+        finally:
+            listener.cancel()
+            child.ready.clear()
+        child.control.close()
+        child.locks = -1
+        if code == 0 and (child.is_renewed or child.phase == "leaving"):
+            log.info("child.ended", child=child.name)
+            return
+        child.deaths = 0 if time.monotonic() - started > 30 else child.deaths + 1
+        log.error("child.died", child=child.name, code=code, deaths=child.deaths)
+        self.record("admin.child_died", {"child": child.name, "code": code})
 
     async def _start(self, child: Child) -> None:
         ours, theirs = socket.socketpair()
         arguments = [
             sys.executable, "-m", "extproc.app.child", child.kind,
-            "--config", str(self._config), "--control", str(theirs.fileno()),
+            "--config", str(self._config), "--kept", str(child.configuration),
+            "--control", str(theirs.fileno()),
         ]  # fmt: skip
         if child.kind == "worker":
             arguments += ["--index", str(child.index), "--bundle", str(self._bundle)]
@@ -258,14 +276,10 @@ class Supervisor:
                 if child.kind == "worker":
                     await self._locks.tell(child)
             elif "reload" in message:
-                task = asyncio.create_task(self._answer_reload(child.control, message["reload"]))
-                self._asked.add(task)
-                task.add_done_callback(self._asked.discard)
+                self._spawn(self._answer_reload(child.control, message["reload"]))
             elif "lock" in message:
                 # not in turn: a reload that another call waits for may take long
-                task = asyncio.create_task(self._answer_lock(child.control, message["lock"]))
-                self._asked.add(task)
-                task.add_done_callback(self._asked.discard)
+                self._spawn(self._answer_lock(child.control, message["lock"]))
             elif "figures" in message:
                 child.figures = dict(message["figures"])
             elif "asks_figures" in message:
@@ -325,9 +339,10 @@ class Supervisor:
     async def _stop_children(self) -> None:
         """Workers first, so that what they wrote is still exported and signed."""
         for kinds in (("worker",), ("approvals",), ("exporter", "checkpointer", "metrics")):
-            await asyncio.gather(*(self._stop(child) for child in self.children if child.kind in kinds))
+            await asyncio.gather(*(self.stop(child) for child in self.children if child.kind in kinds))
 
-    async def _stop(self, child: Child) -> None:
+    async def stop(self, child: Child) -> None:
+        """Let it drain, and end it."""
         process = child.process
         if process is None or process.returncode is not None:
             return
@@ -337,3 +352,9 @@ class Supervisor:
         except TimeoutError:
             process.kill()
             await process.wait()
+
+
+def check_longest_wait(settings: Settings, policies: PolicySet) -> None:
+    """Raises PolicyError when Envoy would give up before a policy does."""
+    longest = max((policies.for_target(target.name).max_wait for target in settings.targets), default=0.0)
+    check_waits(settings, longest)

@@ -18,23 +18,26 @@ import click
 def serve(config_path: Path) -> None:
     """Run the service: workers, approvals API, exporter, checkpointer.
 
-    SIGHUP reloads policies. SIGTERM drains and stops. Exit code 1 when settings or policies are no good.
+    SIGHUP reloads policies. SIGUSR2 reloads the settings file and the installed code, worker by worker, without
+    losing a request. SIGTERM drains and stops. Exit code 1 when settings or policies are no good.
     """
     from extproc.app.logs import set_up_logs
     from extproc.app.supervisor import Supervisor
-    from extproc.config import Settings, load_config
+    from extproc.config import Settings, parse_config
+    from extproc.config.document import read_text
     from extproc.domain.errors import ExtprocError
 
     path = config_path.absolute()
 
-    async def run(settings: Settings) -> None:
-        await Supervisor(settings, path).run()
+    async def run(settings: Settings, text: str) -> None:
+        await Supervisor(settings, path, text).run()
 
     os.umask(0o077)  # what we keep is ours alone, parent folders included
     set_up_logs("supervisor")
     try:
-        settings = load_config(config_path)
-        asyncio.run(run(settings))
+        text = read_text(config_path)
+        settings = parse_config(text, file=str(config_path), base=path.parent)
+        asyncio.run(run(settings, text))
     except ExtprocError as error:
         click.echo(str(error), err=True)
         sys.exit(1)

@@ -59,6 +59,8 @@ def _processor(settings: Settings) -> Iterator[Finding]:
             )
     if processor.peers != type(processor.peers)() and not processor.listen.is_unix and not settings.relayed:
         yield ("processor", "peers"), "only a unix socket knows its peers; use tls.client_sans"
+    if not 0 <= processor.drain <= 3600:
+        yield ("processor", "drain"), "must be at most 1h"
     if not processor.listen.is_unix and processor.listen.port + processor.workers - 1 > 65535:
         yield ("processor", "workers"), "the last worker's port would be above 65535"
     for address in processor.addresses:

@@ -24,14 +24,15 @@ _STATE_DEFAULTS: tuple[tuple[Place, str], ...] = (
 """Where things are kept when the file does not say: below `state`."""
 
 
-def load_config(path: Path | str) -> Settings:
+def load_config(path: Path | str, kept: Path | None = None) -> Settings:
     """Read and check a configuration file.
 
-    Relative paths in it start at its own folder. Secrets are not read.
+    Relative paths in it start at its own folder. Secrets are not read. `kept` has the text as it was when it came
+    into force: it counts, and the file may have changed since.
     Raises InvalidConfigError (a ConfigError) that lists every mistake as `file:line:column: place: what`.
     """
     file = Path(path)
-    return parse_config(document.read_text(file), file=str(path), base=file.absolute().parent)
+    return parse_config(document.read_text(kept or file), file=str(path), base=file.absolute().parent)
 
 
 def parse_config(text: str, *, file: str = "extproc.yaml", base: Path) -> Settings:

@@ -120,6 +120,12 @@ class Processor(Branch, frozen=True, kw_only=True):
         about("Allow plain TCP on loopback. Whoever reaches it can forge identities; every record says so."),
     ] = False
     workers: Annotated[int, Meta(ge=1, le=64), about("Worker processes, each with a socket of its own.")] = 1
+    drain: Annotated[
+        Duration,
+        about(
+            "How long a worker that a rolling reload replaced finishes what it has, waits for people too; ≤ 1h."
+        ),
+    ] = 60.0
     transport: Annotated[
         Literal["lean", "grpcio"],
         about("gRPC by our own lean HTTP/2 server or by grpcio, with the same settings."),

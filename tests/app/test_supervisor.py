@@ -12,7 +12,8 @@ import yaml
 
 from extproc.adapters.control import MAX_LINE
 from extproc.app import supervisor as module
-from extproc.app.supervisor import Child, Supervisor
+from extproc.app.children import Child
+from extproc.app.supervisor import Supervisor
 from extproc.config import load_config
 from extproc.domain.errors import PolicyError
 
@@ -90,7 +91,7 @@ def play(folder: Path, part: Callable[[Supervisor, Path], Awaitable[None]]) -> N
 
     async def main() -> None:
         write(policies, 0)
-        supervisor = Supervisor(load_config(config), config)
+        supervisor = Supervisor(load_config(config), config, config.read_text())
         read, author, sources = supervisor._read()
         supervisor._accept(read, author, sources, before="")
         supervisor.children = []

@@ -1,0 +1,242 @@
+"""A rolling reload: new settings and installed code come into force worker by worker, and no request is lost.
+
+Everything is checked and recorded before anything is touched. Each step waits for a new process that is ready; one
+that does not become ready ends the roll, and what was replaced by then is replaced by processes of the old settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from extproc.app.children import Child
+from extproc.app.configuration_records import NO_PAYLOADS, settings_loaded
+from extproc.config import Settings, parse_config
+from extproc.config.document import read_text
+from extproc.config.rolling import check_roll
+from extproc.domain.errors import ExtprocError
+
+log = structlog.get_logger()
+
+START = 60.0
+"""Seconds a new process has to become ready."""
+FAREWELL = 15.0
+"""Seconds a leaving worker has beyond its drain time."""
+
+
+class RollError(Exception):
+    """A step failed; the process that was to be replaced serves on."""
+
+
+class House(Protocol):
+    """The supervisor as a roll needs it."""
+
+    settings: Settings
+    configuration: Path
+    """The text of the settings in force."""
+    children: list[Child]
+    busy: asyncio.Lock
+    """Held while policies change, and while a process is replaced."""
+
+    def check(self, settings: Settings) -> None:
+        """Whether the policies in force can be kept with these. Raises ExtprocError."""
+
+    def record(
+        self, kind: str, fields: Mapping[str, Any], payloads: Mapping[str, bytes] = NO_PAYLOADS
+    ) -> bool:
+        """False when it could not be written."""
+
+    async def live(self, child: Child) -> None:
+        """One life of a child."""
+
+    def keep(self, child: Child, life: asyncio.Task[None]) -> None:
+        """Start it anew whenever it ends, from the end of this life on."""
+
+    async def stop(self, child: Child) -> None:
+        """End its process."""
+
+
+def write_configuration(folder: Path, text: bytes) -> Path:
+    """Keep the text of the settings that come into force, named by its content."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"settings-{hashlib.sha256(text).hexdigest()[:24]}.yaml"
+    part = path.with_suffix(f".{os.getpid()}.part")
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(text)
+    part.replace(path)
+    return path
+
+
+def drop_configurations(kept: Path) -> None:
+    """Remove every other one: all children were started with this."""
+    for path in kept.parent.glob("settings-*"):
+        if path != kept:
+            path.unlink(missing_ok=True)
+
+
+class Roller:
+    """One roll at a time."""
+
+    def __init__(self, house: House, config: Path) -> None:
+        """`config`: the file that is read."""
+        self._house = house
+        self._config = config
+        self._running: asyncio.Task[None] | None = None
+
+    async def ask(self, asked_by: Mapping[str, Any]) -> dict[str, Any]:
+        """Check, record and begin; the answer does not wait for the end. It has `error` where nothing was begun."""
+        house = self._house
+        if self._running is not None and not self._running.done():
+            return self._refused(asked_by, "another rolling reload is going on")
+        async with house.busy:
+            if self._running is not None and not self._running.done():
+                return self._refused(asked_by, "another rolling reload is going on")
+            try:
+                text = read_text(self._config)
+                settings = parse_config(text, file=str(self._config), base=self._config.parent)
+                places = check_roll(house.settings, settings)
+                house.check(settings)
+                path = write_configuration(house.settings.state / "run", text.encode())
+            except ExtprocError as error:
+                return self._refused(asked_by, str(error))
+            except Exception as error:
+                # a file that vanished, a full disk: whoever asked gets an answer, and can ask again
+                log.exception("roll.not_read")
+                return self._refused(asked_by, f"the configuration cannot be read: {type(error).__name__}")
+            kind, fields, payloads = settings_loaded(settings)
+            facts = {"configuration": fields["digest"], "changed": list(places), "asked_by": dict(asked_by)}
+            if not (house.record("admin.roll", facts) and house.record(kind, fields, payloads)):
+                drop_configurations(house.configuration)
+                return self._refused(asked_by, "the audit ledger cannot be written")
+            log.info("roll.begins", **facts)
+            self._running = asyncio.create_task(self._run(settings, path))
+        return {"configuration": fields["digest"], "changed": list(places)}
+
+    async def stop(self) -> None:
+        """The service stops: nothing more is replaced."""
+        if self._running is not None:
+            self._running.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._running
+
+    def _refused(self, asked_by: Mapping[str, Any], error: str) -> dict[str, Any]:
+        log.error("roll.refused", error=error)
+        self._house.record("admin.roll_refused", {"error": error[:2000], "asked_by": dict(asked_by)})
+        return {"error": error[:2000]}
+
+    # ------------------------------------------------------------------ step by step
+
+    async def _run(self, settings: Settings, configuration: Path) -> None:
+        house, before = self._house, self._house.configuration
+        approvals = [child for child in house.children if child.kind == "approvals"]
+        workers = sorted({child.index for child in house.children if child.kind == "worker"})
+        replaced: list[int] = []
+        try:
+            for child in approvals:
+                await self._renew(child, configuration)
+            for index in workers:
+                await self._replace(index, configuration, settings.processor.drain)
+                replaced.append(index)
+        except RollError as error:
+            log.error("roll.failed", error=str(error))
+            house.record(*settings_loaded(house.settings))  # they are in force again
+            left = await self._go_back(replaced, approvals, before)
+            facts = {"error": str(error), "replaced": [f"worker-{index}" for index in replaced], "left": left}
+            house.record("admin.roll_failed", facts)
+            return
+        house.settings, house.configuration = settings, configuration
+        for child in house.children:
+            child.configuration = configuration
+        drop_configurations(configuration)
+        house.record("admin.roll_done", {"configuration": settings_loaded(settings)[1]["digest"]})
+        log.info("roll.done", workers=len(workers))
+
+    async def _go_back(self, replaced: list[int], approvals: list[Child], before: Path) -> list[str]:
+        """What was replaced gets the old settings again. Returns the names of those that could not be."""
+        house, left = self._house, []
+        for index in reversed(replaced):
+            try:
+                await self._replace(index, before, house.settings.processor.drain)
+            except RollError as error:
+                log.error("roll.not_undone", error=str(error))
+                left.append(f"worker-{index}")
+        for child in approvals:
+            if child.configuration != before:
+                try:
+                    await self._renew(child, before)
+                except RollError as error:
+                    log.error("roll.not_undone", error=str(error))
+                    left.append(child.name)
+        if not left:
+            drop_configurations(before)
+        return left
+
+    async def _replace(self, index: int, configuration: Path, drain: float) -> None:
+        """A new worker takes this place; the old one finishes what it has. Raises RollError."""
+        house = self._house
+        (old,) = [c for c in house.children if c.kind == "worker" and c.index == index and not c.phase]
+        if not await is_set(old.ready, START):
+            raise RollError(f"{old.name} is not ready, and cannot be replaced")
+        async with house.busy:
+            new = Child("worker", index, configuration, phase="starting")
+            old.may_start.clear()  # from here on nobody but the new one may take the place
+            house.children.append(new)
+            life = asyncio.create_task(house.live(new))
+            ready = asyncio.create_task(new.ready.wait())
+            try:
+                await asyncio.wait((life, ready), timeout=START, return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                life.cancel()
+                raise
+            finally:
+                ready.cancel()
+            if not new.ready.is_set():
+                new.kill()
+                await asyncio.wait((life,))
+                house.children.remove(new)
+                old.may_start.set()
+                raise RollError(f"the new {old.name} did not become ready; its log says why")
+            new.phase, old.phase = "", "leaving"
+            house.keep(new, life)
+            old.may_start.set()
+            house.record("admin.worker_replaced", {"worker": new.name})
+            log.info("worker.replaced", worker=new.name)
+            if old.control is not None:
+                with suppress(OSError, TimeoutError):
+                    await asyncio.wait_for(old.control.send({"retire": drain}), 1.0)
+        if not await is_set(old.gone, drain + FAREWELL):
+            log.error("worker.would_not_leave", worker=old.name)
+            old.kill()
+            await old.gone.wait()
+
+    async def _renew(self, child: Child, configuration: Path) -> None:
+        """Stop it and start it with this; with what it had before if that does not work. Raises RollError."""
+        before, child.configuration = child.configuration, configuration
+        await self._again(child)
+        if await is_set(child.ready, START):
+            return
+        child.configuration = before
+        await self._again(child)
+        await is_set(child.ready, START)
+        raise RollError(f"{child.name} did not become ready; its log says why")
+
+    async def _again(self, child: Child) -> None:
+        child.is_renewed = True
+        child.ready.clear()
+        await self._house.stop(child)
+        child.ready.clear()
+
+
+async def is_set(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for it as long."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()

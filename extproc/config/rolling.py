@@ -1,0 +1,61 @@
+"""Which settings a rolling reload may change, decided here alone. What is not listed needs a restart."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from extproc.config.settings import Settings
+from extproc.domain.errors import ConfigError
+
+ROLLS: Final = frozenset(
+    {
+        "listeners", "targets", "identity", "policies", "masks", "masking", "approvals", "console", "limits", "envoy",
+        "processor.drain", "holds.limits", "holds.keep", "ledger.ship", "ledger.retention",
+    }
+)  # fmt: skip
+"""Read by the workers and the approvals process, which a roll starts anew, or by commands alone."""
+RESTARTS: Final = {
+    "apiVersion": "it says how the file is read",
+    "kind": "it says how the file is read",
+    "state": "everything kept is there",
+    "processor": "workers hand their places on, one for one",
+    "holds": "old and new workers must see the same holds",
+    "ledger": "the supervisor and the checkpointer go on with theirs",
+    "telemetry": "the exporter and the metrics go on with theirs",
+}
+"""Why the rest needs one."""
+
+
+def changed(before: Settings, after: Settings) -> tuple[str, ...]:
+    """Where two trees differ, as `branch` or `branch.setting`."""
+    found: list[str] = []
+    for field in msgspec.structs.fields(Settings):
+        old, new = getattr(before, field.name), getattr(after, field.name)
+        if old == new:
+            continue
+        if isinstance(old, msgspec.Struct) and type(old) is type(new):
+            inner = msgspec.structs.fields(type(old))
+            found += [
+                f"{field.encode_name}.{each.encode_name}"
+                for each in inner
+                if getattr(old, each.name) != getattr(new, each.name)
+            ]
+        else:
+            found.append(field.encode_name)
+    return tuple(found)
+
+
+def check_roll(before: Settings, after: Settings) -> tuple[str, ...]:
+    """What a roll from one to the other changes. Raises ConfigError that names all that needs a restart."""
+    if not before.processor.listen.is_unix:
+        raise ConfigError(
+            "processor.listen: a TCP port cannot be handed to a new worker; restart extproc serve"
+        )
+    places = changed(before, after)
+    fixed = [place for place in places if not {place, place.partition(".")[0]} & ROLLS]
+    if fixed:
+        reasons = "\n".join(f"{place}: {RESTARTS[place.partition('.')[0]]}" for place in fixed)
+        raise ConfigError(f"a rolling reload cannot change this; restart extproc serve:\n{reasons}")
+    return places
