@@ -9,10 +9,15 @@ import pytest
 from hypothesis import settings
 
 from extproc.app.form import is_compiled
+from extproc.demo import processes
+from tests.support import ports
 
 # A database is started as another user, which Python does by fork: gRPC's handlers for that, run in the child while
 # the channels of other tests are open, can hang it before it becomes the database. Read when gRPC is imported.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+# What a test starts listens where no other worker's test will.
+processes.free_ports = ports.free_ports
 
 # No test judges by the clock: a busy machine is no failure.
 settings.register_profile("extproc", deadline=None)

@@ -17,10 +17,10 @@ from extproc.demo.processes import (
     accepts,
     answers_ok,
     envoy_binary,
-    free_ports,
     start,
     wait_until,
 )
+from tests.support.ports import given_by_the_kernel
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 STUBBORN = [
@@ -41,7 +41,7 @@ def said(log: Path) -> bool:
 
 
 def test_free_ports_differ():
-    assert len(set(free_ports(20))) == 20
+    assert len(set(given_by_the_kernel(20))) == 20
 
 
 def test_a_child_gets_its_environment_and_logs_to_its_file(tmp_path: Path):
@@ -99,7 +99,7 @@ def test_grandchildren_go_too(tmp_path: Path):
 
 
 def test_nobody_answers_at_a_free_port_or_a_missing_socket(tmp_path: Path):
-    (port,) = free_ports(1)
+    (port,) = given_by_the_kernel(1)
     assert not accepts(f"127.0.0.1:{port}")
     assert not accepts(f"unix:{tmp_path}/none.sock")
     assert not answers_ok(f"unix:{tmp_path}/none.sock", "/ready")
