@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from extproc.cli import main
-from extproc.config.certificates import client_context, server_context, token_key
-from extproc.config.settings import ListenerTls, UpstreamTls
+from extproc.config.certificates import client_context, processor_context, server_context, token_key
+from extproc.config.settings import ListenerTls, ServerTls, UpstreamTls
 from extproc.domain.errors import ConfigError
 from tests.support.pki import Authority, private_pem
 
@@ -75,6 +75,36 @@ def test_what_cannot_be_used_is_named(authority: Authority, tmp_path: Path) -> N
             server_context(tls)
 
 
+def test_envoy_has_to_prove_itself_and_gets_no_ticket(authority: Authority) -> None:
+    certificate, key = authority.issue("processor", hosts=["localhost"])
+    context = processor_context(
+        ServerTls(certificate=certificate, key=key, client_ca=authority.path, client_sans=("envoy",))
+    )
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    assert (context.minimum_version, context.num_tickets) == (ssl.TLSVersion.TLSv1_2, 0)
+    assert not [
+        each["name"]
+        for each in context.get_ciphers()
+        if "GCM" not in each["name"] and "CHACHA" not in each["name"]
+    ]
+
+
+def test_what_the_processor_cannot_use_is_named(authority: Authority, tmp_path: Path) -> None:
+    certificate, key = authority.issue("processor", hosts=["localhost"])
+    _, other = authority.issue("other")
+    missing = tmp_path / "missing"
+    for files, told in (
+        ((certificate, other, authority.path), "does not belong to this certificate"),
+        ((missing, key, authority.path), "No such file"),
+        ((certificate, missing, authority.path), "No such file"),
+        ((certificate, key, missing), "No such file"),
+        ((certificate, key, key), "has no PEM certificates"),
+    ):
+        tls = ServerTls(certificate=files[0], key=files[1], client_ca=files[2], client_sans=("envoy",))
+        with pytest.raises(ConfigError, match=told):
+            processor_context(tls)
+
+
 def test_a_servers_authority_has_to_be_there(authority: Authority, tmp_path: Path) -> None:
     context = client_context(UpstreamTls(ca=authority.path), tmp_path / "default.pem")
     assert context.check_hostname and context.verify_mode == ssl.CERT_REQUIRED
@@ -89,6 +119,22 @@ def test_config_check_reads_the_certificates(authority: Authority, tmp_path: Pat
     done = CliRunner().invoke(main, ["config", "check", str(file)])
     assert done.exit_code == 1 and "listeners[0].tls" in done.output and "server.key" in done.output
     authority.issue("server", hosts=["localhost"])
+    done = CliRunner().invoke(main, ["config", "check", str(file)])
+    assert done.exit_code == 0, done.output
+
+
+def test_config_check_reads_the_certificates_of_the_processor(authority: Authority, tmp_path: Path) -> None:
+    processor = """
+processor:
+  listen: "10.0.0.2:5000"
+  tls: {certificate: processor.pem, key: processor.key, client_ca: ca.pem, client_sans: [envoy]}
+"""
+    file = tmp_path / "extproc.yaml"
+    file.write_text(CONFIG + processor)
+    authority.issue("server", hosts=["localhost"])
+    done = CliRunner().invoke(main, ["config", "check", str(file)])
+    assert done.exit_code == 1 and "processor.tls" in done.output and "processor.pem" in done.output
+    authority.issue("processor", hosts=["localhost"])
     done = CliRunner().invoke(main, ["config", "check", str(file)])
     assert done.exit_code == 0, done.output
 

@@ -31,6 +31,7 @@ from extproc.servers import grpc_transport, lean_calls, lean_health, lean_transp
 from extproc.servers.envoy_proto import CHECK_METHOD, PROCESS_METHOD, TARGET_KEY, CallMetadata
 from extproc.servers.half_close import OK, UNAVAILABLE, how_to_end
 from extproc.servers.lean_calls import METHODS, Call, Context, Wire, _metadata, _StreamCall, open_process
+from extproc.servers.lean_listening import bind_tcp
 from extproc.servers.lean_transport import LeanConnection, LeanServer
 from extproc.servers.service import Service
 from extproc.servers.wire import ext_authz_pb2 as az
@@ -1035,6 +1036,21 @@ def test_the_kernel_says_who_connects(allowed, expected):
 def test_without_tls_only_loopback_is_listened_on(address):
     with pytest.raises(RuntimeError):
         LeanServer(a_service()).listen(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("127.0.0.1:0", "127.0.0.1"), ("localhost:0", "127.0.0.1"), ("0.0.0.0:0", "0.0.0.0")],
+)
+def test_with_tls_any_address_is_listened_on(address, expected):
+    for bound in bind_tcp(address, has_tls=True):
+        with bound:
+            assert bound.getsockname()[0] == expected
+
+
+def test_a_name_that_nobody_has_is_told():
+    with pytest.raises(OSError):
+        bind_tcp("nobody.invalid:0", has_tls=True)
 
 
 @pytest.mark.parametrize("mode", [ssl.CERT_NONE, ssl.CERT_OPTIONAL])
