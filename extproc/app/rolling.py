@@ -145,8 +145,8 @@ class Roller:
             for index in workers:
                 await self._replace(index, configuration, settings.processor.drain)
                 replaced.append(index)
-        except RollError as error:
-            log.error("roll.failed", error=str(error))
+        except Exception as error:  # whatever it is, nobody is left half replaced
+            log.error("roll.failed", error=str(error), exc_info=not isinstance(error, RollError))
             house.record(*settings_loaded(house.settings))  # they are in force again
             left = await self._go_back(replaced, approvals, before)
             facts = {"error": str(error), "replaced": [f"worker-{index}" for index in replaced], "left": left}

@@ -272,3 +272,22 @@ def test_only_the_text_in_force_is_kept(tmp_path: Path) -> None:
     assert first.read_bytes() == b"a" and first.stat().st_mode & 0o777 == 0o600
     drop_configurations(second)
     assert list(tmp_path.iterdir()) == [second]
+
+
+def test_what_nobody_expected_is_put_back_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def part(fakes: Fakes) -> None:
+        fakes.file.write_text(NEW)
+        replace = fakes.roller._replace
+
+        async def break_once(index: int, configuration: Path, drain: float) -> None:
+            if index == 1:
+                raise OSError(24, "too many open files")
+            await replace(index, configuration, drain)
+
+        monkeypatch.setattr(fakes.roller, "_replace", break_once)
+        await fakes.roller.ask(ASKED)
+        await fakes.over()
+        assert fakes.kinds()[-1] == "admin.roll_failed"
+        assert fakes.in_force() == {fakes.configuration.name}
+
+    play(tmp_path, part)
