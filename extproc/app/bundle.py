@@ -47,8 +47,13 @@ def write_bundle(folder: Path, bundle: Bundle) -> Path:
     body = orjson.dumps(
         {"digest": bundle.digest, "sources": [{"name": s.name, "text": s.text} for s in bundle.sources]}
     )
+    return keep_for_children(folder, "policy", body, ".json")
+
+
+def keep_for_children(folder: Path, name: str, body: bytes, suffix: str) -> Path:
+    """Write what children are started with, for their own user alone and named by its content. Returns the path."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"policy-{hashlib.sha256(body).hexdigest()[:24]}.json"
+    path = folder / f"{name}-{hashlib.sha256(body).hexdigest()[:24]}{suffix}"
     part = path.with_suffix(f".{os.getpid()}.part")
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "wb") as file:

@@ -7,8 +7,6 @@ that does not become ready ends the roll, and what was replaced by then is repla
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from extproc.app.bundle import keep_for_children
 from extproc.app.children import Child
 from extproc.app.configuration_records import NO_PAYLOADS, settings_loaded
 from extproc.config import Settings, parse_config
@@ -65,14 +64,7 @@ class House(Protocol):
 
 def write_configuration(folder: Path, text: bytes) -> Path:
     """Keep the text of the settings that come into force, named by its content."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"settings-{hashlib.sha256(text).hexdigest()[:24]}.yaml"
-    part = path.with_suffix(f".{os.getpid()}.part")
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(text)
-    part.replace(path)
-    return path
+    return keep_for_children(folder, "settings", text, ".yaml")
 
 
 def drop_configurations(kept: Path) -> None:
