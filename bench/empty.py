@@ -23,6 +23,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from bench.cases import TARGETS
 from bench.hotspots import Bench
+from extproc.app.loops import request_loop
 from extproc.domain.decision import HeaderChange
 from extproc.domain.steps import BodyMode, BodyModes, Forward, Refuse
 from extproc.protocols.h2 import CallHead
@@ -182,7 +183,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.transport == "lean":
         with idle_service() as service:
-            asyncio.run(serve_lean(given.listen, service))
+            with asyncio.Runner(loop_factory=request_loop()) as runner:
+                runner.run(serve_lean(given.listen, service))
     else:
         asyncio.run(serve(given.listen))
     return 0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from extproc.adapters.control import Control
 from extproc.app.logs import set_up_logs
+from extproc.app.loops import loop_factory
 from extproc.config import Settings, load_config
 
 
@@ -30,7 +31,8 @@ def main() -> int:
     name = f"worker-{arguments.index}" if arguments.kind == "worker" else arguments.kind
     set_up_logs(name)
     settings = load_config(arguments.config, arguments.kept)
-    asyncio.run(_run(arguments, settings))
+    with asyncio.Runner(loop_factory=loop_factory(arguments.kind, settings)) as runner:
+        runner.run(_run(arguments, settings))
     return 0
 
 

@@ -25,6 +25,7 @@ from extproc.app.form import is_compiled
 from extproc.app.governing import TokenIdentifier, build_governance
 from extproc.app.hold_stores import open_holds
 from extproc.app.leaving import Retirement
+from extproc.app.loops import loop_name
 from extproc.app.payload_keys import payload_ring
 from extproc.app.relaying import build_relay
 from extproc.app.siblings import Siblings
@@ -181,6 +182,7 @@ class Worker:
             log.info(
                 "worker.ready",
                 index=self._index, policy=self._service.governance.policy_digest, compiled=is_compiled(),
+                loop=loop_name(asyncio.get_running_loop()),
             )  # fmt: skip
             await control.send({"ready": self._service.governance.policy_digest})
             await self._retirement.wait(stopping)
