@@ -182,9 +182,8 @@ def main() -> int:
     parser.add_argument("--transport", choices=("grpcio", "lean"), default="grpcio")
     given = parser.parse_args()
     if given.transport == "lean":
-        with idle_service() as service:
-            with asyncio.Runner(loop_factory=request_loop()) as runner:
-                runner.run(serve_lean(given.listen, service))
+        with idle_service() as service, asyncio.Runner(loop_factory=request_loop()) as runner:
+            runner.run(serve_lean(given.listen, service))
     else:
         asyncio.run(serve(given.listen))
     return 0

@@ -139,11 +139,9 @@ def messages_of(case: Case, token: str) -> list[bytes]:
         pb.ProcessingMode.BUFFERED
     )
     attributes = first.attributes[ATTRIBUTES_KEY]
-    attributes["request.id"] = "5a4e2c1b-8f3d-4f5e-9a6b-7c8d9e0f1a2b"
     attributes["source.address"] = "127.0.0.1:48210"
     attributes["connection.mtls"] = False
     attributes["xds.route_name"] = f"{case.target}/0/{case.target}"
-    attributes["xds.cluster_name"] = f"target_{case.target}"
     asked = [
         (":authority", "api.example"), (":path", case.path), (":method", case.method), (":scheme", "http"),
         ("user-agent", "bench/1"), ("accept", "application/json"), ("accept-encoding", "gzip, br"),
@@ -163,6 +161,7 @@ def messages_of(case: Case, token: str) -> list[bytes]:
     head, rest = pb.ProcessingRequest(), pb.ProcessingRequest()
     given = [(":status", "200"), ("content-type", "application/json"), ("content-length", str(len(answer)))]
     _fill(head.response_headers, given, False)
+    head.attributes[ATTRIBUTES_KEY]["response.code_details"] = "via_upstream"
     rest.response_body.body, rest.response_body.end_of_stream = answer, True
     return [message.SerializeToString() for message in (*made, head, rest)]
 

@@ -12,6 +12,7 @@ from extproc.domain.decision import HeaderChange
 from extproc.domain.request import NO_HEADERS, Headers, RequestHead, Source, Trace
 from extproc.domain.steps import BodyMode, BodyModes, Forward, Refuse
 from extproc.domain.tracing import parse_traceparent
+from extproc.servers.asked import Asked
 from extproc.servers.header_map import read_header_map
 from extproc.servers.wire import ext_authz_pb2 as az
 from extproc.servers.wire import ext_proc_pb2 as pb
@@ -111,7 +112,7 @@ _modes: Final[dict[bytes, BodyModes]] = {}
 """By their bytes: requests of one connection come with the same attributes, those of a listener with the same modes."""
 
 
-def request_head(message: pb.Asked, call: CallMetadata, kind: str | None) -> RequestHead:
+def request_head(message: Asked, call: CallMetadata) -> RequestHead:
     """The head of an exchange from its first message, whatever kind that message is. Raises DecodeError."""
     told = told_by(message)
     context = message.metadata_context
@@ -120,20 +121,19 @@ def request_head(message: pb.Asked, call: CallMetadata, kind: str | None) -> Req
         named = pb.Metadata.FromString(context).filter_metadata
         metadata = {name: struct_values(value) for name, value in named.items()}
     headers, end = NO_HEADERS, False
-    if kind == "request_headers":
-        asked = message.request_headers
-        headers = Headers(read_header_map(asked.headers))
-        end = asked.end_of_stream
+    if message.kind == "request_headers":
+        headers = Headers(read_header_map(message.content))
+        end = message.end_of_stream
     return RequestHead(call.target, headers, end, told.source, call.trace, told.route, metadata)
 
 
-def is_from_upstream(message: pb.Asked) -> bool | None:
+def is_from_upstream(message: Asked) -> bool | None:
     """Whether the upstream gave this response; False when Envoy answered in its place, None when it does not say."""
     details = told_by(message).code_details
     return details == VIA_UPSTREAM if details else None
 
 
-def told_by(message: pb.Asked) -> Told:
+def told_by(message: Asked) -> Told:
     """The attributes of a message. Raises DecodeError."""
     entries = message.attributes
     if len(entries) == 1:  # as always
@@ -173,23 +173,22 @@ def _read_attributes(entry: bytes) -> Told:
     )
 
 
-def modes_in_force(message: pb.Asked) -> BodyModes | None:
+def modes_in_force(message: Asked) -> BodyModes | None:
     """The body modes Envoy says it uses (first message only); None when it uses one we do not serve.
 
     Raises DecodeError.
     """
     said = message.protocol_config
+    if said is None:
+        return None
     found = _modes.get(said)
     if found is not None:
         return found
-    if not message.HasField("protocol_config"):
-        return None
     config = pb.ProtocolConfiguration.FromString(said)
     if config.send_body_without_waiting_for_header_response:
         return None
     found = _MODES.get((config.request_body_mode, config.response_body_mode))
-    # absent and empty are the same bytes, so the empty one is looked at each time
-    if said and found is not None and len(_modes) < MOST_REMEMBERED:
+    if found is not None and len(_modes) < MOST_REMEMBERED:
         _modes[said] = found
     return found
 

@@ -18,6 +18,7 @@ from extproc.domain.record import Record
 from extproc.domain.steps import BodyMode, BodyModes, Forward, NeedBody, NeedKeys, Refuse, Step, Wait
 from extproc.pipeline import HttpExchange
 from extproc.pipeline.problems import problem
+from extproc.servers.asked import Asked, read_asked
 from extproc.servers.envoy_proto import (
     UNCHANGED,
     CallMetadata,
@@ -31,7 +32,6 @@ from extproc.servers.envoy_proto import (
     timeout_reply,
 )
 from extproc.servers.service import Service
-from extproc.servers.wire import ext_proc_pb2 as pb
 
 log = structlog.get_logger()
 
@@ -86,12 +86,12 @@ class ProcessStream:
         if self.ended:
             return
         try:
-            message = pb.Asked.FromString(data)
+            message = read_asked(data)
         except DecodeError:
             self._abort("the message does not parse")
             return
-        kind = message.WhichOneof("request")
-        if kind is None:
+        kind = message.kind
+        if not kind:
             self._abort("the message has no request part")
             return
         try:
@@ -116,7 +116,7 @@ class ProcessStream:
 
     # ------------------------------------------------------------------
 
-    def _handle(self, kind: str, message: pb.Asked) -> None:
+    def _handle(self, kind: str, message: Asked) -> None:
         service = self._service
         exchange = self._exchange
         self._time_asked = False
@@ -126,7 +126,7 @@ class ProcessStream:
             self._exchange = exchange = HttpExchange(
                 service.current, service.new_hex, in_force or BUFFERED, now
             )
-            head = request_head(message, self._call, kind)
+            head = request_head(message, self._call)
             if in_force is None or message.observability_mode:
                 exchange.expect_response(head)
                 self._reply(kind, exchange.misconfigured(now))
@@ -143,22 +143,18 @@ class ProcessStream:
             case "request_headers":
                 raise ProtocolError("out-of-order", "Request headers came twice.")
             case "request_body":
-                self._reply(kind, exchange.request_body(message.request_body.body, now))
+                self._reply(kind, exchange.request_body(message.content, now))
             case "response_headers":
                 self._stop_waiting()  # a local reply of Envoy while the request waits: the wait is over
-                answer = message.response_headers
-                headers = WireHeaders(answer.headers)
-                end = answer.end_of_stream
-                self._reply(
-                    kind,
-                    exchange.response_headers(headers, end, now, from_upstream=is_from_upstream(message)),
-                )
+                headers = WireHeaders(message.content)
+                came_from = is_from_upstream(message)
+                step = exchange.response_headers(headers, message.end_of_stream, now, from_upstream=came_from)
+                self._reply(kind, step)
             case "response_body":
-                part = message.response_body
                 self._pieces += 1
-                self._reply(kind, exchange.response_body(part.body, part.end_of_stream, now))
+                self._reply(kind, exchange.response_body(message.content, message.end_of_stream, now))
             case "response_trailers":
-                trailers = WireHeaders(message.response_trailers.trailers)
+                trailers = WireHeaders(message.content)
                 self._reply(kind, exchange.response_trailers(trailers, now))
             case _:
                 self._reply(kind, Forward())

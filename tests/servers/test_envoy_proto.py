@@ -12,6 +12,7 @@ from extproc.domain.request import Headers, Trace
 from extproc.domain.steps import BodyMode, BodyModes, Forward, Refuse
 from extproc.domain.tracing import parse_traceparent
 from extproc.servers import envoy_proto
+from extproc.servers.asked import Asked, read_asked
 from extproc.servers.envoy_proto import (
     UNCHANGED,
     CallMetadata,
@@ -52,9 +53,9 @@ def test_a_status_is_found_wherever_it_stands(pairs: tuple[tuple[bytes, bytes], 
     assert WireHeaders(header_map(*pairs)).get(":status") == wanted
 
 
-def asked(message: pb.ProcessingRequest) -> pb.Asked:
+def asked(message: pb.ProcessingRequest | pb.Asked) -> Asked:
     """The message as the request path reads it."""
-    return pb.Asked.FromString(message.SerializeToString())
+    return read_asked(message.SerializeToString())
 
 
 def test_a_head_is_read_from_the_first_message():
@@ -69,7 +70,7 @@ def test_a_head_is_read_from_the_first_message():
     message.metadata_context.filter_metadata["jwt"].fields["p"].struct_value.fields[
         "sub"
     ].string_value = "alice"
-    head = request_head(asked(message), CallMetadata("api"), message.WhichOneof("request"))
+    head = request_head(asked(message), CallMetadata("api"))
     assert (head.target, head.end_of_stream, head.route) == ("api", True, "http/0/api")
     assert (head.source.address, head.source.mtls, head.source.peer_uri_san) == (
         "10.0.0.9:1234",
@@ -84,7 +85,7 @@ def test_attributes_of_a_wrong_type_mean_nothing():
     struct = message.attributes["envoy.filters.http.ext_proc"]
     struct.fields["source.address"].number_value = 7
     struct.fields["connection.mtls"].string_value = "true"
-    head = request_head(asked(message), CallMetadata("api"), message.WhichOneof("request"))
+    head = request_head(asked(message), CallMetadata("api"))
     assert (head.source.address, head.source.mtls) == ("", False)
 
 
@@ -93,7 +94,7 @@ def told(*entries: bytes) -> tuple[str, str]:
     found = {
         (head.source.address, head.route)
         for _ in range(2)
-        for head in [request_head(pb.Asked(attributes=entries), CallMetadata("api"), None)]
+        for head in [request_head(asked(pb.Asked(attributes=entries)), CallMetadata("api"))]
     }
     return found.pop()
 
@@ -135,8 +136,8 @@ BAD = b"\x0a\xff"
 )
 def test_parts_that_do_not_parse_are_refused(message: pb.Asked):
     with pytest.raises(DecodeError):
-        modes_in_force(message)
-        request_head(message, CallMetadata("api"), None)
+        modes_in_force(asked(message))
+        request_head(asked(message), CallMetadata("api"))
 
 
 @pytest.mark.parametrize(
