@@ -21,7 +21,6 @@ from extproc.protocols.h2.frames import (
     DEFAULT_WINDOW,
     ENABLE_PUSH,
     END_STREAM,
-    FRAME_HEAD,
     HEAD_BYTES,
     HEADER_TABLE_SIZE,
     HEADERS,
@@ -38,7 +37,6 @@ from extproc.protocols.h2.frames import (
     PUSH_PROMISE,
     SETTINGS,
     SETTINGS_ACK,
-    STREAM_ID,
     ErrorCode,
     LostConnectionError,
     build_frame,
@@ -229,11 +227,10 @@ class Connection:
             self._preface_seen = True
             position = len(PREFACE)
         largest = self._limits.frame
-        unpack = FRAME_HEAD.unpack_from
         blocks_in = self._blocks
         while end - position >= HEAD_BYTES:
-            head, flags, stream_id = unpack(data, position)
-            length = head >> 8
+            # section 4.1: length (24 bits), type, flags, stream id (31 bits); compiled, this is faster than struct
+            length = data[position] << 16 | data[position + 1] << 8 | data[position + 2]
             if length > largest:
                 raise LostConnectionError(ErrorCode.FRAME_SIZE_ERROR, "a frame larger than allowed")
             start = position + HEAD_BYTES
@@ -241,9 +238,14 @@ class Connection:
             if stop > end:
                 self._need = HEAD_BYTES + length
                 return position
+            kind, flags = data[position + 3], data[position + 4]
+            stream_id = (
+                (data[position + 5] & 0x7F) << 24
+                | data[position + 6] << 16
+                | data[position + 7] << 8
+                | data[position + 8]
+            )
             position = stop
-            kind = head & 0xFF
-            stream_id &= STREAM_ID
             if blocks_in.is_open:
                 if kind != CONTINUATION or stream_id != blocks_in.stream_id:
                     raise LostConnectionError(ErrorCode.PROTOCOL_ERROR, "a header block was interrupted")
@@ -531,7 +533,7 @@ class Connection:
 
     def _end(self, stream: Stream, block: bytes) -> None:
         """Trailers, and the stream is over for us."""
-        self._sender.headers(stream.id, block, end=True)
+        self._sender.headers(stream, block, end=True)
         early = not stream.remote_closed
         if early:
             # the answer is complete, the rest of the request is not wanted (section 8.1)

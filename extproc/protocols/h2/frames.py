@@ -38,13 +38,9 @@ DEFAULT_WINDOW: Final = 65_535
 DEFAULT_FRAME: Final = 16_384
 LARGEST_WINDOW: Final = 0x7FFF_FFFF
 LARGEST_FRAME: Final = 0xFF_FFFF
-STREAM_ID: Final = 0x7FFF_FFFF
-"""The high bit of a stream id is reserved and ignored (section 4.1)."""
 
 FRAME_HEAD: Final = Struct(">IBI")
 """Length and type in one number (length << 8 | type), flags, stream id."""
-DATA_HEAD: Final = Struct(">IBIBI")
-"""A DATA frame's head and a gRPC message's prefix (compressed flag, length) in one go."""
 MESSAGE_HEAD: Final = Struct(">BI")
 NUMBER: Final = Struct(">I")
 _SETTING: Final = Struct(">HI")

@@ -7,7 +7,6 @@ from typing import Final
 from extproc.protocols.h2 import blocks
 from extproc.protocols.h2.frames import (
     DATA,
-    DATA_HEAD,
     DEFAULT_FRAME,
     DEFAULT_WINDOW,
     END_HEADERS,
@@ -19,7 +18,8 @@ from extproc.protocols.h2.frames import (
 )
 from extproc.protocols.h2.stream import PREFIX, Stream
 
-_PLAIN: Final = len(blocks.RESPONSE) << 8 | HEADERS
+_RESPONSE_HEAD: Final = FRAME_HEAD.pack(len(blocks.RESPONSE) << 8 | HEADERS, END_HEADERS, 0)[:-4]
+"""How a HEADERS frame begins that holds our response headers: everything before its stream's id."""
 
 
 class WindowOverflowError(Exception):
@@ -42,22 +42,23 @@ class Sender:
         """Streams that only the connection's window keeps waiting; served in turns."""
         self._spoken = False
 
-    def headers(self, stream_id: int, block: bytes, *, end: bool) -> None:
+    def headers(self, stream: Stream, block: bytes, *, end: bool) -> None:
         """A HEADERS frame; every block here is far smaller than any frame limit."""
         if not self._spoken:
             self._spoken = True
             block = blocks.TABLE_SIZE_ZERO + block
         flags = END_HEADERS | END_STREAM if end else END_HEADERS
-        self.out.append(FRAME_HEAD.pack(len(block) << 8 | HEADERS, flags, stream_id) + block)
+        head = len(block) << 16 | HEADERS << 8 | flags
+        self.out += (head.to_bytes(5, "big"), stream.name, block)
 
     def message(self, stream: Stream, payload: bytes) -> None:
         """One gRPC message; at once, or as the windows open."""
         if not stream.headers_sent:
             stream.headers_sent = True
             if self._spoken:
-                self.out.append(FRAME_HEAD.pack(_PLAIN, END_HEADERS, stream.id) + blocks.RESPONSE)
+                self.out += (_RESPONSE_HEAD, stream.name, blocks.RESPONSE)
             else:
-                self.headers(stream.id, blocks.RESPONSE, end=False)
+                self.headers(stream, blocks.RESPONSE, end=False)
         stream.replied = True
         length = len(payload)
         size = length + PREFIX
@@ -67,8 +68,9 @@ class Sender:
             and size <= self.largest_frame
             and not stream.backlog
         ):
-            self.out.append(DATA_HEAD.pack(size << 8 | DATA, 0, stream.id, 0, length))
-            self.out.append(payload)
+            # frame length, type DATA and no flags; then the message's prefix: not compressed, its length
+            head = size << 16 | DATA << 8
+            self.out += (head.to_bytes(5, "big"), stream.name, length.to_bytes(5, "big"), payload)
             stream.send_window -= size
             self.window -= size
             return

@@ -25,12 +25,14 @@ class Stream:
     """State of one open stream."""
 
     __slots__ = (
-        "backlog", "headers_sent", "heard", "id", "need", "partial", "queue", "receive_window", "remote_closed",
-        "replied", "send_window", "trailers", "ungranted",
+        "backlog", "headers_sent", "heard", "id", "name", "need", "partial", "queue", "receive_window",
+        "remote_closed", "replied", "send_window", "trailers", "ungranted",
     )  # fmt: skip
 
     def __init__(self, stream_id: int, send_window: int, receive_window: int) -> None:
         self.id = stream_id
+        self.name = stream_id.to_bytes(4, "big")
+        """The id as frames carry it."""
         self.send_window = send_window
         self.receive_window = receive_window
         self.ungranted = 0
@@ -53,7 +55,8 @@ class Stream:
         """The short way for a frame that is just one message; False leaves everything to `take`."""
         if end - start < PREFIX:
             return False
-        compressed, length = MESSAGE_HEAD.unpack_from(data, start)
+        length = data[start + 1] << 24 | data[start + 2] << 16 | data[start + 3] << 8 | data[start + 4]
+        compressed = data[start]
         start += PREFIX
         if compressed or length != end - start or length > largest:
             return False
