@@ -25,11 +25,12 @@ from bench.cases import BODIES, CASES, CREDENTIAL, TARGETS, Case
 from bench.rig import AUDIENCE, settings_for, write_policies
 from extproc.adapters.ledger_files import LedgerWriter
 from extproc.adapters.policy_files import read_policies
+from extproc.adapters.random_hex import RandomHex
 from extproc.app.bundle import load_bundle
-from extproc.app.governing import TokenIdentifier, build_governance
+from extproc.app.governing import build_governance, build_identifier
 from extproc.app.hold_stores import open_holds
 from extproc.app.state_keys import load_state_keys
-from extproc.app.worker import RandomHex, open_keys
+from extproc.app.worker import open_keys
 from extproc.config import load_config
 from extproc.demo.issuer import Issuer
 from extproc.pipeline import Governance
@@ -71,7 +72,7 @@ class Bench:
         settings = load_config(config)
         keys = open_keys(settings)
         asyncio.run(keys.refresh_due(time.time()))
-        identifier = TokenIdentifier(settings, keys)
+        identifier = build_identifier(settings, keys)
         policies = load_bundle(settings, read_policies(list(settings.policies.folders)))
         self.governance: Governance = build_governance(
             settings, policies, load_state_keys(settings.state), identifier

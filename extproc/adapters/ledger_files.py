@@ -515,13 +515,16 @@ class _Syncer:
         self._sync = sync
         self._interval = interval
         self._work = threading.Event()
+        self._is_due = False
+        """Cleared after `_work` and before the sync, so that what is written later always asks for another."""
         self._stop = threading.Event()
         self._syncing = threading.Thread(target=self._run, name="ledger-sync", daemon=True)
         self._syncing.start()
 
     def wake(self) -> None:
         """Something was written."""
-        if not self._work.is_set():
+        if not self._is_due:
+            self._is_due = True
             self._work.set()
 
     def stop(self) -> None:
@@ -535,7 +538,8 @@ class _Syncer:
             self._work.wait()
             if self._stop.wait(self._interval):
                 return
-            self._work.clear()  # before the sync: what is written during it asks for another
+            self._work.clear()
+            self._is_due = False
             self._sync()
 
 

@@ -11,20 +11,13 @@ from extproc.app.state_keys import StateKeys
 from extproc.config import Settings, Target
 from extproc.config.certificates import client_context, server_context, token_key
 from extproc.config.settings import Listener
-from extproc.domain.errors import TokenError
 from extproc.domain.mask import MaskSpec
-from extproc.domain.principal import Principal
-from extproc.domain.request import Headers
-from extproc.domain.steps import NeedKeys
 from extproc.identity import (
     ClaimRules,
     MetadataTrust,
-    NeedKeysFor,
     ProviderRules,
+    TokenIdentifier,
     Verifier,
-    extract_bearer,
-    principal_from_metadata,
-    www_authenticate,
 )
 from extproc.masking import ENTITIES, Masker, MaskSecrets, compile_masker
 from extproc.masking.literals import literal_forms
@@ -36,41 +29,18 @@ from extproc.pipeline.locks import LockBoard
 from extproc.policy import PolicySet
 from extproc.protocols.tls import ServerTlsPlan
 
-REALM = "extproc"
 MAX_COMBINATIONS = 64
 """Combinations of a target's masks that stay compiled; callers choose by what they ask which ones are met."""
 
 
-class TokenIdentifier:
+def build_identifier(settings: Settings, keys: JwksKeys) -> TokenIdentifier:
     """Bearer tokens we verify ourselves, or Envoy's verified payload where the settings trust it."""
-
-    def __init__(self, settings: Settings, keys: JwksKeys) -> None:
-        self._keys = keys
-        self._header = settings.identity.header
-        self._verifier = Verifier(provider_rules(settings), max_token_bytes=settings.limits.token_bytes)
-        self._trust = _metadata_trust(settings)
-
-    def identify(self, headers: Headers, metadata: Mapping[str, Any], now: float) -> Principal | NeedKeys:
-        """Raises TokenError."""
-        if self._trust is not None:
-            bearer = extract_bearer(headers, self._header) if self._header in headers else None
-            return principal_from_metadata(metadata, self._trust, bearer, now)
-        given = headers.all(self._header)
-        if len(given) == 1 and given[0].startswith("Bearer "):
-            known = self._verifier.recall(given[0][7:], self._keys, now)
-            if known is not None:
-                return known
-        found = self._verifier.verify(extract_bearer(headers, self._header), self._keys, now)
-        return NeedKeys(found.provider) if isinstance(found, NeedKeysFor) else found
-
-    def identify_token(self, token: str, now: float) -> Principal | NeedKeys:
-        """Always a token that we verify ourselves: Envoy verifies none on a database connection. Raises TokenError."""
-        found = self._verifier.verify(token, self._keys, now)
-        return NeedKeys(found.provider) if isinstance(found, NeedKeysFor) else found
-
-    def challenge(self, error: Exception | None) -> str:
-        """WWW-Authenticate for a 401."""
-        return www_authenticate(error if isinstance(error, TokenError) else None, REALM)
+    return TokenIdentifier(
+        Verifier(provider_rules(settings), max_token_bytes=settings.limits.token_bytes),
+        keys,
+        settings.identity.header,
+        _metadata_trust(settings),
+    )
 
 
 def _metadata_trust(settings: Settings) -> MetadataTrust | None:

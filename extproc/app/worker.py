@@ -19,10 +19,11 @@ from extproc.adapters.jwks import JwksKeys
 from extproc.adapters.jwks_sources import KeySource
 from extproc.adapters.ledger_files import LedgerWriter
 from extproc.adapters.lock_file import LockFile
+from extproc.adapters.random_hex import RandomHex
 from extproc.app.bundle import load_bundle, read_bundle
 from extproc.app.figures import tell_figures
 from extproc.app.form import is_compiled
-from extproc.app.governing import TokenIdentifier, build_governance
+from extproc.app.governing import build_governance, build_identifier
 from extproc.app.hold_stores import open_holds
 from extproc.app.leaving import Retirement
 from extproc.app.loops import loop_name
@@ -68,24 +69,6 @@ def settle_memory() -> None:
     gc.set_threshold(YOUNG_OBJECTS, 20, 20)
 
 
-class RandomHex:
-    """Random hexadecimal ids of `size` bytes, drawn from the kernel a block at a time."""
-
-    BLOCK = 4096
-
-    def __init__(self) -> None:
-        self._block = ""
-        self._at = 0
-
-    def __call__(self, size: int) -> str:
-        end = self._at + 2 * size
-        if end > len(self._block):
-            self._block, self._at, end = os.urandom(self.BLOCK).hex(), 0, 2 * size
-        drawn = self._block[self._at : end]
-        self._at = end
-        return drawn
-
-
 def open_ledger(settings: Settings, role: str) -> LedgerWriter:
     """A writer of its own for this process start. Raises LedgerUnavailableError."""
     try:
@@ -129,7 +112,7 @@ class Worker:
         self._settings = settings
         self._index = index
         self._keys = open_keys(settings)
-        self._identifier = TokenIdentifier(settings, self._keys)
+        self._identifier = build_identifier(settings, self._keys)
         self._state = load_state_keys(settings.state)
         self._holds = open_holds(settings)
         self._board = LockBoard(lock_file(settings).load())

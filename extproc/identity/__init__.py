@@ -6,6 +6,7 @@ Plain and synchronous. When a key is missing the verifier answers `NeedKeysFor`,
 from extproc.identity.bearer import extract_bearer
 from extproc.identity.challenge import MESSAGES, http_status, token_error, www_authenticate
 from extproc.identity.claims import ClaimPath, ClaimRules
+from extproc.identity.identifier import TokenIdentifier
 from extproc.identity.keys import (
     ALGORITHMS,
     HeldKey,
@@ -32,6 +33,7 @@ __all__ = [
     "MetadataTrust",
     "NeedKeysFor",
     "ProviderRules",
+    "TokenIdentifier",
     "Verifier",
     "VerifyingKey",
     "extract_bearer",

@@ -21,7 +21,7 @@ MAX_LINE: Final = 1 << 20
 """Bytes of the longest line, its newline included."""
 
 ENVELOPE: Final = ("v", "writer", "seq", "prev", "at", "kind")
-RESERVED: Final = frozenset((*ENVELOPE, "payloads"))
+RESERVED: Final = (*ENVELOPE, "payloads")
 
 _WRITER: Final = re.compile(r"[a-z0-9][a-z0-9_]*(?:-[a-z0-9]+)*\Z")
 _KIND: Final = re.compile(r"[a-z][a-z0-9_.]{0,63}\Z")
@@ -82,15 +82,15 @@ class Chain:
     `encode` moves it forward; `mark` and `rewind` take it back to what is durable.
     """
 
-    __slots__ = ("_name", "_second", "_second_text", "prev", "seq", "writer")
+    __slots__ = ("_begin", "_second", "_second_text", "prev", "seq", "writer")
 
     def __init__(self, writer: str, seq: int = 0, prev: str = ZERO_HASH) -> None:
         self.writer = check_writer_id(writer)
-        self._name = writer.encode()
+        self._begin = f'{{"v":{VERSION},"writer":"{writer}","seq":'
         self.seq = seq
         self.prev = prev
-        self._second: int | None = None
-        self._second_text = b""
+        self._second = 0
+        self._second_text = _second_text(0)
 
     def encode(
         self,
@@ -115,14 +115,15 @@ class Chain:
         if second != self._second:
             self._second_text = _second_text(second)
             self._second = second
-        head = b'{"v":1,"writer":"%b","seq":%d,"prev":"%b","at":"%b.%06dZ","kind":"%b"' % (
-            self._name, self.seq, self.prev.encode(), self._second_text, micros - second * 1_000_000, kind.encode(),
-        )  # fmt: skip
+        fraction = str(1_000_000 + micros % 1_000_000)[1:]
+        head = (
+            f'{self._begin}{self.seq},"prev":"{self.prev}","at":"{self._second_text}.{fraction}Z","kind":"{kind}"'
+        ).encode()
         if payloads:
             inner = b"," + body[1:-1] if len(body) > 2 else b""
             line = b'%b%b,"payloads":%b}' % (head, inner, _encode_payloads(payloads))
         elif len(body) > 2:
-            line = b"%b,%b" % (head, body[1:])
+            line = head + b"," + body[1:]
         else:
             line = head + b"}"
         if len(line) >= MAX_LINE:
@@ -147,11 +148,12 @@ def encode_fields(kind: str, fields: Mapping[str, Any]) -> bytes:
             raise RecordError("a record's kind must match [a-z][a-z0-9_.]*")
         if len(_kinds) < 256:
             _kinds.add(kind)
-    if not RESERVED.isdisjoint(fields):
-        raise RecordError(f"{kind}: a field has a reserved name")
-    plain = fields if type(fields) is dict else dict(fields)
+    plain: dict[str, Any] = fields if type(fields) is dict else dict(fields)
+    for name in RESERVED:
+        if name in plain:
+            raise RecordError(f"{kind}: a field has a reserved name")
     try:
-        _refuse_fractions(kind, plain.values())
+        _check_dict(kind, plain)
         return orjson.dumps(plain, option=_CANONICAL)
     except (TypeError, RecursionError) as trouble:
         raise RecordError(f"{kind}: {_without_values(trouble)}") from None
@@ -189,7 +191,7 @@ def canonical(line: Line) -> bytes:
 def format_time(at: float) -> str:
     """Unix seconds as RFC 3339 in UTC with microseconds. Raises RecordError outside years 1970 to 9999."""
     second, fraction = divmod(_to_micros(at), 1_000_000)
-    return f"{_second_text(second).decode()}.{fraction:06d}Z"
+    return f"{_second_text(second)}.{fraction:06d}Z"
 
 
 def parse_time(text: str) -> int:
@@ -234,20 +236,31 @@ def is_hash(value: object) -> bool:
 _SCALARS: Final = frozenset((str, int, bool, type(None)))
 
 
-def _refuse_fractions(kind: str, values: Any) -> None:
+def _check_dict(kind: str, values: dict[str, Any]) -> None:
     # orjson would write floats (and NaN as null) without a word
-    for value in values:
+    for value in values.values():
         shape = type(value)
-        if shape is str or shape is int or value is None or shape is Checked or shape is bool:
-            continue
-        if shape is dict:
-            _refuse_fractions(kind, value.values())
-        elif shape is list or shape is tuple:
-            _refuse_fractions(kind, value)
-        elif shape is float:
-            raise RecordError(f"{kind}: holds a float")
-        elif not _is_plain_enum(value):
-            raise RecordError(f"{kind}: holds a {shape.__name__}")
+        if not (shape is str or shape is int or value is None or shape is Checked or shape is bool):
+            _check(kind, value)
+
+
+def _check(kind: str, value: Any) -> None:
+    shape = type(value)
+    if shape is dict:
+        _check_dict(kind, value)
+    elif shape is list:
+        each: list[Any] = value
+        for part in each:
+            _check(kind, part)
+    elif shape is tuple:
+        for part in value:
+            _check(kind, part)
+    elif shape is float:
+        raise RecordError(f"{kind}: holds a float")
+    elif shape is str or shape is int or value is None or shape is Checked or shape is bool:
+        return
+    elif not _is_plain_enum(value):
+        raise RecordError(f"{kind}: holds a {shape.__name__}")
 
 
 def _is_plain_enum(value: object) -> bool:
@@ -286,15 +299,15 @@ def _is_text(*values: object) -> bool:
 
 def _to_micros(at: float) -> int:
     try:
-        return round(at * 1_000_000)
+        return int(at * 1_000_000 + 0.5)
     except (ValueError, OverflowError):
         raise RecordError("the time is no number") from None
 
 
-def _second_text(second: int) -> bytes:
+def _second_text(second: int) -> str:
     if not 0 <= second < 253_402_300_800:
         raise RecordError("the time lies outside the years 1970 to 9999")
-    return (_EPOCH + timedelta(seconds=second)).isoformat()[:19].encode()
+    return (_EPOCH + timedelta(seconds=second)).isoformat()[:19]
 
 
 def _without_values(trouble: Exception) -> str:

@@ -95,8 +95,9 @@ def _text(value: Any) -> Any:
     """Raises unless CEL can hold this text (Unicode without lone surrogates)."""
     if type(value) is not str:
         raise TypeError
-    if not value.isascii():
-        value.encode()
+    text: str = value
+    if not text.isascii():
+        text.encode()
     return value
 
 
@@ -122,8 +123,10 @@ def _texts(value: Any) -> Any:
 def _map_of_text(value: Any) -> Any:
     if type(value) is not dict:
         raise TypeError
-    _text("".join(value))
-    _text("".join(value.values()))
+    texts: dict[Any, Any] = value
+    for name, text in texts.items():
+        _text(name)
+        _text(text)
     return value
 
 

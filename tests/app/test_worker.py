@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from extproc.app.worker import RandomHex
+from extproc.adapters.random_hex import RandomHex
 
 
 def test_ids_have_their_size_and_never_repeat() -> None:
