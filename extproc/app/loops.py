@@ -12,7 +12,7 @@ Factory = Callable[[], asyncio.AbstractEventLoop]
 
 def loop_factory(kind: str, settings: Settings) -> Factory:
     """The loop for a child of this kind. grpcio polls in threads of its own and gains nothing by another loop."""
-    if kind == "worker" and settings.processor.speaks == "lean":
+    if kind == "worker" and settings.processor.transport == "lean":
         return request_loop()
     return asyncio.new_event_loop
 
