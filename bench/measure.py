@@ -135,9 +135,12 @@ def _in_turn(all_of_them: list[Measured], number: int) -> Iterator[Measured]:
 
 
 async def _round(rig: Rig, one: Measured, token: str, plan: Plan) -> None:
-    count = max(plan.connections, plan.requests // one.case.weight)
+    # every worker has as many connections and requests as a single one: the first requests of a round find cold
+    # caches, and that must weigh the same for each
+    workers = SERVICES[one.setup].workers if one.setup in SERVICES else 1
+    count = max(plan.connections, plan.requests // one.case.weight) * workers
     requests = _requests(rig, one, token, count)
-    connections = plan.connections * (SERVICES[one.setup].workers if one.setup in SERVICES else 1)
+    connections = plan.connections * workers
     hot = {role: rig.pids[role] for role in HOT if role in rig.pids}
     before = cpu.read(hot)
     load = await closed_loop(
