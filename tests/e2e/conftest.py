@@ -10,8 +10,9 @@ from tests.support.envoy import envoy_is_here
 
 HERE = Path(__file__).parent
 LONGEST = """
-mysql_bypass lifecycle postgres_tls sql_bypass access_log mysql_clients postgres trust postgres_workers postgres_clients
-postgres_deaths demo mysql_tls grants holds_crash console mysql holds kill_everything mysql_records metrics decisions
+rolling rolling_postgres mysql_bypass lifecycle postgres_tls sql_bypass access_log mysql_clients postgres trust
+postgres_workers postgres_clients postgres_deaths demo mysql_tls grants holds_crash console mysql holds
+kill_everything mysql_records metrics decisions
 """
 """What takes longest, first: a file begun last is what everybody waits for."""
 RANKS = {HERE / f"test_{name}.py": rank for rank, name in enumerate(LONGEST.split())}
