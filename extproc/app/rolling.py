@@ -34,7 +34,7 @@ class RollError(Exception):
     """A step failed; the process that was to be replaced serves on."""
 
 
-class House(Protocol):
+class Supervising(Protocol):
     """The supervisor as a roll needs it."""
 
     settings: Settings
@@ -77,26 +77,26 @@ def drop_configurations(kept: Path) -> None:
 class Roller:
     """One roll at a time."""
 
-    def __init__(self, house: House, config: Path) -> None:
+    def __init__(self, supervisor: Supervising, config: Path) -> None:
         """`config`: the file that is read."""
-        self._house = house
+        self._supervisor = supervisor
         self._config = config
         self._running: asyncio.Task[None] | None = None
 
     async def ask(self, asked_by: Mapping[str, Any]) -> dict[str, Any]:
         """Check, record and begin; the answer does not wait for the end. It has `error` where nothing was begun."""
-        house = self._house
+        supervisor = self._supervisor
         if self._running is not None and not self._running.done():
             return self._refused(asked_by, "another rolling reload is going on")
-        async with house.busy:
+        async with supervisor.busy:
             if self._running is not None and not self._running.done():
                 return self._refused(asked_by, "another rolling reload is going on")
             try:
                 text = read_text(self._config)
                 settings = parse_config(text, file=str(self._config), base=self._config.parent)
-                places = check_roll(house.settings, settings)
-                house.check(settings)
-                path = write_configuration(house.settings.state / "run", text.encode())
+                places = check_roll(supervisor.settings, settings)
+                supervisor.check(settings)
+                path = write_configuration(supervisor.settings.state / "run", text.encode())
             except ExtprocError as error:
                 return self._refused(asked_by, str(error))
             except Exception as error:
@@ -105,8 +105,8 @@ class Roller:
                 return self._refused(asked_by, f"the configuration cannot be read: {type(error).__name__}")
             kind, fields, payloads = settings_loaded(settings)
             facts = {"configuration": fields["digest"], "changed": list(places), "asked_by": dict(asked_by)}
-            if not (house.record("admin.roll", facts) and house.record(kind, fields, payloads)):
-                drop_configurations(house.configuration)
+            if not (supervisor.record("admin.roll", facts) and supervisor.record(kind, fields, payloads)):
+                drop_configurations(supervisor.configuration)
                 return self._refused(asked_by, "the audit ledger cannot be written")
             log.info("roll.begins", **facts)
             self._running = asyncio.create_task(self._run(settings, path))
@@ -121,15 +121,15 @@ class Roller:
 
     def _refused(self, asked_by: Mapping[str, Any], error: str) -> dict[str, Any]:
         log.error("roll.refused", error=error)
-        self._house.record("admin.roll_refused", {"error": error[:2000], "asked_by": dict(asked_by)})
+        self._supervisor.record("admin.roll_refused", {"error": error[:2000], "asked_by": dict(asked_by)})
         return {"error": error[:2000]}
 
     # ------------------------------------------------------------------ step by step
 
     async def _run(self, settings: Settings, configuration: Path) -> None:
-        house, before = self._house, self._house.configuration
-        approvals = [child for child in house.children if child.kind == "approvals"]
-        workers = sorted({child.index for child in house.children if child.kind == "worker"})
+        supervisor, before = self._supervisor, self._supervisor.configuration
+        approvals = [child for child in supervisor.children if child.kind == "approvals"]
+        workers = sorted({child.index for child in supervisor.children if child.kind == "worker"})
         replaced: list[int] = []
         try:
             for child in approvals:
@@ -138,34 +138,35 @@ class Roller:
                 await self._replace(index, configuration, settings.processor.drain)
                 replaced.append(index)
         except Exception as error:  # whatever it is, nobody is left half replaced
-            log.error("roll.failed", error=str(error), exc_info=not isinstance(error, RollError))
-            house.record(*settings_loaded(house.settings))  # they are in force again
+            said = _said(error)
+            log.error("roll.failed", error=said, exc_info=not isinstance(error, RollError))
+            supervisor.record(*settings_loaded(supervisor.settings))  # they are in force again
             left = await self._go_back(replaced, approvals, before)
-            facts = {"error": str(error), "replaced": [f"worker-{index}" for index in replaced], "left": left}
-            house.record("admin.roll_failed", facts)
+            facts = {"error": said, "replaced": [f"worker-{index}" for index in replaced], "left": left}
+            supervisor.record("admin.roll_failed", facts)
             return
-        house.settings, house.configuration = settings, configuration
-        for child in house.children:
+        supervisor.settings, supervisor.configuration = settings, configuration
+        for child in supervisor.children:
             child.configuration = configuration
         drop_configurations(configuration)
-        house.record("admin.roll_done", {"configuration": settings_loaded(settings)[1]["digest"]})
+        supervisor.record("admin.roll_done", {"configuration": settings_loaded(settings)[1]["digest"]})
         log.info("roll.done", workers=len(workers))
 
     async def _go_back(self, replaced: list[int], approvals: list[Child], before: Path) -> list[str]:
         """What was replaced gets the old settings again. Returns the names of those that could not be."""
-        house, left = self._house, []
+        supervisor, left = self._supervisor, []
         for index in reversed(replaced):
             try:
-                await self._replace(index, before, house.settings.processor.drain)
-            except RollError as error:
-                log.error("roll.not_undone", error=str(error))
+                await self._replace(index, before, supervisor.settings.processor.drain)
+            except Exception as error:  # the others are put back all the same
+                log.error("roll.not_undone", error=_said(error))
                 left.append(f"worker-{index}")
         for child in approvals:
             if child.configuration != before:
                 try:
                     await self._renew(child, before)
-                except RollError as error:
-                    log.error("roll.not_undone", error=str(error))
+                except Exception as error:
+                    log.error("roll.not_undone", error=_said(error))
                     left.append(child.name)
         if not left:
             drop_configurations(before)
@@ -173,15 +174,15 @@ class Roller:
 
     async def _replace(self, index: int, configuration: Path, drain: float) -> None:
         """A new worker takes this place; the old one finishes what it has. Raises RollError."""
-        house = self._house
-        (old,) = [c for c in house.children if c.kind == "worker" and c.index == index and not c.phase]
+        supervisor = self._supervisor
+        (old,) = [c for c in supervisor.children if c.kind == "worker" and c.index == index and not c.phase]
         if not await is_set(old.ready, START):
             raise RollError(f"{old.name} is not ready, and cannot be replaced")
-        async with house.busy:
+        async with supervisor.busy:
             new = Child("worker", index, configuration, phase="starting")
             old.may_start.clear()  # from here on nobody but the new one may take the place
-            house.children.append(new)
-            life = asyncio.create_task(house.live(new))
+            supervisor.children.append(new)
+            life = asyncio.create_task(supervisor.live(new))
             ready = asyncio.create_task(new.ready.wait())
             try:
                 await asyncio.wait((life, ready), timeout=START, return_when=asyncio.FIRST_COMPLETED)
@@ -193,13 +194,13 @@ class Roller:
             if not new.ready.is_set():
                 new.kill()
                 await asyncio.wait((life,))
-                house.children.remove(new)
+                supervisor.children.remove(new)
                 old.may_start.set()
                 raise RollError(f"the new {old.name} did not become ready; its log says why")
             new.phase, old.phase = "", "leaving"
-            house.keep(new, life)
+            supervisor.keep(new, life)
             old.may_start.set()
-            house.record("admin.worker_replaced", {"worker": new.name})
+            supervisor.record("admin.worker_replaced", {"worker": new.name})
             log.info("worker.replaced", worker=new.name)
             if old.control is not None:
                 with suppress(OSError, TimeoutError):
@@ -223,8 +224,13 @@ class Roller:
     async def _again(self, child: Child) -> None:
         child.is_renewed = True
         child.ready.clear()
-        await self._house.stop(child)
+        await self._supervisor.stop(child)
         child.ready.clear()
+
+
+def _said(error: Exception) -> str:
+    """Why, for logs and records: our own words, or the kind of what nobody expected; its text may quote a value."""
+    return str(error) if isinstance(error, RollError) else type(error).__name__
 
 
 async def is_set(event: asyncio.Event, seconds: float) -> bool:

@@ -143,7 +143,7 @@ class Worker:
             assert address is not None  # noqa: S101  (settings were checked)
             address.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             relay.listen(address)
-        door = self._listen(server, settings.processor.addresses[self._index])
+        pending = self._listen(server, settings.processor.addresses[self._index])
         settle_memory()
         background = [
             asyncio.create_task(self._keys.run(), name="keys"),
@@ -154,12 +154,12 @@ class Worker:
         try:
             # from here on we are at the place of the worker before us, if there is one
             await server.start()
-            if isinstance(door, PeerGate):
-                await door.start()
-            elif door is not None:
+            if isinstance(pending, PeerGate):
+                await pending.start()
+            elif pending is not None:
                 place = settings.processor.addresses[self._index].path
-                assert place is not None  # noqa: S101  (only a unix socket has a door)
-                door.replace(place)
+                assert place is not None  # noqa: S101  (only a unix socket is put in its place late)
+                pending.replace(place)
             if relay is not None:
                 await relay.start()
             log.info(
@@ -182,8 +182,8 @@ class Worker:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
-            if isinstance(door, PeerGate):
-                door.close()
+            if isinstance(pending, PeerGate):
+                pending.close()
             await self._keys.close()
             await self._holds.aclose()
             self._ledger.close()

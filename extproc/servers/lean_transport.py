@@ -42,7 +42,7 @@ from extproc.servers.lean_health import HealthBoard
 from extproc.servers.lean_listening import bind_tcp, prepare, speaks_http2
 from extproc.servers.lean_reflection import ReflectionCall, reflection_methods
 from extproc.servers.network_ext_proc import Opener
-from extproc.servers.peer_gate import BACKLOG, Door, peer_uid
+from extproc.servers.peer_gate import BACKLOG, UnixListener, peer_uid
 from extproc.servers.peer_names import certificate_names
 from extproc.servers.service import Service
 
@@ -99,7 +99,7 @@ class LeanServer:
         self.is_moving = False
         """Another process listens where we did: who still comes here is sent there."""
         self._gid = gid
-        self._sockets: list[tuple[Door | socket.socket, ssl.SSLContext | None]] = []
+        self._sockets: list[tuple[UnixListener | socket.socket, ssl.SSLContext | None]] = []
         self._servers: list[asyncio.Server] = []
         self._quiet: asyncio.Event | None = None
 
@@ -110,8 +110,8 @@ class LeanServer:
         """
         try:
             if address.startswith("unix:"):
-                door = Door(Path(address.removeprefix("unix:")), self.uids, self._gid)
-                self._sockets.append((door, None))
+                listener = UnixListener(Path(address.removeprefix("unix:")), self.uids, self._gid)
+                self._sockets.append((listener, None))
                 return 1
             if tls is not None:
                 prepare(tls)
@@ -128,9 +128,9 @@ class LeanServer:
         self._sockets.clear()
         await self.set_healthy(True)
 
-    async def _open(self, bound: Door | socket.socket, tls: ssl.SSLContext | None) -> asyncio.Server:
+    async def _open(self, bound: UnixListener | socket.socket, tls: ssl.SSLContext | None) -> asyncio.Server:
         loop = asyncio.get_running_loop()
-        if isinstance(bound, Door):
+        if isinstance(bound, UnixListener):
             listener = bound.open()
             return await loop.create_unix_server(lambda: LeanConnection(self), sock=listener, backlog=BACKLOG)
         if tls is None:

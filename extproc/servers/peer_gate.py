@@ -34,7 +34,7 @@ def peer_uid(sock: socket.socket) -> int:
     return int(uid)
 
 
-class Door:
+class UnixListener:
     """A unix socket with the right mode that is not at its place yet: `open` puts it there."""
 
     def __init__(self, path: Path, uids: Collection[int], gid: int | None) -> None:
@@ -104,8 +104,8 @@ class PeerGate:
 
     async def start(self) -> None:
         """Listen; the private socket already does."""
-        door = Door(self._public, self._uids, self._gid)
-        self._server = await asyncio.start_unix_server(self._accept, sock=door.open())
+        listener = UnixListener(self._public, self._uids, self._gid)
+        self._server = await asyncio.start_unix_server(self._accept, sock=listener.open())
 
     def close(self) -> None:
         """Stop accepting; connections end with their peers."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from extproc.servers.conversations import open_conversation
 from extproc.servers.network_ext_proc import Opener
-from extproc.servers.peer_gate import BACKLOG, Door
+from extproc.servers.peer_gate import BACKLOG, UnixListener
 from extproc.servers.relay_connection import RelayConnection
 from extproc.servers.service import Service
 from extproc.servers.upstreams import Upstream
@@ -42,22 +42,22 @@ class RelayServer:
         """What Envoy's health check sees."""
         self.connections: set[RelayConnection] = set()
         self._gid = gid
-        self._door: Door | None = None
+        self._listener: UnixListener | None = None
         self._server: asyncio.Server | None = None
         self._quiet: asyncio.Event | None = None
 
     def listen(self, path: Path) -> None:
         """Bind. Raises RuntimeError."""
         try:
-            self._door = Door(path, self.uids, self._gid)
+            self._listener = UnixListener(path, self.uids, self._gid)
         except OSError as error:
             raise RuntimeError(f"cannot listen at {path}: {error.strerror}") from error
 
     async def start(self) -> None:
         """Accept connections, in the place of whoever did before."""
-        assert self._door is not None  # noqa: S101  (listen comes first)
+        assert self._listener is not None  # noqa: S101  (listen comes first)
         self._server = await asyncio.get_running_loop().create_unix_server(
-            lambda: RelayConnection(self), sock=self._door.open(), backlog=BACKLOG
+            lambda: RelayConnection(self), sock=self._listener.open(), backlog=BACKLOG
         )
         self.is_healthy = True
 

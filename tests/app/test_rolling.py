@@ -281,13 +281,33 @@ def test_what_nobody_expected_is_put_back_too(tmp_path: Path, monkeypatch: pytes
 
         async def break_once(index: int, configuration: Path, drain: float) -> None:
             if index == 1:
-                raise OSError(24, "too many open files")
+                raise OSError(24, "too many open files: a value")
             await replace(index, configuration, drain)
 
         monkeypatch.setattr(fakes.roller, "_replace", break_once)
         await fakes.roller.ask(ASKED)
         await fakes.over()
-        assert fakes.kinds()[-1] == "admin.roll_failed"
+        kind, facts = fakes.records[-1][:2]
+        assert (kind, facts["error"], facts["left"]) == ("admin.roll_failed", "OSError", [])
         assert fakes.in_force() == {fakes.configuration.name}
+
+    play(tmp_path, part)
+
+
+def test_what_cannot_be_put_back_is_named_and_the_rest_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def part(fakes: Fakes) -> None:
+        fakes.file.write_text(NEW)
+
+        async def never(index: int, configuration: Path, drain: float) -> None:
+            if index == 1 or configuration == fakes.configuration:
+                raise OSError(24, "too many open files: a value")
+
+        monkeypatch.setattr(fakes.roller, "_replace", never)
+        await fakes.roller.ask(ASKED)
+        await fakes.over()
+        kind, facts = fakes.records[-1][:2]
+        assert (kind, facts["error"], facts["left"]) == ("admin.roll_failed", "OSError", ["worker-0"])
 
     play(tmp_path, part)

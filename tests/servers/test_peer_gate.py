@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from extproc.servers import peer_gate
-from extproc.servers.peer_gate import STALE, Door, PeerGate, beside, peer_uid
+from extproc.servers.peer_gate import STALE, PeerGate, UnixListener, beside, peer_uid
 
 ME = os.geteuid()
 OTHER = 12345
@@ -191,11 +191,11 @@ def connect(path: Path) -> socket.socket:
     return asking
 
 
-def test_a_door_takes_the_place_of_the_one_before_and_leaves_nobody_unheard(tmp_path: Path):
+def test_a_listener_takes_the_place_of_the_one_before_and_leaves_nobody_unheard(tmp_path: Path):
     place = tmp_path / "p.sock"
-    before = Door(place, {ME}, None).open()
+    before = UnixListener(place, {ME}, None).open()
     in_queue = connect(place)
-    after = Door(place, {ME}, None)
+    after = UnixListener(place, {ME}, None)
     still_before = connect(place)
     listener = after.open()
     now_after = connect(place)
@@ -208,9 +208,9 @@ def test_a_door_takes_the_place_of_the_one_before_and_leaves_nobody_unheard(tmp_
 
 def test_the_end_of_the_one_before_takes_nothing_from_the_one_after(tmp_path: Path):
     place = tmp_path / "p.sock"
-    first = Door(place, {ME}, None)
+    first = UnixListener(place, {ME}, None)
     first.open()
-    second = Door(place, {ME}, None)
+    second = UnixListener(place, {ME}, None)
     second.open()
     first.close()
     connect(place).close()
