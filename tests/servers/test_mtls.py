@@ -14,7 +14,7 @@ from extproc.servers.access_log import ACCESS_METHOD
 from extproc.servers.envoy_proto import CHECK_METHOD, PROCESS_METHOD
 from extproc.servers.lean_health import HEALTH_CHECK_METHOD, HEALTH_WATCH_METHOD
 from extproc.servers.network_ext_proc import NETWORK_METHOD
-from tests.support.mtls import ENVOY, LOOPS, TRANSPORTS, Mutual, Pair, run, serving
+from tests.support.mtls import ENVOY, TRANSPORTS, Mutual, Pair, run, serving
 from tests.support.pki import Authority
 from tests.support.streams import service
 
@@ -22,18 +22,8 @@ HEARD = (grpc.StatusCode.UNAVAILABLE, "the message does not parse")
 REFUSED = (grpc.StatusCode.PERMISSION_DENIED, "this certificate may not call")
 
 
-@pytest.fixture(scope="module")
-def mutual(tmp_path_factory: pytest.TempPathFactory) -> Mutual:
-    return Mutual(tmp_path_factory.mktemp("pki"))
-
-
 @pytest.fixture(params=TRANSPORTS)
 def transport(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=LOOPS)
-def loop(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 

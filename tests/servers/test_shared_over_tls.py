@@ -20,11 +20,6 @@ from tests.support import mtls
 del test_a_cancelled_handler_ends_badly  # noqa: F821
 
 
-@pytest.fixture(scope="module")
-def mutual(tmp_path_factory: pytest.TempPathFactory) -> mtls.Mutual:
-    return mtls.Mutual(tmp_path_factory.mktemp("pki"))
-
-
 @pytest.fixture(
     autouse=True, params=[("grpcio", "asyncio"), *(("lean", loop) for loop in mtls.LOOPS)], ids="-".join
 )
