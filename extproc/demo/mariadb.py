@@ -75,12 +75,15 @@ class MariaDB:
             os.chown(data, owner.pw_uid, owner.pw_gid)
             os.chown(self.directory, owner.pw_uid, owner.pw_gid)
         self.directory.chmod(0o755)
+        # a server that starts drops every temporary table in its folder for those, other servers' too
+        environ = {**os.environ, "TMPDIR": str(self.directory)}
         made = subprocess.run(
             self._installs(data),
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, cwd=self.directory, **own,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, cwd=self.directory,
+            env=environ, **own,
         )  # fmt: skip
         if made.returncode != 0:
-            raise StartError(f"the data folder was not made: {made.stdout.strip()[-500:]}")
+            raise StartError(f"the data folder was not made: {made.stdout.strip()[:1000]}")
         settings = {
             "datadir": str(data),
             "socket": str(self.socket),
@@ -101,7 +104,7 @@ class MariaDB:
         with output.open("wb") as errors:
             self._process = subprocess.Popen(
                 [*self._serves(), *options],
-                stdout=errors, stderr=errors, start_new_session=True, cwd=self.directory, **own,
+                stdout=errors, stderr=errors, start_new_session=True, cwd=self.directory, env=environ, **own,
             )  # fmt: skip
         wait_until(self.answers, what="the server to answer", within=60.0, logs=[output])
         self.run(f"CREATE DATABASE IF NOT EXISTS {DATABASE}", database="")

@@ -280,7 +280,10 @@ class HoldStore(Protocol):
     async def close(
         self, hold_id: str, verdict: Verdict, now: float, *, by: str = "", reason: str = ""
     ) -> HeldRequest:
-        """Expire, withdraw, abandon, void or revoke, as the table allows. Raises HoldError."""
+        """Expire, withdraw, abandon, void or revoke, as the table allows.
+
+        What another request waits on is not abandoned. Raises HoldError.
+        """
 
     async def changed(self, hold_id: str, version: int, timeout: float) -> HeldRequest | None:
         """Wait until the hold's version differs from `version`, at most `timeout` seconds; None if it did not.

@@ -228,12 +228,18 @@ def released(held: HeldRequest, decision_id: str, now: float) -> Change:
 
 
 def closed(held: HeldRequest, verdict: Verdict, now: float, *, by: str = "", reason: str = "") -> Change:
-    """Expire, withdraw, abandon, void or revoke. Raises HoldError("not_open") where the table has no such move."""
+    """Expire, withdraw, abandon, void or revoke.
+
+    Raises HoldError: not_open where the table has no such move, conflict for abandoning what somebody waits on.
+    """
     if verdict in (Verdict.APPROVE, Verdict.REJECT, Verdict.RELEASE, Verdict.BREAK_GLASS):
         raise HoldError("conflict", f"{verdict.value} is not a way to close a hold")
     if verdict is not Verdict.EXPIRE and held.is_overdue(now):
         raise HoldError("not_open", "it has expired")
-    return _moved(held, verdict, now, by=by, reason=reason[:REASON_LIMIT])
+    change = _moved(held, verdict, now, by=by, reason=reason[:REASON_LIMIT])
+    if verdict is Verdict.ABANDON and held.waiters:
+        raise HoldError("conflict", "another request waits on it")
+    return change
 
 
 def expired(held: HeldRequest, now: float) -> Change:

@@ -65,11 +65,9 @@ class HoldDesk:
     async def abandon(self, held: HeldRequest, reason: str) -> None:
         """Whoever asked is gone for good: close the hold, unless somebody else waits on it or it was decided."""
         try:
-            current = await self._store.get(held.id, self._now())
-            if current is not None and current.state is HoldState.PENDING and not current.waiters:
-                await self._store.close(held.id, Verdict.ABANDON, self._now(), reason=reason)
+            await self._store.close(held.id, Verdict.ABANDON, self._now(), reason=reason)
         except (HoldError, StoreUnavailableError):
-            pass  # it moved meanwhile, or expires by itself
+            pass  # it moved, another request waits on it, or it expires by itself
 
     async def _settle(
         self,

@@ -82,6 +82,16 @@ class TestAnyHoldStore:
         assert left is not None
         assert (left.state, left.waiters) == (HoldState.PENDING, 0)
 
+    async def test_nobody_abandons_what_another_request_waits_on(self, store: Store):
+        """The store looks, for whoever asks for it cannot know who joins meanwhile."""
+        held = await store.open(ask(), NOW)
+        await store.leave(held.id, NOW)
+        await store.open(ask(), NOW)
+        await refused("conflict", store.close(held.id, Verdict.ABANDON, NOW, reason="gone"))
+        await store.leave(held.id, NOW)
+        closed = await store.close(held.id, Verdict.ABANDON, NOW, reason="gone")
+        assert (closed.state, closed.closed_reason) == (HoldState.ABANDONED, "gone")
+
     async def test_one_approval_releases_exactly_one_request(self, store: Store):
         held = await store.open(ask(), NOW)
         approved = await store.vote(held.id, vote(ANNA), NOW + 1)
@@ -203,6 +213,7 @@ class TestAnyHoldStore:
     @pytest.mark.parametrize("approved", [False, True])
     async def test_closing_follows_the_table(self, store: Store, verdict: Verdict, approved: bool):
         held = await store.open(ask(), NOW)
+        await store.leave(held.id, NOW)
         if approved:
             held = await store.vote(held.id, vote(ANNA), NOW)
         expected = MOVES.get((held.state, verdict))

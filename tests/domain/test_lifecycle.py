@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -177,6 +178,7 @@ TestLife = Life.TestCase
 def in_state(state: HoldState) -> HeldRequest:
     """A hold that came to `state` by a path of the table."""
     held = opened("h-1", ask(requester=OLGA, wants=demand(break_glass=IN_EMERGENCIES)), NOW).held
+    held = replace(held, waiters=0)  # whoever asked has left
     match state:
         case HoldState.PENDING:
             return held
@@ -223,6 +225,12 @@ def test_what_is_not_in_the_table_cannot_happen(state: HoldState, verdict: Verdi
         with pytest.raises(HoldError) as caught:
             happen()
         assert caught.value.code == "not_open"
+
+
+def test_a_hold_that_somebody_waits_on_is_not_abandoned():
+    with pytest.raises(HoldError) as caught:
+        closed(replace(in_state(HoldState.PENDING), waiters=1), Verdict.ABANDON, NOW)
+    assert caught.value.code == "conflict"
 
 
 def test_final_states_have_no_way_out():
