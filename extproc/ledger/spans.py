@@ -21,6 +21,8 @@ SpanKind = Literal["server", "internal"]
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"))
 """What `http.request.method` may say; anything else is `_OTHER`, so that clients cannot invent values."""
+ENDED_BADLY = (".refused", "_refused", ".failed", "_failed", "_died")
+"""Ends of kinds that are errors whatever the record says."""
 MAX_FIELDS = 48
 """Attributes that a record without a span form of its own may become."""
 
@@ -180,7 +182,7 @@ def record_span(line: Line, parent: SpanContext | None = None) -> SpanView:
     if subject := _text(by.get("subject")):
         attributes["user.id"] = subject
     attributes["extproc.record.hash"] = line.hash
-    failed = line.kind == "gap" or line.kind.endswith((".refused", ".failed", "_died")) or _is_unseen(line)
+    failed = line.kind == "gap" or line.kind.endswith(ENDED_BADLY) or _is_unseen(line)
     if failed:
         attributes["error.type"] = line.kind
     return SpanView(

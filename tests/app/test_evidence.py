@@ -146,6 +146,10 @@ def fill_ledger(directory: Path, approver=ANN) -> None:
             {"by": by, "seed": "5e", "looked": looked, "known": 1, "recorded": True},
         )
     )
+    asked_by = {"by": "signal", "uid": 7}
+    supervisor.append(Record("admin.roll_refused", START + 8, {"error": "a mistake", "asked_by": asked_by}))
+    failed = {"error": "worker-0 is not ready", "replaced": [], "left": ["worker-0"]}
+    supervisor.append(Record("admin.roll_failed", START + 8, failed))
     for writer in (worker, approvals, supervisor):
         writer.close()
     checkpointer.close()
@@ -276,6 +280,13 @@ def test_csv_and_json_lines_say_the_same(whole):
             "sample",
             "policies",
         )
+
+
+def test_rolls_that_were_refused_or_failed_are_exceptions(whole):
+    found = {row["what"]: row for row in tables_of(whole)["exceptions"]}
+    refused, failed = found["admin.roll_refused"], found["admin.roll_failed"]
+    assert (refused["detail"], refused["principal"]) == ("error=a mistake", "uid:7")
+    assert failed["detail"] == "error=worker-0 is not ready left=worker-0 replaced="
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(whole):

@@ -304,7 +304,7 @@ def test_other_records_are_short_spans_with_their_fields():
     assert not view.plain
 
 
-@pytest.mark.parametrize("kind", ["gap", "policy.refused", "admin.child_died"])
+@pytest.mark.parametrize("kind", ["gap", "policy.refused", "admin.child_died", "admin.roll_failed"])
 def test_trouble_is_an_error(kind):
     (view,) = Book().add(Record(kind, START, {}))
     assert view.error == kind

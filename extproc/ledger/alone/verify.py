@@ -2018,7 +2018,9 @@ class Tables:
             kept = {name: row[name] for name in ("principal", "target", "request", "decision_id", "record")}
             rows += [{"at": one.at, "what": what, "detail": str(detail), **kept} for what, detail in told]
         for line in self.lines:
-            if line.kind in ("admin.refused", "admin.child_died", "policy.refused"):
+            if line.kind in (
+                "admin.child_died", "admin.refused", "admin.roll_failed", "admin.roll_refused", "policy.refused",
+            ):  # fmt: skip
                 rows.append(_exception(line, line.kind, _detail(line), _who(line), ""))
         rows += self._emergencies()
         return sorted(rows, key=lambda row: (row["at"], row["record"]))

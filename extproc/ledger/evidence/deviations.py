@@ -16,6 +16,8 @@ REVIEWED, UNREVIEWED, UNJUSTIFIED = (
     "break-glass without a review",
     "break-glass, not justified",
 )
+TROUBLE = ("admin.refused", "admin.child_died", "admin.roll_failed", "admin.roll_refused", "policy.refused")
+"""Kinds of records that are exceptions whatever they say."""
 
 
 def exceptions(period: Period) -> list[Row]:
@@ -60,7 +62,7 @@ def exceptions(period: Period) -> list[Row]:
             "record": f"{line.writer}:{line.seq}",
         }
         for line in period.lines
-        if line.kind in ("admin.refused", "admin.child_died", "policy.refused")
+        if line.kind in TROUBLE
     ]
     rows += _emergencies(period.lines)
     return sorted(rows, key=lambda row: (row["at"], row["record"]))
