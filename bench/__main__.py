@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-export", action="store_true", help="without an exporter and a collector")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the JSON")
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends too
     if given.profile:
         from bench.hotspots import report
 

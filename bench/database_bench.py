@@ -6,7 +6,9 @@ One setup after the other in each round, so that noise hits all alike.
 from __future__ import annotations
 
 import argparse
+import signal
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,6 +69,7 @@ def run(bench: Bench, arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--setup", action="append", choices=SETUPS, help="only these")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the JSON")
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends too
     rounds = given.rounds or (1 if given.quick else 5)
     seconds = given.seconds or (0.6 if given.quick else 4.0)
     megabytes = given.megabytes or (20 if given.quick else 100)

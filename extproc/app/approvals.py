@@ -17,7 +17,7 @@ from extproc.app.hold_stores import Holds, open_holds
 from extproc.app.http_server import HttpServer, all_listen, bind_http, http_config
 from extproc.app.worker import open_keys, open_ledger, recorder
 from extproc.config import Settings
-from extproc.domain.errors import PolicyError, StoreUnavailableError
+from extproc.domain.errors import ConfigError, PolicyError, StoreUnavailableError
 from extproc.domain.principal import Principal
 from extproc.domain.record import Record
 from extproc.identity import NeedKeysFor, Verifier
@@ -31,48 +31,69 @@ RELOAD_WAIT = 60.0
 LOCK_WAIT = 10.0
 
 
+class Question:
+    """One kind of question to the supervisor, one at a time."""
+
+    def __init__(self, control: Control, name: str, wait: float) -> None:
+        self._control = control
+        self._name = name
+        self._wait = wait
+        self._turn = asyncio.Lock()
+        self._answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    def answered(self, answer: dict[str, Any]) -> None:
+        self._answers.put_nowait(answer)
+
+    async def ask(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises StoreUnavailableError when there is no answer."""
+        async with self._turn:
+            while not self._answers.empty():
+                self._answers.get_nowait()  # the late answer to a call that gave up
+            try:
+                await self._control.send({self._name: dict(asked)})
+                return await asyncio.wait_for(self._answers.get(), self._wait)
+            except (TimeoutError, OSError):
+                raise StoreUnavailableError("the supervisor did not answer") from None
+
+
 class Supervisor:
     """The line to the supervisor, as the API needs it."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
-        self._lock = asyncio.Lock()
-        self._answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._locking = asyncio.Lock()
-        self._lock_answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._reload = Question(control, "reload", RELOAD_WAIT)
+        self._roll = Question(control, "roll", RELOAD_WAIT)
+        self._lock = Question(control, "lock", LOCK_WAIT)
+        self._by_answer = {"reloaded": self._reload, "rolling": self._roll, "locked": self._lock}
 
     async def listen(self) -> None:
         """Until the supervisor is gone."""
         while (message := await self._control.receive()) is not None:
-            if "reloaded" in message:
-                self._answers.put_nowait(message["reloaded"])
-            elif "locked" in message:
-                self._lock_answers.put_nowait(message["locked"])
+            for name, question in self._by_answer.items():
+                if name in message:
+                    question.answered(message[name])
 
     async def lock(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         """Add, remove or list locks; the answer has `error` when it was not done."""
-        async with self._locking:
-            while not self._lock_answers.empty():
-                self._lock_answers.get_nowait()
-            try:
-                await self._control.send({"lock": dict(asked)})
-                return await asyncio.wait_for(self._lock_answers.get(), LOCK_WAIT)
-            except (TimeoutError, OSError):
-                raise StoreUnavailableError("the supervisor did not answer") from None
+        return await self._lock.ask(asked)
 
     async def reload(self, principal: Principal) -> Mapping[str, Any]:
         """Raises PolicyError when the files are no good: the last good set stays."""
-        async with self._lock:
-            while not self._answers.empty():
-                self._answers.get_nowait()  # the late answer to a call that gave up
-            await self._control.send({"reload": {"by": "api", "principal": principal.to_record()}})
-            try:
-                answer = await asyncio.wait_for(self._answers.get(), RELOAD_WAIT)
-            except TimeoutError:
-                raise StoreUnavailableError("the supervisor did not answer") from None
+        answer = await self._reload.ask(_by_api(principal))
         if "error" in answer:
             raise PolicyError(str(answer["error"]))
         return answer
+
+    async def roll(self, principal: Principal) -> Mapping[str, Any]:
+        """Begin a rolling reload. Raises ConfigError when the file is no good, or cannot come into force that way."""
+        answer = await self._roll.ask(_by_api(principal))
+        if "error" in answer:
+            raise ConfigError(str(answer["error"]))
+        return answer
+
+
+def _by_api(principal: Principal) -> dict[str, Any]:
+    return {"by": "api", "principal": principal.to_record()}
 
 
 async def run_approvals(settings: Settings, control: Control, stopping: asyncio.Event) -> None:
@@ -98,6 +119,7 @@ async def run_approvals(settings: Settings, control: Control, stopping: asyncio.
             record=record,
             now=time.time,
             reload=supervisor.reload,
+            roll=supervisor.roll,
             locks=supervisor.lock,
             status=status,
             operators=settings.approvals.operators,
@@ -106,15 +128,18 @@ async def run_approvals(settings: Settings, control: Control, stopping: asyncio.
         )
         webhooks = open_webhooks(settings, record)
         servers = [HttpServer(http_config(app, settings.approvals.tls))]
-        doors = [(servers[0], bind_http(settings.approvals.listen), "api")]
+        listeners = [(servers[0], bind_http(settings.approvals.listen), "api")]
         if settings.console is not None:
             from extproc.app.console import console_app  # templates and all: only where there is a console
 
             pages = console_app(settings, settings.console, holds, authenticate, keys, record, mask, status)
             servers.append(HttpServer(http_config(pages, settings.console.tls)))
-            doors.append((servers[1], bind_http(settings.console.listen), "console"))
+            listeners.append((servers[1], bind_http(settings.console.listen), "console"))
         tasks = [
-            *(asyncio.create_task(server.serve([door]), name=name) for server, door, name in doors),
+            *(
+                asyncio.create_task(server.serve([listener]), name=name)
+                for server, listener, name in listeners
+            ),
             asyncio.create_task(keys.run(), name="keys"),
             asyncio.create_task(tend_holds(holds, telling(record, webhooks), time.time), name="holds"),
             *((asyncio.create_task(webhooks.run(), name="webhooks"),) if webhooks is not None else ()),

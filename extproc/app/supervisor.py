@@ -277,6 +277,8 @@ class Supervisor:
                     await self._locks.tell(child)
             elif "reload" in message:
                 self._spawn(self._answer_reload(child.control, message["reload"]))
+            elif "roll" in message:
+                self._spawn(self._answer_roll(child.control, message["roll"]))
             elif "lock" in message:
                 # not in turn: a reload that another call waits for may take long
                 self._spawn(self._answer_lock(child.control, message["lock"]))
@@ -297,6 +299,11 @@ class Supervisor:
     async def _answer_reload(self, control: Control, asked: Mapping[str, Any]) -> None:
         answer = {"reloaded": await self.reload(asked)}
         with suppress(OSError):  # whoever asked is gone
+            await control.send(answer)
+
+    async def _answer_roll(self, control: Control, asked: Mapping[str, Any]) -> None:
+        answer = {"rolling": await self._roller.ask(asked)}
+        with suppress(OSError):
             await control.send(answer)
 
     async def _tell_figures(self, control: Control) -> None:

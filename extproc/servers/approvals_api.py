@@ -59,6 +59,7 @@ def create_app(
     record: Callable[[Record], None],
     now: Callable[[], float],
     reload: Reload | None = None,
+    roll: Reload | None = None,
     status: Status | None = None,
     operators: Collection[str] = ("operators",),
     auditors: Collection[str] = ("auditors",),
@@ -70,14 +71,15 @@ def create_app(
 
     `authenticate` turns a token into a Principal or raises TokenError. `record` appends to the ledger and
     commits, or raises LedgerUnavailableError: then nothing is done. `reload` loads the policies on behalf of a
-    principal and returns what is in force now, or raises PolicyError. `status` names checks and whether they
-    hold. `operators` and `auditors` are groups: both may read every hold, operators may reload policies.
+    principal and returns what is in force now, or raises PolicyError; `roll` begins a rolling reload of the
+    settings file, or raises ConfigError. `status` names checks and whether they hold.
+    `operators` and `auditors` are groups: both may read every hold, operators may reload policies and settings.
     `locks` changes the locks in force, which only operators may.
     `mask` takes out of what people type what may not be kept, before anything keeps it.
     """
     deciding = Deciding(store, record, now, readers={*operators, *auditors}, mask=mask)
     api = ApprovalsApi(
-        deciding, authenticate, audience, frozenset(clients), reload, status, frozenset(operators)
+        deciding, authenticate, audience, frozenset(clients), reload, roll, status, frozenset(operators)
     )
     grants = api.grants()
     held_back = api.locks(locks, new_lock_id)
@@ -96,6 +98,7 @@ def create_app(
         Route("/v1/grants/{grant_id}", guarded(grants.show_grant), methods=["GET"]),
         Route("/v1/grants/{grant_id}/revoke", guarded(grants.revoke_grant), methods=["POST"]),
         Route("/v1/policy/reload", guarded(api.reload_policy), methods=["POST"]),
+        Route("/v1/settings/reload", guarded(api.reload_settings), methods=["POST"]),
         Route("/v1/locks", guarded(held_back.list_locks), methods=["GET"]),
         Route("/v1/locks", guarded(held_back.add), methods=["POST"]),
         Route("/v1/locks/{lock_id}/remove", guarded(held_back.remove), methods=["POST"]),
@@ -123,6 +126,7 @@ class ApprovalsApi:
         audience: str,
         clients: frozenset[str],
         reload: Reload | None,
+        roll: Reload | None,
         status: Status | None,
         operators: frozenset[str],
     ) -> None:
@@ -133,6 +137,7 @@ class ApprovalsApi:
         self._clients = clients
         self._now = deciding.now
         self._reload = reload
+        self._roll = roll
         self._status = status
         self._operators = operators
         self._room = Room(OPEN_WAITS)
@@ -216,21 +221,29 @@ class ApprovalsApi:
         return JSONResponse(full(held, caller))
 
     async def reload_policy(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok", **await self._reloaded(request, "policy", self._reload)})
+
+    async def reload_settings(self, request: Request) -> Response:
+        """Answered when it begins: this process is the first to be replaced."""
+        return JSONResponse(
+            {"status": "rolling", **await self._reloaded(request, "settings", self._roll)}, 202
+        )
+
+    async def _reloaded(self, request: Request, what: str, reload: Reload | None) -> Mapping[str, Any]:
         caller = await self._caller(request)
         read.query(request, ())
         if self._operators.isdisjoint(caller.groups):
-            raise ProblemError(403, "not_operator", "Only operators can reload policies")
+            raise ProblemError(403, "not_operator", "Only operators can reload")
         reason = await self._reason(request)
-        if self._reload is None:
-            raise ProblemError(404, "no_such_path", "Policies cannot be reloaded here")
+        if reload is None:
+            raise ProblemError(404, "no_such_path", "Nothing can be reloaded here")
         write = self._deciding.write
-        write("admin.policy_reload", caller, {"reason": reason})
+        write(f"admin.{what}_reload", caller, {"reason": reason})
         try:
-            outcome = await self._reload(caller)
+            return await reload(caller)
         except ExtprocError as error:
-            write("admin.refused", caller, {"action": "policy_reload", "code": as_problem(error).code})
+            write("admin.refused", caller, {"action": f"{what}_reload", "code": as_problem(error).code})
             raise
-        return JSONResponse({"status": "ok", **outcome})
 
     async def health(self, request: Request) -> Response:
         """Public: says that it works or which check fails, and nothing else."""

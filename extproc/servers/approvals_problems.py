@@ -12,7 +12,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from extproc.domain.errors import LedgerUnavailableError, PolicyError, StoreUnavailableError, TokenError
+from extproc.domain.errors import (
+    ConfigError,
+    LedgerUnavailableError,
+    PolicyError,
+    StoreUnavailableError,
+    TokenError,
+)
 from extproc.domain.hold import HoldError
 
 log = structlog.get_logger("extproc.approvals")
@@ -108,6 +114,8 @@ def as_problem(error: Exception) -> ProblemError:
             )
         case TokenError():
             return unauthorized(error.code, "The token does not prove who you are")
+        case ConfigError():
+            return ProblemError(409, "settings_refused", "The settings are as before", str(error))
         case PolicyError():
             return ProblemError(
                 409, "policy_refused", "The policies are as before: the new ones have mistakes", str(error)

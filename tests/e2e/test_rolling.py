@@ -202,6 +202,38 @@ def test_a_new_worker_that_cannot_become_ready_leaves_the_old_in_force(kept: Sta
     assert loaded[-1] == loaded[0] != loaded[-2]
 
 
+def test_an_operator_rolls_over_the_api_and_others_do_not(kept: Stack):
+    refused, done = len(of_kind(kept, "admin.roll_refused")), len(of_kind(kept, "admin.roll_done"))
+
+    def call(*groups: str) -> httpx2.Response:
+        with httpx2.Client(
+            transport=httpx2.HTTPTransport(uds=str(kept.directory / "a.sock")),
+            base_url="http://api",
+            headers={"authorization": f"Bearer {kept.approver('olga', groups=groups)}"},
+            timeout=30.0,
+        ) as api:
+            return api.post("/v1/settings/reload", json={"reason": "CHG-7"})
+
+    answer = call("finance")
+    assert (answer.status_code, answer.json()["code"]) == (403, "not_operator")
+    text = kept.config_path.read_text()
+    change(kept, change_workers)
+    answer = call("operators")
+    assert (answer.status_code, answer.json()["code"]) == (409, "settings_refused")
+    assert "processor.workers" in answer.json()["detail"]
+    kept.config_path.write_text(text)
+    assert wait_for(kept, "admin.roll_refused", refused + 1)["asked_by"]["principal"]["subject"] == "olga"
+    answer = call("operators")
+    assert (answer.status_code, answer.json()["status"], answer.json()["changed"]) == (202, "rolling", [])
+    ended = wait_for(kept, "admin.roll_done", done + 1)
+    assert ended["configuration"] == answer.json()["configuration"]
+    assert of_kind(kept, "admin.roll")[-1]["asked_by"]["by"] == "api"
+    reasons = [record["reason"] for record in kept.records() if record["kind"] == "admin.settings_reload"]
+    assert reasons == ["CHG-7", "CHG-7"]
+    assert kept.request("GET", "/after-api").status == 200
+    wait_until_only(kept, 2)
+
+
 def test_a_second_roll_while_one_runs_is_refused(kept: Stack):
     refused, done = len(of_kind(kept, "admin.roll_refused")), len(of_kind(kept, "admin.roll_done"))
     asked = len(of_kind(kept, "admin.roll"))

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from extproc.adapters.hold_sqlite import SqliteHoldStore
 from extproc.domain.demand import Quorum
-from extproc.domain.errors import LedgerUnavailableError, PolicyError, StoreUnavailableError
+from extproc.domain.errors import ConfigError, LedgerUnavailableError, PolicyError, StoreUnavailableError
 from extproc.domain.hold import HeldRequest, HoldState
 from extproc.ledger.lines import RecordError, encode_fields
 from extproc.servers import approvals_api, hold_outbox
@@ -692,6 +692,17 @@ class TestRecords:
         assert len(desk.records) == 1
 
 
+RELOADS: list[tuple[str, dict[str, Any], int]] = [
+    ("policy", {"policy": "abc"}, 200),
+    ("settings", {"configuration": "sha256:abc", "changed": ["limits.open_waits"]}, 202),
+]
+
+
+def reloading(desk: Desk, what: str, reload: Any) -> Desk:
+    """A desk that can reload policies or settings."""
+    return Desk(desk.store, **{"reload" if what == "policy" else "roll": reload})
+
+
 class TestTheRest:
     async def test_health_is_public_and_says_little(self, desk: Desk):
         answer = await desk.get("", "/v1/healthz")
@@ -741,44 +752,58 @@ class TestTheRest:
         refused(answer, 500, "internal")
         assert "canary" not in answer.text
 
-    async def test_operators_reload_policies_and_nobody_else(self, desk: Desk):
+    @pytest.mark.parametrize(("what", "found", "status"), RELOADS)
+    async def test_operators_reload_and_nobody_else(
+        self, desk: Desk, what: str, found: dict[str, Any], status: int
+    ):
         by: list[str] = []
 
         async def reload(principal: Any) -> Any:
             by.append(principal.subject)
-            return {"policy": "abc"}
+            return found
 
-        desk = Desk(desk.store, reload=reload)
+        desk = reloading(desk, what, reload)
         for token in ("anna", "auditor", "agent"):
-            answer = await desk.call(token, "POST", "/v1/policy/reload", json={"reason": "new rule"})
+            answer = await desk.call(token, "POST", f"/v1/{what}/reload", json={"reason": "new rule"})
             refused(answer, 403, "not_operator")
-        answer = await desk.call("operator", "POST", "/v1/policy/reload", json={"reason": "new rule"})
-        assert answer.json() == {"status": "ok", "policy": "abc"}
+        answer = await desk.call("operator", "POST", f"/v1/{what}/reload", json={"reason": "new rule"})
+        assert answer.status_code == status
+        assert answer.json() == {"status": "ok" if what == "policy" else "rolling", **found}
         assert by == ["op"]
-        assert desk.kinds() == ["admin.policy_reload"]
+        assert desk.kinds() == [f"admin.{what}_reload"]
         assert desk.records[0].fields["reason"] == "new rule"
 
-    async def test_a_reload_that_cannot_be_recorded_does_not_happen(self, desk: Desk):
+    @pytest.mark.parametrize("what", ["policy", "settings"])
+    async def test_a_reload_that_cannot_be_recorded_does_not_happen(self, desk: Desk, what: str):
         async def reload(principal: Any) -> Any:
             pytest.fail("reloaded")
 
-        desk = Desk(desk.store, reload=reload)
+        desk = reloading(desk, what, reload)
         desk.ledger_down = True
-        answer = await desk.call("operator", "POST", "/v1/policy/reload", json={"reason": "x"})
+        answer = await desk.call("operator", "POST", f"/v1/{what}/reload", json={"reason": "x"})
         refused(answer, 503, "ledger_unavailable")
 
-    async def test_policies_with_mistakes_are_refused_with_their_place(self, desk: Desk):
+    @pytest.mark.parametrize(
+        ("what", "error"),
+        [
+            ("policy", PolicyError('policies/db.yaml:12:7: rule "no-drop": unknown name "usr"')),
+            ("settings", ConfigError("extproc.yaml:12:7: processor.workers: needs a restart")),
+        ],
+    )
+    async def test_mistakes_are_refused_with_their_place(self, desk: Desk, what: str, error: PolicyError):
         async def reload(principal: Any) -> Any:
-            raise PolicyError('policies/db.yaml:12:7: rule "no-drop": unknown name "usr"')
+            raise error
 
-        desk = Desk(desk.store, reload=reload)
-        answer = await desk.call("operator", "POST", "/v1/policy/reload", json={"reason": "x"})
-        refused(answer, 409, "policy_refused")
-        assert "db.yaml:12:7" in answer.json()["detail"]
-        assert desk.kinds() == ["admin.policy_reload", "admin.refused"]
+        desk = reloading(desk, what, reload)
+        answer = await desk.call("operator", "POST", f"/v1/{what}/reload", json={"reason": "x"})
+        refused(answer, 409, f"{what}_refused")
+        assert ".yaml:12:7" in answer.json()["detail"]
+        assert desk.kinds() == [f"admin.{what}_reload", "admin.refused"]
+        assert desk.records[1].fields["action"] == f"{what}_reload"
 
-    async def test_where_nothing_reloads_there_is_no_such_path(self, desk: Desk):
-        answer = await desk.call("operator", "POST", "/v1/policy/reload", json={"reason": "x"})
+    @pytest.mark.parametrize("what", ["policy", "settings"])
+    async def test_where_nothing_reloads_there_is_no_such_path(self, desk: Desk, what: str):
+        answer = await desk.call("operator", "POST", f"/v1/{what}/reload", json={"reason": "x"})
         refused(answer, 404, "no_such_path")
 
 
