@@ -73,6 +73,11 @@ class GrpcChannel:
         self.reason = reason
         self.cut.set()
 
+    async def sent(self) -> None:
+        """Wait until gRPC has taken every reply, or the call is gone."""
+        while self.writing is not None and not self.writing.done():
+            await asyncio.wait((self.writing,))
+
     async def _drain(self) -> None:
         try:
             while self._queue:
@@ -237,6 +242,9 @@ class _Methods(grpc.GenericRpcHandler):
                 stream.closed(how)
 
         async def abort(reason: str) -> NoReturn:
+            # a status would overtake replies, and beside the first one gRPC refuses it (both would carry the initial
+            # metadata): then the peer gets none and waits
+            await channel.sent()
             await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
             raise AssertionError("abort returned")
 

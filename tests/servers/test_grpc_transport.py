@@ -139,6 +139,61 @@ def test_a_fault_in_the_stream_itself_ends_it_badly(tmp_path: Path, monkeypatch:
     run(tmp_path, service(), play)
 
 
+LARGE_REPLIES = 8
+"""Of 2 MB: more than a client takes that reads nothing."""
+
+
+@pytest.mark.parametrize("how", ["fault", "cut", "cancelled"])
+def test_a_status_overtakes_no_reply_that_is_on_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+):
+    """Where the first one is on its way, with the initial metadata, gRPC refuses the status, and none is sent."""
+    channels: list[GrpcChannel] = []
+    handlers: list[asyncio.Task[Any] | None] = []
+    make = GrpcChannel.__init__
+    large = pb.ProcessingResponse(immediate_response=pb.ImmediateResponse(body=bytes(2 << 20)))
+
+    def note(self: GrpcChannel, context: Any) -> None:
+        make(self, context)
+        channels.append(self)
+        handlers.append(asyncio.current_task())
+
+    def receive(self: object, data: bytes) -> None:
+        (channel,) = channels
+        if channel.writing is None:
+            for _ in range(LARGE_REPLIES):
+                channel.send(large)
+            return
+        if how == "fault":
+            raise RuntimeError
+        if how == "cut":
+            channel.abort("of no use any more")
+
+    monkeypatch.setattr(GrpcChannel, "__init__", note)
+    monkeypatch.setattr("extproc.servers.ext_proc.ProcessStream.receive", receive)
+    monkeypatch.setattr("extproc.servers.grpc_transport.QUEUE", 1 << 30)  # it would not read on
+
+    async def play(server: GrpcServer, open_call: Callable[..., Any]) -> None:
+        call = open_call()
+        await call.write(OPEN)
+        while not channels or channels[0].writing is None:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)  # nobody reads, so it is on its way for as long as we like
+        (channel,), (handler,) = channels, handlers
+        assert channel.writing is not None and not channel.writing.done()
+        if how == "cancelled":
+            assert handler is not None
+            handler.cancel()
+        else:
+            await call.write(OPEN)
+        await asyncio.sleep(0.2)
+        for _ in range(LARGE_REPLIES):
+            assert await read(call) == large
+        assert await status(call) is grpc.StatusCode.UNAVAILABLE
+
+    run(tmp_path, service(), play)
+
+
 def test_a_flush_that_fails_refuses_in_band(tmp_path: Path):
     ledger = MemoryLedger()
 
