@@ -31,8 +31,6 @@ log = structlog.get_logger()
 AGE = 20.0
 """Seconds after which a peer is told to take a new connection. gRPC has no other way to ask for that without refusing
 calls that are on their way; calls of the old connection go on."""
-LAST_REPLIES = 2.0
-"""Seconds in which a peer takes what was sent before its stream ends badly."""
 QUEUE = 4 << 20
 """Bytes of replies that gRPC has not taken before we stop reading the stream."""
 
@@ -76,9 +74,9 @@ class GrpcChannel:
         self.cut.set()
 
     async def sent(self) -> None:
-        """Wait until gRPC has taken every reply, or the call is gone, or the peer reads nothing for too long."""
-        if self.writing is not None:
-            await asyncio.wait((self.writing,), timeout=LAST_REPLIES)
+        """Wait until gRPC has taken every reply, or the call is gone."""
+        while self.writing is not None and not self.writing.done():
+            await asyncio.wait((self.writing,))
 
     async def _drain(self) -> None:
         try:
