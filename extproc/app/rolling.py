@@ -108,7 +108,9 @@ class Roller:
             if not (supervisor.record("admin.roll", facts) and supervisor.record(kind, fields, payloads)):
                 drop_configurations(supervisor.configuration)
                 return self._refused(asked_by, "the audit ledger cannot be written")
-            log.info("roll.begins", **facts)
+            log.info(
+                "roll.begins", configuration=fields["digest"], changed=places
+            )  # who asked: in the ledger
             self._running = asyncio.create_task(self._run(settings, path))
         return {"configuration": fields["digest"], "changed": list(places)}
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+from structlog.testing import LogCapture
 
 from extproc.app import rolling as module
 from extproc.app.children import Child
@@ -263,6 +265,24 @@ def test_a_stop_ends_a_roll(tmp_path: Path) -> None:
         await fakes.roller.ask(ASKED)
         await fakes.roller.stop()
         assert "admin.roll_done" not in fakes.kinds()
+
+    play(tmp_path, part)
+
+
+@pytest.mark.parametrize("content", [NEW, "no: [yaml"], ids=["begun", "refused"])
+def test_who_asked_is_in_the_ledger_and_not_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    lines = LogCapture()
+    monkeypatch.setattr(module, "log", structlog.wrap_logger(None, processors=[lines]))
+    asked = {"by": "api", "principal": {"subject": "olga", "person": "olga@corp.example"}}
+
+    async def part(fakes: Fakes) -> None:
+        fakes.file.write_text(content)
+        await fakes.roller.ask(asked)
+        assert fakes.records[0][1]["asked_by"] == asked
+        await fakes.roller.stop()
+        assert lines.entries and "olga" not in repr(lines.entries)
 
     play(tmp_path, part)
 
