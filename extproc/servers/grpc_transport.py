@@ -75,7 +75,7 @@ class GrpcChannel:
 
     async def sent(self) -> None:
         """Wait until gRPC has taken every reply, or the call is gone."""
-        if self.writing is not None:
+        while self.writing is not None and not self.writing.done():
             await asyncio.wait((self.writing,))
 
     async def _drain(self) -> None:
@@ -228,7 +228,8 @@ class _Methods(grpc.GenericRpcHandler):
                     if data is grpc.aio.EOF:
                         how = "half-closed"
                         stream.closed(how)
-                        await channel.sent()
+                        if channel.writing is not None:
+                            await channel.writing
                         return True
                     stream.receive(data)
                     self._service.flush()
