@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from extproc.adapters.ledger_reader import (
+    is_running,
     list_writers,
     payload_segment_name,
     read_end,
@@ -413,6 +414,8 @@ class LedgerWriter:
         return earlier[-1] if earlier else None
 
     def _describe(self, predecessor: str) -> dict[str, Any]:
+        # this one's own broken segments are held by it too, and written no more; asked before the end is read
+        running = not self._held and is_running(self._directory / predecessor)
         try:
             end = read_end(self._directory / predecessor)
         except OSError:
@@ -422,8 +425,10 @@ class LedgerWriter:
         named: dict[str, Any] = {"head": end.head, "seq": end.seq, "writer": predecessor}
         if not end.readable:
             named["unreadable"] = True
+        if running:
+            named["running"] = True
         fields: dict[str, Any] = {"predecessor": named}
-        if end.torn_bytes:
+        if end.torn_bytes and not running:  # what a living writer has not finished yet is not torn
             fields["torn"] = {
                 "bytes": end.torn_bytes,
                 "digest": end.torn_digest,

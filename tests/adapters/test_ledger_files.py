@@ -22,7 +22,7 @@ from extproc.domain.errors import LedgerUnavailableError
 from extproc.domain.record import Record
 from extproc.ledger import RecordError, parse_line
 from extproc.ledger.payloads import HEADER_SIZE
-from tests.support.books import START, fill, intent, line_files, lines_of, open_writer, outcome
+from tests.support.books import START, fill, intent, kill, line_files, lines_of, open_writer, outcome
 
 
 class Faults:
@@ -417,11 +417,36 @@ def test_a_torn_last_line_is_named_by_the_next_start_and_its_bytes_stay(tmp_path
     path = tmp_path / "worker0-a-1" / "000000000000.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"v":1,"wri')
+    kill(writer)
     open_writer(tmp_path, "worker0-b-1")
     start = parse_line((tmp_path / "worker0-b-1" / "000000000000.jsonl").read_bytes().splitlines()[0])
     assert start.fields["torn"]["bytes"] == 11
     assert start.fields["torn"]["offset"] == len(whole)
     assert path.read_bytes() == whole + b'{"v":1,"wri'
+    assert_sound(tmp_path)
+
+
+def test_half_a_line_of_a_writer_that_still_runs_is_not_called_torn(tmp_path):
+    """A rolling reload starts a worker beside its predecessor, which may be in the middle of a write."""
+    found = []
+
+    def write_in_two(fd: int, data: bytes) -> int:
+        begun = os.write(fd, data[:-5])
+        if not found and data.startswith(b"{"):
+            found.append(open_writer(tmp_path, "worker0-b-1"))
+        return begun + os.write(fd, data[begun:])
+
+    disk = Disk()
+    writer = open_writer(tmp_path, "worker0-a-1", disk=Disk(write=lambda fd, data: disk.write(fd, data)))
+    fill(writer, 1)
+    disk = Disk(write=write_in_two)
+    fill(writer, 2)
+    writer.close()
+    found[0].close()
+    start = parse_line((tmp_path / "worker0-b-1" / "000000000000.jsonl").read_bytes().splitlines()[0])
+    assert "torn" not in start.fields
+    assert start.fields["predecessor"]["seq"] == 3
+    assert start.fields["predecessor"]["running"] is True
     assert_sound(tmp_path)
 
 

@@ -39,7 +39,18 @@ from extproc.ledger.exchanges import csv_cell
 from extproc.ledger.lines import Chain
 from extproc.ledger.note import NoteKey
 from tests.commands.test_sessions import CONFIG
-from tests.support.books import KEY, OTHER_KEY, START, Ticking, intent, open_writer, outcome, sign_now
+from tests.support.books import (
+    KEY,
+    OTHER_KEY,
+    START,
+    Ticking,
+    fill,
+    intent,
+    kill,
+    open_writer,
+    outcome,
+    sign_now,
+)
 from tests.support.packets import Page, check_numbers, files_of, tables_of
 
 POLICY = """\
@@ -287,6 +298,29 @@ def test_rolls_that_were_refused_or_failed_are_exceptions(whole):
     refused, failed = found["admin.roll_refused"], found["admin.roll_failed"]
     assert (refused["detail"], refused["principal"]) == ("error=a mistake", "uid:7")
     assert failed["detail"] == "error=worker-0 is not ready left=worker-0 replaced="
+
+
+@pytest.mark.parametrize(("ends", "silent"), [("stop", 0), ("killed", 1), ("killed before", 1)])
+def test_a_writer_that_was_replaced_while_it_ran_is_judged_by_its_own_end(tmp_path, ends, silent):
+    clock = Ticking(START)
+    old = open_writer(tmp_path / "ledger", "worker0-a-1", clock=clock)
+    fill(old, 1)
+    if ends == "killed before":
+        kill(old)
+    new = open_writer(tmp_path / "ledger", "worker0-b-1", clock=clock)
+    if ends != "killed before":
+        fill(old, 1)
+    old.close() if ends == "stop" else kill(old)
+    new.close()
+    sign_now(tmp_path / "ledger")
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "extproc.yaml").write_text(CONFIG % (tmp_path / "ledger"))
+    packet = make(tmp_path, WHOLE)
+    (row,) = [
+        row for row in tables_of(packet)["gaps"] if row["gap"] == "writers that ended without saying so"
+    ]
+    assert row["count"] == silent
+    assert check(packet, tmp_path).problems == []
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(whole):

@@ -26,6 +26,7 @@ from tests.support.books import (
     OTHER_KEY,
     fill,
     forge,
+    kill,
     line_files,
     lines_of,
     open_checkpointer,
@@ -292,6 +293,7 @@ def test_a_torn_tail_must_be_the_one_its_successor_names(tmp_path):
     fill(writer, 1)
     path = tmp_path / WRITER / "000000000000.jsonl"
     path.write_bytes(path.read_bytes() + b'{"v":1,"half')
+    kill(writer)
     open_writer(tmp_path, "worker0-b-1").close()
     assert both(tmp_path) == []
     path.write_bytes(path.read_bytes()[:-1])

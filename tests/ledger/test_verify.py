@@ -23,6 +23,7 @@ from tests.support.books import (
     START,
     fill,
     forge,
+    kill,
     line_files,
     lines_of,
     open_checkpointer,
@@ -409,6 +410,7 @@ def test_a_changed_torn_tail_is_noticed(tmp_path):
     fill(writer, 1)
     path = tmp_path / "worker0-a-1" / "000000000000.jsonl"
     path.write_bytes(path.read_bytes() + b'{"v":1,"half')
+    kill(writer)
     open_writer(tmp_path, "worker0-b-1").close()
     assert check(tmp_path).ok
     path.write_bytes(path.read_bytes()[:-1])

@@ -2053,14 +2053,16 @@ class Tables:
     def gaps(self) -> list[dict[str, Any]]:
         ones, lines = self.exchanges, {(line.writer, line.seq): line for line in self.lines}
         crashed = refused = 0
+        stopped = {line.writer for line in self.of_kind("stop")}
         for line in self.of_kind("start"):
             named = line.values.get("predecessor")
-            last = (
-                lines.get((str(named.get("writer")), named.get("seq", -1)))
-                if isinstance(named, dict)
-                else None
-            )
-            crashed += bool(line.values.get("torn") or (last is not None and last.kind != "stop"))
+            silent = bool(line.values.get("torn"))
+            if isinstance(named, dict):
+                writer, seq = str(named.get("writer")), named.get("seq")
+                last = lines.get((writer, seq)) if type(seq) is int else None
+                still_ran = named.get("running") is True
+                silent |= writer not in stopped if still_ran else last is not None and last.kind != "stop"
+            crashed += silent
         for line in self.of_kind("gap"):
             number = line.values.get("refused_records")
             refused += number if type(number) is int else 0

@@ -106,8 +106,6 @@ def _emergencies(lines: Sequence[Line]) -> list[Row]:
 def gaps(period: Period) -> list[Row]:
     """What this packet cannot show, counted. Every line is there even where its count is zero."""
     exchanges, lines = period.exchanges, period.lines
-    starts = [line for line in lines if line.kind == "start"]
-    crashes = [line for line in starts if line.fields.get("torn") or _predecessor_crashed(line, lines)]
     cut = sum(
         bool(part.get("cut_at"))
         for exchange in exchanges
@@ -119,7 +117,7 @@ def gaps(period: Period) -> list[Row]:
             "records refused while the ledger could not be written",
             sum(number_of(g, "refused_records") for g in of_kind(lines, "gap")),
         ),
-        ("writers that ended without saying so", len(crashes)),
+        ("writers that ended without saying so", _silent_ends(lines)),
         ("records under no checkpoint yet", sum(int(row["unsigned"]) for row in period.counts)),
         (
             "records shown by their hash only",
@@ -166,13 +164,24 @@ def _uncovered(period: Period) -> Iterator[tuple[str, int]]:
     yield "requests and connections whose end no access log confirms", unconfirmed
 
 
-def _predecessor_crashed(start: Line, lines: Sequence[Line]) -> bool:
-    """Its predecessor's last record in the period is no `stop`."""
-    named = start.fields.get("predecessor")
-    if not isinstance(named, dict):
-        return False
-    last = [line for line in lines if line.writer == named.get("writer") and line.seq == named.get("seq")]
-    return bool(last) and last[0].kind != "stop"
+def _silent_ends(lines: Sequence[Line]) -> int:
+    """Writers that others followed, and that left half a line or no `stop`.
+
+    One that still ran when it was followed is judged by whether it stopped in the period.
+    """
+    kinds = {(line.writer, line.seq): line.kind for line in lines}
+    stopped = {line.writer for line in lines if line.kind == "stop"}
+
+    def is_silent(start: Line) -> bool:
+        named = start.fields.get("predecessor")
+        if start.fields.get("torn") or not isinstance(named, dict):
+            return bool(start.fields.get("torn"))
+        writer, seq = str(named.get("writer")), named.get("seq")
+        if named.get("running") is True:
+            return writer not in stopped
+        return type(seq) is int and kinds.get((writer, seq), "stop") != "stop"
+
+    return sum(map(is_silent, of_kind(lines, "start")))
 
 
 def number_of(line: Line, name: str) -> int:
