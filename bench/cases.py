@@ -3,7 +3,8 @@
 A case is run in several setups over the same route shape: `bare` (no filter), `empty_grpcio` and `empty_lean` (a
 processor that decides nothing, with the same number of messages, on either transport), `governed_grpcio` and
 `governed_lean` (extproc), `two_workers` and, with more than two cores, `all_workers` (extproc on the lean transport,
-each worker with as many connections as the one), `access_log` (`governed_lean` that Envoy's access log goes to).
+each worker with as many connections as the one), `one_beside_bare` (one worker, while as many connections again ask
+bare Envoy: the machine is then as busy as with two), `access_log` (`governed_lean` that Envoy's access log goes to).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bench.masking_bench import documents
 
 Setup = Literal[
     "bare", "empty_grpcio", "empty_lean", "governed_grpcio", "governed_lean", "two_workers", "all_workers",
-    "access_log",
+    "one_beside_bare", "access_log",
 ]  # fmt: skip
 CORES = os.cpu_count() or 1
 
@@ -31,6 +32,8 @@ class Service:
     workers: int = 1
     access_log: bool = False
     """Envoy tells it how each request ended, and it writes a third record."""
+    beside_bare: bool = False
+    """While it is measured, as many connections again ask bare Envoy. Only its processor's CPU says anything."""
 
 
 EMPTY: Mapping[Setup, Literal["lean", "grpcio"]] = {"empty_grpcio": "grpcio", "empty_lean": "lean"}
@@ -40,6 +43,7 @@ SERVICES: Mapping[Setup, Service] = {
     "governed_grpcio": Service("grpcio"),
     "two_workers": Service("lean", 2),
     **({"all_workers": Service("lean", CORES)} if CORES > 2 else {}),
+    "one_beside_bare": Service("lean", beside_bare=True),
     "access_log": Service("lean", access_log=True),
 }
 ALL: tuple[Setup, ...] = ("bare", *EMPTY, "governed_grpcio", "governed_lean")
@@ -167,7 +171,7 @@ class Case:
 
 CASES: tuple[Case, ...] = (
     Case("get", "read", "/small", "small JSON GET, 20 rules, cached RS256 token, intent and outcome",
-         setups=(*ALL, *WORKERS, "access_log"), quick_setups=ALL),
+         setups=(*ALL, *WORKERS, "one_beside_bare", "access_log"), quick_setups=ALL),
     Case("post", "write", "/small", "small JSON POST, 20 rules, 4 of them over the body", "POST", NOTE),
     Case("kept", "kept", "/small", "GET with an injected credential, request and response kept masked"),
     Case("mask-dirty", "masked", "/dirty-1k", "GET whose 1 KB answer has an e-mail address in every row"),

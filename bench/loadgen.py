@@ -83,15 +83,17 @@ async def closed_loop(
     count: int | None = None,
     seconds: float | None = None,
     timeout: float = 30.0,
+    into: LoadResult | None = None,
 ) -> LoadResult:
     """`connections` clients send one request after the other until `count` were started or `seconds` are over.
 
-    A connection that breaks or exceeds `timeout` counts one error and is opened again.
+    A connection that breaks or exceeds `timeout` counts one error and is opened again. `into`: the result, for who
+    cancels this and wants what was found until then.
     """
     if (count is None) == (seconds is None):
         raise ValueError("give either count or seconds")
     make = requests if callable(requests) else _always(requests)
-    result = LoadResult()
+    result = LoadResult() if into is None else into
     numbers = itertools.count()
     started, own = time.perf_counter(), time.process_time()
     until = started + (seconds if seconds is not None else float("inf"))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from bench import cpu
@@ -137,18 +138,17 @@ def _in_turn(all_of_them: list[Measured], number: int) -> Iterator[Measured]:
 async def _round(rig: Rig, one: Measured, token: str, plan: Plan) -> None:
     # every worker has as many connections and requests as a single one: the first requests of a round find cold
     # caches, and that must weigh the same for each
-    workers = SERVICES[one.setup].workers if one.setup in SERVICES else 1
+    service = SERVICES.get(one.setup)
+    workers = service.workers if service is not None else 1
     count = max(plan.connections, plan.requests // one.case.weight) * workers
     requests = _requests(rig, one, token, count)
     connections = plan.connections * workers
     hot = {role: rig.pids[role] for role in HOT if role in rig.pids}
-    before = cpu.read(hot)
-    load = await closed_loop(
-        rig.address(one.case.target, one.setup), requests, connections=connections, count=count
-    )
-    spent = cpu.used(before, cpu.read(hot))
-    _check(one, load, count)
-    one.take(load, spent)
+    if service is not None and service.beside_bare:
+        async with _company(rig, one, token, plan):
+            await _loaded(rig, one, requests, connections, count, hot)
+        return
+    await _loaded(rig, one, requests, connections, count, hot)
     due = int(plan.rate * plan.rate_seconds) // one.case.weight
     if due:
         calm = await open_loop(
@@ -158,6 +158,42 @@ async def _round(rig: Rig, one: Measured, token: str, plan: Plan) -> None:
         )  # fmt: skip
         _check(one, calm, due)
         one.latencies += calm.latencies
+
+
+async def _loaded(
+    rig: Rig,
+    one: Measured,
+    requests: Requests,
+    connections: int,
+    count: int,
+    hot: Mapping[str, Sequence[int]],
+) -> None:
+    before = cpu.read(hot)
+    load = await closed_loop(
+        rig.address(one.case.target, one.setup), requests, connections=connections, count=count
+    )
+    spent = cpu.used(before, cpu.read(hot))
+    _check(one, load, count)
+    one.take(load, spent)
+
+
+@asynccontextmanager
+async def _company(rig: Rig, one: Measured, token: str, plan: Plan) -> AsyncIterator[None]:
+    """As many connections again ask bare Envoy for the same. Raises BenchError if they were not answered."""
+    request, found = rig.request(one.case, token), LoadResult()
+    asking = asyncio.create_task(
+        closed_loop(
+            rig.address(one.case.target, "bare"), request, connections=plan.connections, seconds=600.0,
+            into=found,
+        )
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        asking.cancel()
+        await asyncio.wait([asking])
+    if found.failed or set(found.statuses) != {one.case.status}:
+        raise BenchError(f"{one.case.name} {one.setup}: bare Envoy beside it answered {dict(found.statuses)}")
 
 
 async def _closed(rig: Rig, one: Measured, token: str, count: int, connections: int) -> LoadResult:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.cases import TARGETS, WORKERS, Case, Setup
+from bench.cases import SERVICES, TARGETS, WORKERS, Case, Setup
 from bench.loadgen import memory_bytes
 from bench.measure import BESIDE, Measured, Run, ratio
 from bench.rig import LEAN, Rig
@@ -32,8 +32,12 @@ PAIRS: tuple[tuple[Setup, Setup], ...] = (
     ("empty_lean", "empty_grpcio"),
     *((setup, LEAN) for setup in WORKERS),
     ("access_log", LEAN),
+    ("two_workers", "one_beside_bare"),
+    ("one_beside_bare", LEAN),
 )
 """Processors that are compared."""
+IN_COMPANY = frozenset(setup for setup, service in SERVICES.items() if service.beside_bare)
+"""Of these only the processor's CPU is compared: Envoy and the machine served others too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +77,10 @@ def ratios(run: Run) -> dict[str, float]:
         for above, below in PAIRS:
             if above in by and below in by:
                 a, b = by[above], by[below]
+                pairs.append((f"processor_cpu.{above}/{below}", a.processor_us(), b.processor_us()))
+                if IN_COMPANY & {above, below}:
+                    continue
                 pairs += [
-                    (f"processor_cpu.{above}/{below}", a.processor_us(), b.processor_us()),
                     (f"rate.{above}/{below}", a.rates, b.rates),
                     (f"envoy_cpu.{above}/{below}", a.cpu_us["envoy"], b.cpu_us["envoy"]),
                     (f"p50.{above}/{below}", [a.percentile(0.5)], [b.percentile(0.5)]),
@@ -82,7 +88,7 @@ def ratios(run: Run) -> dict[str, float]:
                 ]
         if (bare := by.get("bare")) is not None:
             for setup, one in by.items():
-                if setup == "bare":
+                if setup == "bare" or setup in IN_COMPANY:
                     continue
                 pairs += [
                     (f"rate.{setup}/bare", one.rates, bare.rates),
@@ -249,6 +255,13 @@ def markdown(run: Run) -> str:
             "",
             f"{setup}: CPU per request {_cell(named, f'get.processor_cpu.{setup}/{LEAN}')} of one worker's, "
             f"requests {', '.join(map(str, counts))}, from even {_cell(named, f'{setup}.furthest_from_even')}.",
+        ]
+    if (told := f"get.processor_cpu.one_beside_bare/{LEAN}") in named:
+        lines += [
+            "",
+            f"One worker beside as many connections that ask bare Envoy: CPU per request {_cell(named, told)} of "
+            "that without them; two workers: "
+            f"{_cell(named, 'get.processor_cpu.two_workers/one_beside_bare')} of that.",
         ]
     if (told := f"get.processor_cpu.access_log/{LEAN}") in named:
         lines += ["", f"access_log: CPU per request {_cell(named, told)} of that without Envoy's access log."]

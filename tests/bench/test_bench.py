@@ -49,6 +49,24 @@ def test_a_tiny_run_gives_every_ratio_by_name(tmp_path: Path, capsys: pytest.Cap
     assert {one["setup"] for one in result["measured"]} == set(ALL)
 
 
+@pytest.mark.e2e
+@pytest.mark.timeout(180)
+@pytest.mark.skipif(not envoy_is_here(), reason="there is no Envoy to run")
+def test_workers_are_compared_with_one_on_a_machine_as_busy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    tiny = ["--rounds", "1", "--requests", "20", "--latency", "0", "--settle", "0", "--output", str(tmp_path)]
+    status = main(["--case", "get", *tiny])
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    (path,) = tmp_path.glob("bench-*.json")
+    result = json.loads(path.read_text())
+    for pair in ("two_workers/governed_lean", "two_workers/one_beside_bare", "access_log/governed_lean"):
+        assert result["ratios"][f"get.processor_cpu.{pair}"] > 0
+    assert "get.envoy_cpu.two_workers/one_beside_bare" not in result["ratios"]  # bare's requests are in it
+    assert sum(result["requests_by_worker"]["two_workers"]) == 40
+
+
 def exchanges(directory: Path, *names: str) -> Bench:
     return Bench(directory, sorted({BY_NAME[name].target for name in names}))
 

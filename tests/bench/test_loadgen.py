@@ -35,6 +35,22 @@ def test_a_closed_loop_ends_when_its_time_is_over():
         assert upstream.count() == result.answered > 0
 
 
+def test_what_was_answered_until_a_load_is_cancelled_is_kept():
+    async def cut_short(address: str) -> LoadResult:
+        found = LoadResult()
+        asking = asyncio.create_task(closed_loop(address, GET, connections=2, seconds=60.0, into=found))
+        while not found.answered:
+            await asyncio.sleep(0.01)
+        asking.cancel()
+        await asyncio.wait([asking])
+        return found
+
+    with Upstream() as upstream:
+        found = asyncio.run(cut_short(upstream.address))
+    assert found.answered == found.statuses[200] > 0
+    assert found.failed == 0
+
+
 def test_an_open_loop_sends_what_was_due():
     with Upstream() as upstream:
         result = asyncio.run(open_loop(upstream.address, GET, rate=500, seconds=0.1, connections=4))
