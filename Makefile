@@ -112,8 +112,8 @@ COMPILED_UNIT := tests/test_compiled.py tests/app/test_form.py tests/protocols/h
   tests/domain/test_request.py tests/identity/test_verifier.py tests/ledger/test_lines.py \
   tests/adapters/test_ledger_files.py tests/pipeline \
   $(addprefix tests/policy/test_,cases.py laws.py plain.py projection.py rulings.py statements.py) \
-  $(addprefix tests/servers/test_,access_log.py desk.py desk_grants.py envoy_proto.py ext_proc.py grpc_transport.py \
-    half_close.py header_map.py lean_memory.py lean_shared.py lean_tls.py \
+  $(addprefix tests/servers/test_,access_log.py desk.py desk_grants.py envoy_proto.py ext_authz.py ext_proc.py \
+    grpc_transport.py half_close.py header_map.py lean_memory.py lean_shared.py lean_tls.py \
     lean_transport.py network_ext_proc.py mtls.py relay.py)
 COMPILED_E2E := $(addprefix tests/e2e/test_,lean_invariant.py masking.py ext_authz.py holds.py \
   lifecycle.py::test_kill_9_during_two_thousand_requests_leaves_nothing_unrecorded \

@@ -290,7 +290,11 @@ def _cut(message: bytes) -> _Template | None:
     return before, between, after, first is session
 
 
-def _forward_message(kind: str, step: Forward) -> pb.ProcessingResponse:
+def _forward_message(kind: str, step: Forward) -> Reply:
+    return _check_message(step) if kind == "check" else _process_message(kind, step)
+
+
+def _process_message(kind: str, step: Forward) -> pb.ProcessingResponse:
     reply = pb.ProcessingResponse()
     if kind.endswith("trailers"):
         trailers = getattr(reply, kind)
@@ -394,43 +398,78 @@ UNCHANGED: Final = _unchanged()
 # ---------------------------------------------------------------------- ext_authz
 
 
-def authz_head(message: az.CheckRequest, call: CallMetadata) -> tuple[RequestHead, bytes]:
-    """The request of a Check call and its body. The target is in the route's context extensions."""
-    context = message.attributes
-    http = context.request.http
-    pairs = [
-        (":method", http.method), (":path", http.path), (":authority", http.host), (":scheme", http.scheme),
-    ]  # fmt: skip
-    items = [(name, value.decode("latin-1")) for name, value in pairs]
+@dataclass(frozen=True, slots=True)
+class AuthzContext:
+    """What Envoy says of a Check call's connection and route."""
+
+    source: Source
+    targets: tuple[str, ...]
+
+
+_contexts: Final[dict[tuple[bytes, ...], AuthzContext]] = {}
+"""By their bytes, as attributes are: calls of one connection and route come with the same."""
+
+
+def authz_head(message: az.AskedCheck, call: CallMetadata) -> tuple[RequestHead, bytes]:
+    """The request of a Check call and its body. Raises DecodeError.
+
+    The target is in the route's context extensions."""
+    attributes = message.attributes
+    http = attributes.request.http
+    items = [
+        (":method", http.method.decode("latin-1")),
+        (":path", http.path.decode("latin-1")),
+        (":authority", http.host.decode("latin-1")),
+        (":scheme", http.scheme.decode("latin-1")),
+    ]
     if http.HasField("header_map"):
-        items += [pair for pair in read_header_map(http.header_map.SerializeToString()) if pair[0][0] != ":"]
+        items += [pair for pair in read_header_map(http.header_map) if pair[0][0] != ":"]
     else:
         items += [
             (name.lower(), value.encode().decode("latin-1"))
             for name, value in http.headers.items()
             if name[:1] != ":"
         ]
-    targets = [t for t in (context.context_extensions.get("extproc.target", ""), call.target) if t]
-    head = RequestHead(
-        target=targets[0] if len(set(targets)) == 1 else "",
-        headers=Headers(tuple(items)),
-        end_of_stream=False,
-        source=Source(
-            address=f"{context.source.address.socket_address.address}:"
-            f"{context.source.address.socket_address.port_value}",
-            mtls=bool(context.source.principal),
-            peer_uri_san=context.source.principal,
-        ),
-        trace=call.trace,
-        metadata={
-            name: struct_values(value) for name, value in context.metadata_context.filter_metadata.items()
-        },
-    )
+    context = _authz_context(attributes)
+    targets = {*context.targets, call.target} if call.target else {*context.targets}
+    metadata: dict[str, Any] = {}
+    if attributes.metadata_context:
+        named = pb.Metadata.FromString(attributes.metadata_context).filter_metadata
+        metadata = {name: struct_values(value) for name, value in named.items()}
+    target = targets.pop() if len(targets) == 1 else ""
+    head = RequestHead(target, Headers(tuple(items)), False, context.source, call.trace, "", metadata)
     return head, http.raw_body or http.body
 
 
-def check_reply(step: Forward | Refuse) -> az.CheckResponse:
+def _authz_context(attributes: az.AskedCheck.Attributes) -> AuthzContext:
+    key = (attributes.source, *attributes.context_extensions)
+    found = _contexts.get(key)
+    if found is None:
+        peer = az.AttributeContext.Peer.FromString(attributes.source)
+        place = peer.address.socket_address
+        extensions: dict[str, str] = {}  # of two with one key the last counts
+        for entry in attributes.context_extensions:
+            extension = az.ContextExtension.FromString(entry)
+            extensions[extension.key] = extension.value
+        target = extensions.get("extproc.target", "")
+        found = AuthzContext(
+            Source(f"{place.address}:{place.port_value}", bool(peer.principal), peer.principal),
+            (target,) if target else (),
+        )
+        if len(_contexts) >= MOST_REMEMBERED:
+            _contexts.clear()
+        _contexts[key] = found
+    return found
+
+
+def check_reply(step: Forward | Refuse) -> Reply:
     """A Check verdict: OK with header changes, or a denial with its body (RFC 9457)."""
+    if isinstance(step, Forward) and len(step.metadata) == 3:
+        return _with_ids("check", step)
+    return _check_message(step)
+
+
+def _check_message(step: Forward | Refuse) -> az.CheckResponse:
     reply = az.CheckResponse()
     if isinstance(step, Refuse):
         reply.status.code = 7 if step.status < 500 else 14  # PERMISSION_DENIED, UNAVAILABLE

@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2
 from extproc.servers.access_log import ACCESS_METHOD, AccessError, AccessStream
 from extproc.servers.conversations import open_conversation
 from extproc.servers.envoy_proto import CHECK_METHOD, PROCESS_METHOD, call_metadata
-from extproc.servers.ext_authz import check
+from extproc.servers.ext_authz import Check
 from extproc.servers.ext_proc import ProcessStream
 from extproc.servers.half_close import CutError, run_until_half_closed
 from extproc.servers.lean_health import HEALTH_CHECK_METHOD, HEALTH_WATCH_METHOD, SERVICES
@@ -302,10 +302,22 @@ class _Methods(grpc.GenericRpcHandler):
     async def _check(self, data: bytes, context: Any) -> bytes:
         await self._admit(context)
         metadata = call_metadata(context.invocation_metadata() or ())
-        reply = await check(self._service, data, metadata)
+        answered: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+
+        def answer(reply: bytes | None) -> None:
+            if not answered.done():  # cancelled, and not told us yet
+                answered.set_result(reply)
+
+        check = Check(self._service, metadata, answer)
+        check.receive(data)
+        self._service.flush()
+        try:
+            reply = await answered
+        finally:
+            check.gone()
         if reply is None:
             await context.abort(grpc.StatusCode.INTERNAL, "the check could not be made")
-        return reply.SerializeToString() if reply is not None else b""
+        return reply or b""
 
 
 def _forget(read: asyncio.Future[Any]) -> None:

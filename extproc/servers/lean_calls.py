@@ -6,6 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -27,7 +28,7 @@ from extproc.servers.envoy_proto import (
     CallMetadata,
     call_metadata,
 )
-from extproc.servers.ext_authz import check
+from extproc.servers.ext_authz import Check
 from extproc.servers.ext_proc import ProcessStream
 from extproc.servers.half_close import how_to_end
 from extproc.servers.lean_health import (
@@ -219,34 +220,25 @@ class _Unary(ABC):
 class CheckCall(_Unary):
     """`Authorization/Check`."""
 
-    __slots__ = ("_metadata", "_service", "_task")
+    __slots__ = ("_check",)
 
     def __init__(self, context: Context, wire: Wire, stream_id: int, head: CallHead) -> None:
         super().__init__(wire, stream_id)
-        self._service = context.service
-        self._metadata = _metadata(head)
-        self._task: asyncio.Task[None] | None = None
+        self._check = Check(context.service, _metadata(head), partial(_answer_check, wire, stream_id))
 
     def serve(self, request: bytes) -> None:
-        self._task = self._service.spawn(self._check(request))
-
-    async def _check(self, request: bytes) -> None:
-        try:
-            reply = await check(self._service, request, self._metadata)
-            if reply is not None:
-                self._wire.reply(self._stream_id, reply.SerializeToString())
-                self._wire.finish(self._stream_id, OK)
-                return
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            log.exception("check.failed")
-        self._wire.finish(self._stream_id, INTERNAL, "the check could not be made")
+        self._check.receive(request)
 
     def gone(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
+        self._check.gone()
+
+
+def _answer_check(wire: Wire, stream_id: int, reply: bytes | None) -> None:
+    if reply is None:
+        wire.finish(stream_id, INTERNAL, "the check could not be made")
+        return
+    wire.reply(stream_id, reply)
+    wire.finish(stream_id, OK)
 
 
 class AccessCall:

@@ -1,8 +1,8 @@
 """gRPC for the hop from Envoy, without a framework: everything happens in the read callback.
 
 Per callback: decide all messages, one ledger write, one socket write (DESIGN: order of writes). No task and no
-await on that way; only a hold, a key fetch or a Check call starts one, and what those answer later is written once
-per turn of the loop.
+await on that way; only a hold or a key fetch starts one, and what those answer later is written once per turn of
+the loop.
 """
 
 from __future__ import annotations
@@ -259,6 +259,8 @@ class LeanConnection(asyncio.Protocol):
             else:
                 log.warning("connection.failed", code=end.code, reason=end.reason)
                 self._lose_all()
+        if ends:
+            self._service.flush()  # a unary call is answered when its peer has said all
         self._reading = False
         self._write()
 

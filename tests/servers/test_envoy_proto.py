@@ -14,6 +14,7 @@ from extproc.domain.tracing import parse_traceparent
 from extproc.servers import envoy_proto
 from extproc.servers.asked import Asked, read_asked
 from extproc.servers.envoy_proto import (
+    MOST_REMEMBERED,
     UNCHANGED,
     CallMetadata,
     WireHeaders,
@@ -283,11 +284,15 @@ def check_request(*pairs: tuple[bytes, bytes], raw: bool = True, **context: str)
     return request
 
 
+def asked_check(request: az.CheckRequest) -> az.AskedCheck:
+    return az.AskedCheck.FromString(request.SerializeToString())
+
+
 @pytest.mark.parametrize("raw", [True, False])
 def test_a_check_is_read_as_a_request(raw):
     request = check_request((b":path", b"/forged"), (b"x-a", "é".encode()), raw=raw, extproc_target="api")
     request.attributes.request.http.raw_body = b"body"
-    head, body = authz_head(request, CallMetadata())
+    head, body = authz_head(asked_check(request), CallMetadata())
     assert (head.target, body, head.end_of_stream) == ("api", b"body", False)
     assert head.headers.all(":path") == ["/a?b=c"]
     assert head.headers.get("x-a") == "é".encode().decode("latin-1")
@@ -298,8 +303,63 @@ def test_a_check_is_read_as_a_request(raw):
     [("a", "", "a"), ("", "a", "a"), ("a", "a", "a"), ("a", "b", ""), ("", "", "")],
 )
 def test_two_targets_are_none(extension, call, target):
-    head, _ = authz_head(check_request(extproc_target=extension), CallMetadata(call))
+    head, _ = authz_head(asked_check(check_request(extproc_target=extension)), CallMetadata(call))
     assert head.target == target
+
+
+def test_calls_of_other_connections_and_routes_are_not_taken_for_each_other():
+    """What Envoy says of them is remembered by its bytes."""
+
+    def ask(port: int, principal: str, target: str) -> tuple[str, bool, str, str]:
+        request = check_request(extproc_target=target, other_key="x")
+        source = request.attributes.source
+        source.address.socket_address.address, source.address.socket_address.port_value = "10.0.0.1", port
+        source.principal = principal
+        head, _ = authz_head(asked_check(request), CallMetadata())
+        return head.source.address, head.source.mtls, head.source.peer_uri_san, head.target
+
+    for _ in range(2):
+        assert ask(1, "", "a") == ("10.0.0.1:1", False, "", "a")
+        assert ask(1, "spiffe://x", "a") == ("10.0.0.1:1", True, "spiffe://x", "a")
+        assert ask(2, "", "b") == ("10.0.0.1:2", False, "", "b")
+    for port in range(MOST_REMEMBERED + 9):
+        assert ask(port, "", "a")[0] == f"10.0.0.1:{port}"
+    assert len(envoy_proto._contexts) <= MOST_REMEMBERED
+
+
+@pytest.mark.parametrize("field", ["source", "extension", "metadata", "headers"])
+def test_a_part_of_a_check_that_does_not_parse_is_noticed(field):
+    message = asked_check(check_request(extproc_target="a"))
+    attributes = message.attributes
+    if field == "source":
+        attributes.source = b"\x0a\xff"
+    elif field == "extension":
+        attributes.context_extensions.append(b"\x0a\xff")
+    elif field == "metadata":
+        attributes.metadata_context = b"\xff"
+    else:
+        attributes.request.http.header_map = b"\x0a\xff"
+    with pytest.raises(DecodeError):
+        authz_head(message, CallMetadata())
+
+
+def test_metadata_of_a_check_is_read():
+    request = check_request(extproc_target="a")
+    named = request.attributes.metadata_context.filter_metadata["envoy.filters.http.jwt_authn"]
+    named.fields["payload"].struct_value.fields["sub"].string_value = "alice"
+    head, _ = authz_head(asked_check(request), CallMetadata())
+    assert head.metadata == {"envoy.filters.http.jwt_authn": {"payload": {"sub": "alice"}}}
+
+
+def test_an_allowed_check_names_its_session_and_decision():
+    for number in (1, 2):
+        ids = {"session_id": f"ses_{number:032x}", "decision_id": f"dec_{number:032x}", "verdict": "allow"}
+        step = Forward(HeaderChange(set=(("x-k", "v"),), remove=("authorization",)), metadata=ids)
+        reply = az.CheckResponse.FromString(check_reply(step).SerializeToString())
+        assert {name: value.string_value for name, value in reply.dynamic_metadata.fields.items()} == ids
+        assert [(o.header.key, o.header.value) for o in reply.ok_response.headers] == [(b"x-k", b"v")]
+        assert list(reply.ok_response.headers_to_remove) == [b"authorization"]
+        assert reply.HasField("ok_response") and reply.status.code == 0
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -331,3 +391,15 @@ def test_the_request_path_reads_the_same_fields_as_the_whole_message():
         assert (field.number, field.is_repeated) == (whole.number, whole.is_repeated)
         assert field.type in (whole.type, field.TYPE_BYTES) and whole.type != field.TYPE_STRING
     assert len(pb.Asked.DESCRIPTOR.fields) == len(pb.ProcessingRequest.DESCRIPTOR.fields)
+
+
+def test_a_check_is_read_with_the_same_fields_as_the_whole_message():
+    pairs = [
+        (az.AskedCheck, az.CheckRequest),
+        (az.AskedCheck.Attributes, az.AttributeContext),
+        (az.AskedCheck.Request, az.AttributeContext.Request),
+        (az.AskedCheck.Http, az.AttributeContext.HttpRequest),
+    ]
+    for ours, whole in pairs:
+        for field in ours.DESCRIPTOR.fields:
+            assert whole.DESCRIPTOR.fields_by_name[field.name].number == field.number

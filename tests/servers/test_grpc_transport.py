@@ -20,10 +20,12 @@ from extproc.servers.service import Service
 from extproc.servers.wire import ext_authz_pb2 as az
 from extproc.servers.wire import ext_proc_pb2 as pb
 from tests.servers.test_ext_proc import FIONA, PHASES
-from tests.support.governed import NOW
+from tests.support.governed import NOW, Believes, governance
 from tests.support.holds import MemoryHoldStore, vote
 from tests.support.streams import (
+    POLICY,
     MemoryLedger,
+    SlowKeys,
     channel_to,
     read,
     request_body,
@@ -434,12 +436,18 @@ def test_a_check_is_answered_and_recorded(tmp_path: Path):
     assert ledger.kinds == ["intent", "outcome"] * 4
 
 
-def test_a_check_that_breaks_denies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_check_that_does_not_parse_gets_no_verdict(tmp_path: Path):
     async def play(server: GrpcServer, open_call: Callable[..., Any]) -> None:
         for data in (b"\xff\xff\xff", b"\x0a\xff\xff\xff\xff\x0f"):
             with pytest.raises(grpc.aio.AioRpcError):
                 await check(tmp_path, data)
 
+    run(tmp_path, service(), play)
+
+
+@REPLACED
+def test_a_check_that_breaks_denies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    async def play(server: GrpcServer, open_call: Callable[..., Any]) -> None:
         def fail(*_: object) -> None:
             raise RuntimeError
 
@@ -450,6 +458,25 @@ def test_a_check_that_breaks_denies(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             assert (answer.status.code != 0, answer.denied_response.status.code) == (True, 500)
 
     run(tmp_path, service(), play)
+
+
+def test_a_check_whose_caller_left_is_given_up(tmp_path: Path):
+    ledger, believes = MemoryLedger(), Believes()
+    believes.keys_missing = True
+
+    async def play(server: GrpcServer, open_call: Callable[..., Any]) -> None:
+        keys = slow.keys = SlowKeys()
+        async with channel_to(tmp_path) as channel:
+            method: Any = channel.unary_unary(CHECK_METHOD)
+            with pytest.raises(grpc.aio.AioRpcError) as late:
+                await method(check_request(), timeout=0.2)
+        assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await asyncio.wait_for(keys.given_up.wait(), 10)
+        assert slow.open_checks == 0
+
+    slow = service(governance(POLICY, identifier=believes), ledger=ledger)
+    run(tmp_path, slow, play)
+    assert [outcome["end"] for outcome in ledger.of("outcome")] in ([], ["aborted"])
 
 
 def test_a_check_that_cannot_be_recorded_denies(tmp_path: Path):

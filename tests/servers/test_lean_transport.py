@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from extproc.domain.errors import LedgerUnavailableError
 from extproc.domain.record import Record
 from extproc.protocols.h2 import CallHead, Limits
-from extproc.servers import grpc_transport, lean_calls, lean_health, lean_transport
+from extproc.servers import grpc_transport, lean_health, lean_transport
 from extproc.servers.envoy_proto import CHECK_METHOD, PROCESS_METHOD, TARGET_KEY, CallMetadata
 from extproc.servers.half_close import OK, UNAVAILABLE, how_to_end
 from extproc.servers.lean_calls import METHODS, Call, Context, Wire, _metadata, _StreamCall, open_process
@@ -52,7 +52,8 @@ from tests.protocols.h2.support import (
     settings,
     window_update,
 )
-from tests.support.governed import denying, governance
+from tests.support.governed import Believes, denying, governance
+from tests.support.streams import SlowKeys
 
 UNAVAILABLE_TEXT = b"grpc-status\x0214"
 STATUS_OK = b"grpc-status\x010"
@@ -500,36 +501,30 @@ def test_a_unary_call_has_exactly_one_message(method, words):
     run(main)
 
 
-def test_a_check_whose_caller_left_is_cancelled(monkeypatch):
+def test_a_check_whose_caller_left_is_cancelled():
     async def main() -> None:
-        cancelled = asyncio.Event()
-
-        async def slow(*_: object) -> None:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                cancelled.set()
-
-        monkeypatch.setattr(lean_calls, "check", slow)
-        async with serving() as served:
-            call = served.channel().unary_unary(CHECK_METHOD)(b"", timeout=0.2)
+        believes, keys = Believes(), SlowKeys()
+        believes.keys_missing = True
+        service = a_service(governance=governance(POLICY, identifier=believes), keys=keys)
+        async with serving(service) as served:
+            call = served.channel().unary_unary(CHECK_METHOD)(check_request("GET"), timeout=0.2)
             assert await call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-            await cancelled.wait()
+            await keys.given_up.wait()
+            assert service.open_checks == 0
 
     run(main)
 
 
-def test_a_check_that_breaks_is_internal_and_tells_nothing(monkeypatch):
+def test_a_check_that_breaks_is_internal_and_tells_nothing():
     async def main() -> None:
-        async def broken(*_: object) -> None:
-            raise RuntimeError("secret in here")
-
-        monkeypatch.setattr(lean_calls, "check", broken)
-        async with serving() as served:
+        async with serving(a_service(governance=governance(POLICY), new_hex=broken)) as served:
             with pytest.raises(grpc.aio.AioRpcError) as error:
-                await served.channel().unary_unary(CHECK_METHOD)(b"")
+                await served.channel().unary_unary(CHECK_METHOD)(check_request("GET"))
             assert error.value.code() == grpc.StatusCode.INTERNAL
             assert "secret" not in str(error.value)
+
+    def broken(_: int) -> str:
+        raise RuntimeError("secret in here")
 
     run(main)
 

@@ -19,7 +19,7 @@ from extproc.servers.desk import HoldDesk
 from extproc.servers.envoy_proto import PROCESS_METHOD, CallMetadata, Reply
 from extproc.servers.ext_proc import ProcessStream
 from extproc.servers.grpc_transport import GrpcServer
-from extproc.servers.service import Service
+from extproc.servers.service import KeyFetcher, Service
 from extproc.servers.wire import ext_proc_pb2 as pb
 from tests.support.governed import NOW, Ids, governance
 from tests.support.holds import MemoryHoldStore
@@ -92,12 +92,25 @@ class Keys:
         return True
 
 
+class SlowKeys:
+    """They never come; `given_up` says that nobody waits for them any more."""
+
+    def __init__(self) -> None:
+        self.given_up = asyncio.Event()
+
+    async def refresh(self, provider: str, now: float) -> object:
+        try:
+            return await asyncio.Event().wait()
+        finally:
+            self.given_up.set()
+
+
 def service(
     gov: Governance | None = None,
     *,
     ledger: MemoryLedger | None = None,
     holds: ApprovalStore | None = None,
-    keys: Keys | None = None,
+    keys: KeyFetcher | None = None,
     now: Callable[[], float] = lambda: NOW,
     max_message: int = 16 << 20,
 ) -> Service:

@@ -26,7 +26,7 @@ from extproc.servers.wire import ext_proc_pb2 as extproc_dot_servers_dot_wire_do
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$extproc/servers/wire/ext_authz.proto\x12\x0f\x65xtproc.wire.v1\x1a#extproc/servers/wire/ext_proc.proto\x1a\x1cgoogle/protobuf/struct.proto\"4\n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x12\n\nport_value\x18\x03 \x01(\r\"A\n\x07\x41\x64\x64ress\x12\x36\n\x0esocket_address\x18\x01 \x01(\x0b\x32\x1e.extproc.wire.v1.SocketAddress\"\xdb\x06\n\x10\x41ttributeContext\x12\x36\n\x06source\x18\x01 \x01(\x0b\x32&.extproc.wire.v1.AttributeContext.Peer\x12;\n\x0b\x64\x65stination\x18\x02 \x01(\x0b\x32&.extproc.wire.v1.AttributeContext.Peer\x12:\n\x07request\x18\x04 \x01(\x0b\x32).extproc.wire.v1.AttributeContext.Request\x12T\n\x12\x63ontext_extensions\x18\n \x03(\x0b\x32\x38.extproc.wire.v1.AttributeContext.ContextExtensionsEntry\x12\x33\n\x10metadata_context\x18\x0b \x01(\x0b\x32\x19.extproc.wire.v1.Metadata\x1a\x44\n\x04Peer\x12)\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x18.extproc.wire.v1.Address\x12\x11\n\tprincipal\x18\x04 \x01(\t\x1a\xc2\x02\n\x0bHttpRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\x0c\x12K\n\x07headers\x18\x03 \x03(\x0b\x32:.extproc.wire.v1.AttributeContext.HttpRequest.HeadersEntry\x12\x0c\n\x04path\x18\x04 \x01(\x0c\x12\x0c\n\x04host\x18\x05 \x01(\x0c\x12\x0e\n\x06scheme\x18\x06 \x01(\x0c\x12\x0c\n\x04size\x18\t \x01(\x03\x12\x10\n\x08protocol\x18\n \x01(\t\x12\x0c\n\x04\x62ody\x18\x0b \x01(\x0c\x12\x10\n\x08raw_body\x18\x0c \x01(\x0c\x12.\n\nheader_map\x18\r \x01(\x0b\x32\x1a.extproc.wire.v1.HeaderMap\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x46\n\x07Request\x12;\n\x04http\x18\x02 \x01(\x0b\x32-.extproc.wire.v1.AttributeContext.HttpRequest\x1a\x38\n\x16\x43ontextExtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"E\n\x0c\x43heckRequest\x12\x35\n\nattributes\x18\x01 \x01(\x0b\x32!.extproc.wire.v1.AttributeContext\"*\n\tRpcStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x84\x01\n\x12\x44\x65niedHttpResponse\x12+\n\x06status\x18\x01 \x01(\x0b\x32\x1b.extproc.wire.v1.HttpStatus\x12\x33\n\x07headers\x18\x02 \x03(\x0b\x32\".extproc.wire.v1.HeaderValueOption\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\"\xa5\x01\n\x0eOkHttpResponse\x12\x33\n\x07headers\x18\x02 \x03(\x0b\x32\".extproc.wire.v1.HeaderValueOption\x12\x19\n\x11headers_to_remove\x18\x05 \x03(\x0c\x12\x43\n\x17response_headers_to_add\x18\x06 \x03(\x0b\x32\".extproc.wire.v1.HeaderValueOption\"\xf7\x01\n\rCheckResponse\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.extproc.wire.v1.RpcStatus\x12>\n\x0f\x64\x65nied_response\x18\x02 \x01(\x0b\x32#.extproc.wire.v1.DeniedHttpResponseH\x00\x12\x36\n\x0bok_response\x18\x03 \x01(\x0b\x32\x1f.extproc.wire.v1.OkHttpResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x0f\n\rhttp_responseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$extproc/servers/wire/ext_authz.proto\x12\x0f\x65xtproc.wire.v1\x1a#extproc/servers/wire/ext_proc.proto\x1a\x1cgoogle/protobuf/struct.proto\"4\n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x12\n\nport_value\x18\x03 \x01(\r\"A\n\x07\x41\x64\x64ress\x12\x36\n\x0esocket_address\x18\x01 \x01(\x0b\x32\x1e.extproc.wire.v1.SocketAddress\"\xdb\x06\n\x10\x41ttributeContext\x12\x36\n\x06source\x18\x01 \x01(\x0b\x32&.extproc.wire.v1.AttributeContext.Peer\x12;\n\x0b\x64\x65stination\x18\x02 \x01(\x0b\x32&.extproc.wire.v1.AttributeContext.Peer\x12:\n\x07request\x18\x04 \x01(\x0b\x32).extproc.wire.v1.AttributeContext.Request\x12T\n\x12\x63ontext_extensions\x18\n \x03(\x0b\x32\x38.extproc.wire.v1.AttributeContext.ContextExtensionsEntry\x12\x33\n\x10metadata_context\x18\x0b \x01(\x0b\x32\x19.extproc.wire.v1.Metadata\x1a\x44\n\x04Peer\x12)\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x18.extproc.wire.v1.Address\x12\x11\n\tprincipal\x18\x04 \x01(\t\x1a\xc2\x02\n\x0bHttpRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\x0c\x12K\n\x07headers\x18\x03 \x03(\x0b\x32:.extproc.wire.v1.AttributeContext.HttpRequest.HeadersEntry\x12\x0c\n\x04path\x18\x04 \x01(\x0c\x12\x0c\n\x04host\x18\x05 \x01(\x0c\x12\x0e\n\x06scheme\x18\x06 \x01(\x0c\x12\x0c\n\x04size\x18\t \x01(\x03\x12\x10\n\x08protocol\x18\n \x01(\t\x12\x0c\n\x04\x62ody\x18\x0b \x01(\x0c\x12\x10\n\x08raw_body\x18\x0c \x01(\x0c\x12.\n\nheader_map\x18\r \x01(\x0b\x32\x1a.extproc.wire.v1.HeaderMap\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x46\n\x07Request\x12;\n\x04http\x18\x02 \x01(\x0b\x32-.extproc.wire.v1.AttributeContext.HttpRequest\x1a\x38\n\x16\x43ontextExtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"E\n\x0c\x43heckRequest\x12\x35\n\nattributes\x18\x01 \x01(\x0b\x32!.extproc.wire.v1.AttributeContext\"\x8b\x04\n\nAskedCheck\x12:\n\nattributes\x18\x01 \x01(\x0b\x32&.extproc.wire.v1.AskedCheck.Attributes\x1a\xfa\x01\n\x04Http\x12\x0e\n\x06method\x18\x02 \x01(\x0c\x12>\n\x07headers\x18\x03 \x03(\x0b\x32-.extproc.wire.v1.AskedCheck.Http.HeadersEntry\x12\x0c\n\x04path\x18\x04 \x01(\x0c\x12\x0c\n\x04host\x18\x05 \x01(\x0c\x12\x0e\n\x06scheme\x18\x06 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x0b \x01(\x0c\x12\x10\n\x08raw_body\x18\x0c \x01(\x0c\x12\x17\n\nheader_map\x18\r \x01(\x0cH\x00\x88\x01\x01\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_header_map\x1a\x39\n\x07Request\x12.\n\x04http\x18\x02 \x01(\x0b\x32 .extproc.wire.v1.AskedCheck.Http\x1a\x88\x01\n\nAttributes\x12\x0e\n\x06source\x18\x01 \x01(\x0c\x12\x34\n\x07request\x18\x04 \x01(\x0b\x32#.extproc.wire.v1.AskedCheck.Request\x12\x1a\n\x12\x63ontext_extensions\x18\n \x03(\x0c\x12\x18\n\x10metadata_context\x18\x0b \x01(\x0c\".\n\x10\x43ontextExtension\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"*\n\tRpcStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x84\x01\n\x12\x44\x65niedHttpResponse\x12+\n\x06status\x18\x01 \x01(\x0b\x32\x1b.extproc.wire.v1.HttpStatus\x12\x33\n\x07headers\x18\x02 \x03(\x0b\x32\".extproc.wire.v1.HeaderValueOption\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\"\xa5\x01\n\x0eOkHttpResponse\x12\x33\n\x07headers\x18\x02 \x03(\x0b\x32\".extproc.wire.v1.HeaderValueOption\x12\x19\n\x11headers_to_remove\x18\x05 \x03(\x0c\x12\x43\n\x17response_headers_to_add\x18\x06 \x03(\x0b\x32\".extproc.wire.v1.HeaderValueOption\"\xf7\x01\n\rCheckResponse\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.extproc.wire.v1.RpcStatus\x12>\n\x0f\x64\x65nied_response\x18\x02 \x01(\x0b\x32#.extproc.wire.v1.DeniedHttpResponseH\x00\x12\x36\n\x0bok_response\x18\x03 \x01(\x0b\x32\x1f.extproc.wire.v1.OkHttpResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x0f\n\rhttp_responseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_options = b'8\001'
   _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._loaded_options = None
   _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_options = b'8\001'
+  _globals['_ASKEDCHECK_HTTP_HEADERSENTRY']._loaded_options = None
+  _globals['_ASKEDCHECK_HTTP_HEADERSENTRY']._serialized_options = b'8\001'
   _globals['_SOCKETADDRESS']._serialized_start=124
   _globals['_SOCKETADDRESS']._serialized_end=176
   _globals['_ADDRESS']._serialized_start=178
@@ -55,12 +57,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_end=1105
   _globals['_CHECKREQUEST']._serialized_start=1107
   _globals['_CHECKREQUEST']._serialized_end=1176
-  _globals['_RPCSTATUS']._serialized_start=1178
-  _globals['_RPCSTATUS']._serialized_end=1220
-  _globals['_DENIEDHTTPRESPONSE']._serialized_start=1223
-  _globals['_DENIEDHTTPRESPONSE']._serialized_end=1355
-  _globals['_OKHTTPRESPONSE']._serialized_start=1358
-  _globals['_OKHTTPRESPONSE']._serialized_end=1523
-  _globals['_CHECKRESPONSE']._serialized_start=1526
-  _globals['_CHECKRESPONSE']._serialized_end=1773
+  _globals['_ASKEDCHECK']._serialized_start=1179
+  _globals['_ASKEDCHECK']._serialized_end=1702
+  _globals['_ASKEDCHECK_HTTP']._serialized_start=1254
+  _globals['_ASKEDCHECK_HTTP']._serialized_end=1504
+  _globals['_ASKEDCHECK_HTTP_HEADERSENTRY']._serialized_start=929
+  _globals['_ASKEDCHECK_HTTP_HEADERSENTRY']._serialized_end=975
+  _globals['_ASKEDCHECK_REQUEST']._serialized_start=1506
+  _globals['_ASKEDCHECK_REQUEST']._serialized_end=1563
+  _globals['_ASKEDCHECK_ATTRIBUTES']._serialized_start=1566
+  _globals['_ASKEDCHECK_ATTRIBUTES']._serialized_end=1702
+  _globals['_CONTEXTEXTENSION']._serialized_start=1704
+  _globals['_CONTEXTEXTENSION']._serialized_end=1750
+  _globals['_RPCSTATUS']._serialized_start=1752
+  _globals['_RPCSTATUS']._serialized_end=1794
+  _globals['_DENIEDHTTPRESPONSE']._serialized_start=1797
+  _globals['_DENIEDHTTPRESPONSE']._serialized_end=1929
+  _globals['_OKHTTPRESPONSE']._serialized_start=1932
+  _globals['_OKHTTPRESPONSE']._serialized_end=2097
+  _globals['_CHECKRESPONSE']._serialized_start=2100
+  _globals['_CHECKRESPONSE']._serialized_end=2347
 # @@protoc_insertion_point(module_scope)

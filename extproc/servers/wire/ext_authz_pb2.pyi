@@ -249,6 +249,159 @@ class CheckRequest(_message.Message):
 Global___CheckRequest: _TypeAlias = CheckRequest  # noqa: Y015
 
 @_typing.final
+class AskedCheck(_message.Message):
+    """A CheckRequest as the request path reads it: what repeats from call to call stays bytes, to be looked up by them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Http(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class HeadersEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.str
+            def __init__(
+                self,
+                *,
+                key: _builtins.str = ...,
+                value: _builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        METHOD_FIELD_NUMBER: _builtins.int
+        HEADERS_FIELD_NUMBER: _builtins.int
+        PATH_FIELD_NUMBER: _builtins.int
+        HOST_FIELD_NUMBER: _builtins.int
+        SCHEME_FIELD_NUMBER: _builtins.int
+        BODY_FIELD_NUMBER: _builtins.int
+        RAW_BODY_FIELD_NUMBER: _builtins.int
+        HEADER_MAP_FIELD_NUMBER: _builtins.int
+        method: _builtins.bytes
+        path: _builtins.bytes
+        host: _builtins.bytes
+        scheme: _builtins.bytes
+        body: _builtins.bytes
+        raw_body: _builtins.bytes
+        header_map: _builtins.bytes
+        @_builtins.property
+        def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+        def __init__(
+            self,
+            *,
+            method: _builtins.bytes = ...,
+            headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+            path: _builtins.bytes = ...,
+            host: _builtins.bytes = ...,
+            scheme: _builtins.bytes = ...,
+            body: _builtins.bytes = ...,
+            raw_body: _builtins.bytes = ...,
+            header_map: _builtins.bytes | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_header_map", b"_header_map", "header_map", b"header_map"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_header_map", b"_header_map", "body", b"body", "header_map", b"header_map", "headers", b"headers", "host", b"host", "method", b"method", "path", b"path", "raw_body", b"raw_body", "scheme", b"scheme"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__header_map: _TypeAlias = _typing.Literal["header_map"]  # noqa: Y015
+        _WhichOneofArgType__header_map: _TypeAlias = _typing.Literal["_header_map", b"_header_map"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__header_map) -> _WhichOneofReturnType__header_map | None: ...
+
+    @_typing.final
+    class Request(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        HTTP_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def http(self) -> Global___AskedCheck.Http: ...
+        def __init__(
+            self,
+            *,
+            http: Global___AskedCheck.Http | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["http", b"http"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["http", b"http"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Attributes(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SOURCE_FIELD_NUMBER: _builtins.int
+        REQUEST_FIELD_NUMBER: _builtins.int
+        CONTEXT_EXTENSIONS_FIELD_NUMBER: _builtins.int
+        METADATA_CONTEXT_FIELD_NUMBER: _builtins.int
+        source: _builtins.bytes
+        metadata_context: _builtins.bytes
+        @_builtins.property
+        def request(self) -> Global___AskedCheck.Request: ...
+        @_builtins.property
+        def context_extensions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+        def __init__(
+            self,
+            *,
+            source: _builtins.bytes = ...,
+            request: Global___AskedCheck.Request | None = ...,
+            context_extensions: _abc.Iterable[_builtins.bytes] | None = ...,
+            metadata_context: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["context_extensions", b"context_extensions", "metadata_context", b"metadata_context", "request", b"request", "source", b"source"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def attributes(self) -> Global___AskedCheck.Attributes: ...
+    def __init__(
+        self,
+        *,
+        attributes: Global___AskedCheck.Attributes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AskedCheck: _TypeAlias = AskedCheck  # noqa: Y015
+
+@_typing.final
+class ContextExtension(_message.Message):
+    """One entry of `AttributeContext.context_extensions`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    value: _builtins.str
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContextExtension: _TypeAlias = ContextExtension  # noqa: Y015
+
+@_typing.final
 class RpcStatus(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
