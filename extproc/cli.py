@@ -16,8 +16,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "demo": ("extproc.commands.demo:demo", "Play the whole story on this machine with real traffic."),
     "health": ("extproc.commands.health:health", "Ask every worker whether it serves."),
-    "config": ("extproc.commands.config:config", "Check, show or describe extproc.yaml."),
-    "policy": ("extproc.commands.policy:policy", "Check, test and explain policies."),
+    "config": ("extproc.commands.config:config", "Check, show or describe extproc.yaml, put it in force."),
+    "policy": ("extproc.commands.policy:policy", "Check, test and explain policies, load them again."),
     "holds": ("extproc.commands.holds:holds", "List, show, approve, deny and watch holds."),
     "grants": (
         "extproc.commands.grants:grants",

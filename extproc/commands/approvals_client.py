@@ -113,6 +113,14 @@ class ApprovalsClient:
         path = f"/v1/locks/{quote(lock_id, safe='')}/remove"
         return self._call("POST", path, "workers", json={"reason": reason}, timeout=15)
 
+    def reload_policy(self, reason: str) -> dict[str, Any]:
+        """Load the policies again; `{"status": "ok", "policy": …, "before": …}` when they are in force."""
+        return self._call("POST", "/v1/policy/reload", "policy", json={"reason": reason}, timeout=75)
+
+    def reload_settings(self, reason: str) -> dict[str, Any]:
+        """Begin a rolling reload; `{"status": "rolling", "configuration": …, "changed": […]}`."""
+        return self._call("POST", "/v1/settings/reload", "changed", json={"reason": reason}, timeout=75)
+
     def close(self) -> None:
         self._client.close()
 

@@ -1,4 +1,4 @@
-"""`extproc config`: check extproc.yaml, show what it amounts to, describe it to editors."""
+"""`extproc config`: check extproc.yaml, show what it amounts to, describe it to editors, put it in force."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from extproc.commands.reload import reload_settings
 from extproc.config import InvalidConfigError, Problem, Settings, load_config
 from extproc.config.certificates import certificate_faults
 from extproc.config.document import dotted
@@ -23,7 +24,10 @@ _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable o
 
 @click.group()
 def config() -> None:
-    """Check, show or describe extproc.yaml."""
+    """Check, show or describe extproc.yaml, or put it in force."""
+
+
+config.add_command(reload_settings)
 
 
 @config.command()

@@ -14,6 +14,7 @@ from extproc.adapters.policy_files import FoundPolicies, author_of, cases_beside
 from extproc.app.bundle import check_masks
 from extproc.commands.policy_backtest import backtest
 from extproc.commands.policy_counts import counts
+from extproc.commands.reload import reload_policy
 from extproc.config import load_config
 from extproc.config.units import format_duration
 from extproc.domain.decision import Hold
@@ -36,11 +37,12 @@ _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable o
 
 @click.group()
 def policy() -> None:
-    """Check, test and explain policies."""
+    """Check, test and explain policies; load them again."""
 
 
 policy.add_command(backtest)
 policy.add_command(counts)
+policy.add_command(reload_policy)
 
 
 @policy.command()

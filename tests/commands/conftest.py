@@ -22,7 +22,8 @@ T = TypeVar("T")
 class Service:
     """An approvals API in a thread of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self._options = options
         self.socket = folder / "api.sock"
         self._path = folder / "holds.db"
         self._ready = threading.Event()
@@ -33,7 +34,7 @@ class Service:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         async with SqliteHoldStore(self._path, clock=lambda: NOW) as self.store:
-            self.desk = Desk(self.store)
+            self.desk = Desk(self.store, **self._options)
             config = uvicorn.Config(self.desk.app, uds=str(self.socket), log_level="error", lifespan="off")
             self._server = uvicorn.Server(config)
             serving = asyncio.create_task(self._server.serve())

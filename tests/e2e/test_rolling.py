@@ -14,7 +14,9 @@ from typing import Any
 import httpx2
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from extproc.cli import main
 from extproc.commands.health import ask
 from extproc.config import Address, load_config
 from extproc.demo.processes import wait_until
@@ -231,6 +233,20 @@ def test_an_operator_rolls_over_the_api_and_others_do_not(kept: Stack):
     reasons = [record["reason"] for record in kept.records() if record["kind"] == "admin.settings_reload"]
     assert reasons == ["CHG-7", "CHG-7"]
     assert kept.request("GET", "/after-api").status == 200
+    wait_until_only(kept, 2)
+
+
+def test_an_operator_reloads_by_command(kept: Stack):
+    done, file = len(of_kind(kept, "admin.roll_done")), kept.directory / "operator.jwt"
+    file.write_text(kept.approver("olga", groups=("operators",)))
+    where = ["--api", f"unix:{kept.directory}/a.sock", "--token-file", str(file), "--reason", "CHG-8"]
+    policy = CliRunner().invoke(main, ["policy", "reload", *where])
+    assert (policy.exit_code, policy.stdout.endswith("is in force, as before\n")) == (0, True), policy.output
+    begun = CliRunner().invoke(main, ["config", "reload", "--json", *where])
+    assert begun.exit_code == 0, begun.output
+    ended = wait_for(kept, "admin.roll_done", done + 1)
+    assert ended["configuration"] == json.loads(begun.stdout)["configuration"]
+    assert kept.request("GET", "/after-command").status == 200
     wait_until_only(kept, 2)
 
 

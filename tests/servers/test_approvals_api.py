@@ -693,7 +693,7 @@ class TestRecords:
 
 
 RELOADS: list[tuple[str, dict[str, Any], int]] = [
-    ("policy", {"policy": "abc"}, 200),
+    ("policy", {"policy": "abc", "before": "ab"}, 200),
     ("settings", {"configuration": "sha256:abc", "changed": ["limits.open_waits"]}, 202),
 ]
 
