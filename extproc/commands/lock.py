@@ -8,10 +8,8 @@ from typing import Any
 
 import click
 
-from extproc.commands.holds import Connect, client_options
+from extproc.commands.holds import Connect, client_options, json_option, reason_option
 
-_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
-_reason = click.option("--reason", required=True, help="Why; it is recorded.")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -43,8 +41,8 @@ def lock() -> None:
 @click.option("--person", default="", help="Everybody behind whom this person stands.")
 @click.option("--session", default="", help="One database session (ses_…).")
 @click.option("--for", "span", type=Span(), help="Until it ends by itself, such as 30m or 8h.")
-@_reason
-@_json
+@reason_option
+@json_option
 @client_options
 def add(
     connect: Connect,
@@ -69,7 +67,7 @@ def add(
 
 
 @lock.command("list")
-@_json
+@json_option
 @client_options
 def list_locks(connect: Connect, as_json: bool) -> None:
     """List the locks in force."""
@@ -83,8 +81,8 @@ def list_locks(connect: Connect, as_json: bool) -> None:
 
 @lock.command()
 @click.argument("lock_id")
-@_reason
-@_json
+@reason_option
+@json_option
 @client_options
 def remove(connect: Connect, lock_id: str, reason: str, as_json: bool) -> None:
     """Remove a lock."""

@@ -44,7 +44,6 @@ from extproc.servers.service import Service
 
 log = structlog.get_logger()
 
-KEYS_WAIT = 8.0
 RECORD_FAILURE = "58030"
 INTERNAL_ERROR = "XX000"
 LAST_LOOK = 0.2
@@ -258,10 +257,7 @@ class DatabaseConversation(ABC):
         self._answer_login(self._session.login(login, now))
 
     async def _fetch_keys(self, need: NeedKeys) -> None:
-        try:
-            await asyncio.wait_for(self._service.keys.refresh(need.provider, self._service.now()), KEYS_WAIT)
-        except TimeoutError:
-            pass  # the session sees for itself that the keys are not there
+        await self._service.fetch_keys(need.provider)
         self._tasks.pop(0, None)
         self._answer_login(self._session.keys_ready(self._service.now()))
         self._later(self._take())

@@ -403,7 +403,8 @@ class AuthzContext:
     """What Envoy says of a Check call's connection and route."""
 
     source: Source
-    targets: tuple[str, ...]
+    target: str
+    """Of the route's context extensions; "" where they name none."""
 
 
 _contexts: Final[dict[tuple[bytes, ...], AuthzContext]] = {}
@@ -413,7 +414,8 @@ _contexts: Final[dict[tuple[bytes, ...], AuthzContext]] = {}
 def authz_head(message: az.AskedCheck, call: CallMetadata) -> tuple[RequestHead, bytes]:
     """The request of a Check call and its body. Raises DecodeError.
 
-    The target is in the route's context extensions."""
+    Its target is in the route's context extensions or the call's metadata; two that differ are as bad as none.
+    """
     attributes = message.attributes
     http = attributes.request.http
     items = [
@@ -431,12 +433,13 @@ def authz_head(message: az.AskedCheck, call: CallMetadata) -> tuple[RequestHead,
             if name[:1] != ":"
         ]
     context = _authz_context(attributes)
-    targets = {*context.targets, call.target} if call.target else {*context.targets}
+    target = context.target or call.target
+    if target != (call.target or target):
+        target = ""
     metadata: dict[str, Any] = {}
     if attributes.metadata_context:
         named = pb.Metadata.FromString(attributes.metadata_context).filter_metadata
         metadata = {name: struct_values(value) for name, value in named.items()}
-    target = targets.pop() if len(targets) == 1 else ""
     head = RequestHead(target, Headers(tuple(items)), False, context.source, call.trace, "", metadata)
     return head, http.raw_body or http.body
 
@@ -451,10 +454,9 @@ def _authz_context(attributes: az.AskedCheck.Attributes) -> AuthzContext:
         for entry in attributes.context_extensions:
             extension = az.ContextExtension.FromString(entry)
             extensions[extension.key] = extension.value
-        target = extensions.get("extproc.target", "")
         found = AuthzContext(
             Source(f"{place.address}:{place.port_value}", bool(peer.principal), peer.principal),
-            (target,) if target else (),
+            extensions.get("extproc.target", ""),
         )
         if len(_contexts) >= MOST_REMEMBERED:
             _contexts.clear()

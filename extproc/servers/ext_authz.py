@@ -25,7 +25,6 @@ log = structlog.get_logger()
 
 IN_FORCE: Final = BodyModes(BodyMode.BUFFERED, BodyMode.NONE)
 PARTIAL: Final = "x-envoy-auth-partial-body"
-KEYS_WAIT: Final = 8.0
 UNRECORDED: Final = check_reply(
     Refuse(
         503,
@@ -114,7 +113,7 @@ class Check:
         service = self._service
         try:
             if isinstance(step, NeedKeys):
-                await self._fetch(step.provider)
+                await service.fetch_keys(step.provider)
                 step = self._with_body(exchange, exchange.keys_ready(service.now()), head, body)
             if isinstance(step, Wait):
                 settled = await service.desk.settle(step, exchange.recheck, exchange.joined)
@@ -129,17 +128,6 @@ class Check:
             self._task = None
             self._post(step)
         service.flush()
-
-    async def _fetch(self, provider: str) -> None:
-        """The exchange sees for itself whether the keys are there then."""
-        try:
-            await asyncio.wait_for(self._service.keys.refresh(provider, self._service.now()), KEYS_WAIT)
-        except asyncio.CancelledError:
-            raise
-        except TimeoutError:
-            pass
-        except Exception:
-            log.exception("keys.failed", provider=provider)
 
     def _post(self, step: Step) -> None:
         try:

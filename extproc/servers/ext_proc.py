@@ -31,13 +31,12 @@ from extproc.servers.envoy_proto import (
     request_head,
     timeout_reply,
 )
-from extproc.servers.service import Service
+from extproc.servers.service import KEYS_WAIT, Service
 
 log = structlog.get_logger()
 
 TIMEOUT_MARGIN: Final = 10.0
 """Seconds Envoy is asked to wait beyond our own deadline, so that ours ends the wait."""
-KEYS_WAIT: Final = 8.0
 BUFFERED: Final = BodyModes(BodyMode.BUFFERED, BodyMode.BUFFERED)
 
 
@@ -214,14 +213,7 @@ class ProcessStream:
     async def _fetch(self, kind: str, need: NeedKeys) -> None:
         exchange = self._exchange
         assert exchange is not None  # noqa: S101
-        try:
-            await asyncio.wait_for(self._service.keys.refresh(need.provider, self._service.now()), KEYS_WAIT)
-        except TimeoutError:
-            pass  # the exchange sees for itself that the keys are not there
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            log.exception("keys.failed", provider=need.provider)
+        await self._service.fetch_keys(need.provider)
         self._task = None
         try:
             self._reply(kind, exchange.keys_ready(self._service.now()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -19,6 +19,9 @@ from extproc.servers.desk import HoldDesk
 from extproc.servers.live_sessions import LiveSessions
 
 log = structlog.get_logger()
+
+KEYS_WAIT: Final = 8.0
+"""Seconds a caller waits for an issuer's keys."""
 
 
 class Ledger(Protocol):
@@ -132,6 +135,17 @@ class Service:
                 reply.refuse()
             return False
         return True
+
+    async def fetch_keys(self, provider: str) -> None:
+        """Wait for an issuer's keys, not for ever. Whoever asked sees for itself whether they are there then."""
+        try:
+            await asyncio.wait_for(self.keys.refresh(provider, self.now()), KEYS_WAIT)
+        except asyncio.CancelledError:
+            raise
+        except TimeoutError:
+            pass
+        except Exception:
+            log.exception("keys.failed", provider=provider)
 
     def go_away(self, at_once: bool) -> None:
         """We are about to stop: database connections end as they become idle, or now."""

@@ -11,8 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.domain.hold import HoldState
-from extproc.domain.principal import Principal
 from extproc.servers.envoy_proto import CallMetadata
 from extproc.servers.ext_authz import Check
 from extproc.servers.ext_proc import ProcessStream
@@ -22,15 +20,15 @@ from extproc.servers.wire import ext_proc_pb2 as pb
 from tests.support.governed import NOW, Believes, governance
 from tests.support.holds import MemoryHoldStore, vote
 from tests.support.streams import (
+    FIONA,
     POLICY,
     Keys,
     MemoryChannel,
     MemoryLedger,
+    pending,
     request_headers,
     service,
 )
-
-FIONA = Principal("https://issuer", "fiona", "human", "fiona", groups=("finance",))
 
 
 def ask(
@@ -82,13 +80,6 @@ async def until(asked: Asked) -> None:
     async with asyncio.timeout(10):
         while not asked.answers:
             await asyncio.sleep(0)
-
-
-async def pending(store: MemoryHoldStore) -> str:
-    async with asyncio.timeout(10):
-        while not (found := await store.find(states=[HoldState.PENDING], now=NOW)):
-            await asyncio.sleep(0)
-    return found[0].id
 
 
 JSON = ("content-type", "application/json")

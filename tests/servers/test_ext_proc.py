@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 
 from extproc.domain.hold import HoldState
-from extproc.domain.principal import Principal
 from extproc.pipeline import HttpExchange
 from extproc.servers.wire import ext_proc_pb2 as pb
 from tests.support.governed import CREDENTIAL, NOW, Believes, credential, governance
 from tests.support.holds import MemoryHoldStore, vote
 from tests.support.streams import (
+    FIONA,
     POLICY,
     Keys,
     MemoryLedger,
     Played,
     first,
+    pending,
     request_body,
     request_headers,
     response_body,
@@ -27,7 +28,6 @@ from tests.support.streams import (
     service,
 )
 
-FIONA = Principal("https://issuer", "fiona", "human", "fiona", groups=("finance",))
 OPEN = request_headers()
 WRITE = request_headers("POST", "/pay", ("content-type", "application/json"), end=False)
 HOLD = request_headers("PUT", "/x")
@@ -410,12 +410,6 @@ def test_an_unexpected_fault_of_the_ledger_refuses(monkeypatch: pytest.MonkeyPat
 
 
 # ---------------------------------------------------------------------- waiting
-
-
-async def pending(store: MemoryHoldStore) -> str:
-    while not (found := await store.find(states=[HoldState.PENDING], now=NOW)):
-        await asyncio.sleep(0)
-    return found[0].id
 
 
 async def settled(played: Played, count: int) -> None:

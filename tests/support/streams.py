@@ -13,6 +13,8 @@ import grpc.aio
 
 from extproc.domain.errors import LedgerUnavailableError
 from extproc.domain.grant import ApprovalStore
+from extproc.domain.hold import HoldState
+from extproc.domain.principal import Principal
 from extproc.domain.record import Record
 from extproc.pipeline import Governance
 from extproc.servers.desk import HoldDesk
@@ -25,6 +27,8 @@ from tests.support.governed import NOW, Ids, governance
 from tests.support.holds import MemoryHoldStore
 
 Pairs = Iterable[tuple[str, str]]
+FIONA = Principal("https://issuer", "fiona", "human", "fiona", groups=("finance",))
+"""Whose approval `POLICY` wants."""
 
 POLICY = """\
 default: deny
@@ -124,6 +128,14 @@ def service(
         new_hex=Ids(),
         max_message=max_message,
     )
+
+
+async def pending(store: MemoryHoldStore) -> str:
+    """The hold that is waited for, as soon as there is one."""
+    async with asyncio.timeout(10):
+        while not (found := await store.find(states=[HoldState.PENDING], now=NOW)):
+            await asyncio.sleep(0)
+    return found[0].id
 
 
 # ---------------------------------------------------------------------- messages
