@@ -27,10 +27,10 @@ from extproc.adapters.ledger_files import LedgerWriter
 from extproc.adapters.policy_files import read_policies
 from extproc.adapters.random_hex import RandomHex
 from extproc.app.bundle import load_bundle
-from extproc.app.governing import build_governance, build_identifier
+from extproc.app.governing import build_governance
 from extproc.app.hold_stores import open_holds
+from extproc.app.identifying import build_identifier, open_keys
 from extproc.app.state_keys import load_state_keys
-from extproc.app.worker import open_keys
 from extproc.config import load_config
 from extproc.demo.issuer import Issuer
 from extproc.pipeline import Governance

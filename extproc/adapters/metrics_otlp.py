@@ -25,7 +25,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from extproc import __version__
-from extproc.adapters.telemetry import TelemetrySettings, build_resource, read_environment
+from extproc.adapters.telemetry import build_resource
+from extproc.adapters.telemetry_settings import TelemetrySettings, read_environment
 from extproc.domain.metric import Family
 
 _UNITS = {"_seconds": "s", "_bytes": "By"}

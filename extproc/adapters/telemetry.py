@@ -7,13 +7,10 @@ the collector has not taken stays in the ledger until it has.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import structlog
 from opentelemetry.sdk.resources import Resource
@@ -26,10 +23,9 @@ from opentelemetry.trace.status import Status, StatusCode
 
 from extproc import __version__
 from extproc.adapters.span_feed import SpanFeed
-from extproc.domain.errors import ConfigError
+from extproc.adapters.telemetry_settings import Environment, TelemetrySettings, read_environment
 from extproc.ledger.spans import SpanContext, SpanView, Value
 
-OtlpProtocol = Literal["grpc", "http"]
 POLL = 0.5
 """Seconds between two looks at the ledger when there was nothing to tell."""
 FIRST_PAUSE = 0.5
@@ -42,59 +38,6 @@ _UNSET = Status(StatusCode.UNSET)
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class TelemetrySettings:
-    """What the configuration names; None leaves it to the `OTEL_*` variables and their defaults.
-
-    `endpoint` is a URL without a path.
-    """
-
-    endpoint: str | None = None
-    protocol: OtlpProtocol | None = None
-    headers: Mapping[str, str] | None = field(default=None, repr=False)
-    service_name: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Environment:
-    """The `OTEL_*` variables that we obey ourselves; the exporter classes read the rest of theirs."""
-
-    protocol: OtlpProtocol
-    ratio: float
-    value_limit: int
-    batch: int
-    disabled: bool
-    has_endpoint: bool
-
-
-def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
-    """Read them. Raises ConfigError where one cannot be understood."""
-    env = os.environ if environ is None else environ
-    named = env.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or env.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "grpc"
-    protocols: dict[str, OtlpProtocol] = {"grpc": "grpc", "http/protobuf": "http"}
-    if named not in protocols:
-        raise ConfigError(f"OTEL_EXPORTER_OTLP_PROTOCOL: {named!r} is neither grpc nor http/protobuf")
-    limits = ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT")
-    return Environment(
-        protocol=protocols[named],
-        ratio=_sampling_ratio(env),
-        value_limit=next((_whole(env, name, 1) for name in limits if env.get(name)), 1024),
-        batch=_whole(env, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 1)
-        if env.get("OTEL_BSP_MAX_EXPORT_BATCH_SIZE")
-        else 512,
-        disabled=env.get("OTEL_SDK_DISABLED", "").lower() == "true"
-        or env.get("OTEL_TRACES_EXPORTER") == "none",
-        has_endpoint=any(
-            env.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-        ),
-    )
-
-
-def is_enabled(settings: TelemetrySettings, environment: Environment) -> bool:
-    """Does anybody want spans? Somebody must have named a collector."""
-    return not environment.disabled and (settings.endpoint is not None or environment.has_endpoint)
 
 
 def build_span_exporter(settings: TelemetrySettings, environment: Environment) -> SpanExporter:
@@ -272,33 +215,6 @@ def open_exporter(
     builder = SpanBuilder(build_resource(settings.service_name), env.value_limit)
     exporter = build_span_exporter(settings, env)
     return TelemetryExporter(SpanFeed(directory, cursor), exporter, builder, ratio=env.ratio, batch=env.batch)
-
-
-def _sampling_ratio(env: Mapping[str, str]) -> float:
-    sampler = env.get("OTEL_TRACES_SAMPLER", "parentbased_always_on").removeprefix("parentbased_")
-    if sampler == "always_on":
-        return 1.0
-    if sampler == "always_off":
-        return 0.0
-    if sampler != "traceidratio":
-        raise ConfigError(f"OTEL_TRACES_SAMPLER: {sampler!r} is not known")
-    try:
-        ratio = float(env.get("OTEL_TRACES_SAMPLER_ARG", "1"))
-    except ValueError:
-        ratio = -1.0
-    if not 0.0 <= ratio <= 1.0:
-        raise ConfigError("OTEL_TRACES_SAMPLER_ARG: must be a number from 0 to 1")
-    return ratio
-
-
-def _whole(env: Mapping[str, str], name: str, least: int) -> int:
-    try:
-        value = int(env[name])
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise ConfigError(f"{name}: must be a whole number of at least {least}")
-    return value
 
 
 def _otel(context: SpanContext, *, is_remote: bool = False) -> OtelContext:

@@ -12,10 +12,10 @@ import structlog
 from extproc.adapters.control import Control
 from extproc.adapters.jwks import JwksKeys
 from extproc.adapters.webhooks import Endpoint, Webhooks, key_of
-from extproc.app.governing import provider_rules
 from extproc.app.hold_stores import Holds, open_holds
 from extproc.app.http_server import HttpServer, all_listen, bind_http, http_config
-from extproc.app.worker import open_keys, open_ledger, recorder
+from extproc.app.identifying import open_keys, provider_rules
+from extproc.app.ledgers import open_ledger, recorder
 from extproc.config import Settings
 from extproc.domain.errors import ConfigError, PolicyError, StoreUnavailableError
 from extproc.domain.principal import Principal

@@ -7,16 +7,23 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from extproc.adapters.control import Control
 from extproc.app.logs import set_up_logs
 from extproc.app.loops import loop_factory
+from extproc.app.memory import settle_memory, start_loading
 from extproc.config import Settings, load_config
+
+Job = Callable[[Control, asyncio.Event], Awaitable[None]]
+"""It runs until the event is set, or the supervisor at the other end is gone."""
 
 
 def main() -> int:
     """Run one child until its supervisor goes or says so."""
+    start_loading()
     parser = argparse.ArgumentParser(prog="extproc.app.child")
     parser.add_argument("kind", choices=("worker", "approvals", "exporter", "checkpointer", "metrics"))
     parser.add_argument("--config", type=Path, required=True)
@@ -42,27 +49,35 @@ async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor decides when to stop
     control = await Control.inherited(arguments.control)
+    await _job(arguments, settings)(control, stopping)
+
+
+def _job(arguments: argparse.Namespace, settings: Settings) -> Job:
+    """What a child of this kind does. Nothing that only others need is imported."""
     match arguments.kind:
         case "worker":
             from extproc.app.worker import Worker
 
-            await Worker(settings, arguments.index, arguments.bundle).run(control, stopping)
+            worker = Worker(settings, arguments.index, arguments.bundle)
+            return worker.run  # it settles by itself, once it can serve
         case "approvals":
             from extproc.app.approvals import run_approvals
 
-            await run_approvals(settings, control, stopping)
+            job: Job = partial(run_approvals, settings)
         case "exporter":
-            from extproc.app.tailers import run_exporter
+            from extproc.app.exporting import run_exporter
 
-            await run_exporter(settings, control, stopping)
+            job = partial(run_exporter, settings)
         case "metrics":
             from extproc.app.metering import run_metrics
 
-            await run_metrics(settings, control, stopping, arguments.began)
+            job = partial(run_metrics, settings, began=arguments.began)
         case _:
-            from extproc.app.tailers import run_checkpointer
+            from extproc.app.checkpointing import run_checkpointer
 
-            await run_checkpointer(settings, control, stopping)
+            job = partial(run_checkpointer, settings)
+    settle_memory()
+    return job
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 from extproc.adapters.jwks import JwksKeys
 from extproc.adapters.oidc import IssuerRefusedError, OidcClient, Tokens
-from extproc.app.governing import provider_rules
+from extproc.app.identifying import provider_rules
 from extproc.app.ledger_records import LedgerRecords
 from extproc.app.payload_keys import payload_ring
 from extproc.config import Settings

@@ -23,7 +23,7 @@ from extproc.adapters.ledger_files import LedgerWriter
 from extproc.adapters.ledger_payloads import Payloads
 from extproc.adapters.ledger_reader import PUBLIC_KEY
 from extproc.adapters.ledger_scan import covering_checkpoint
-from extproc.app.worker import open_ledger
+from extproc.app.ledgers import open_ledger
 from extproc.config import Settings
 from extproc.domain.errors import ExtprocError
 from extproc.domain.record import Record

@@ -1,4 +1,4 @@
-"""Settings and policies become a `Governance`: targets with rules and maskers, and who is believed."""
+"""Settings and policies become a `Governance`: targets with rules and maskers."""
 
 from __future__ import annotations
 
@@ -6,19 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from extproc.adapters.jwks import JwksKeys
 from extproc.app.state_keys import StateKeys
 from extproc.config import Settings, Target
 from extproc.config.certificates import client_context, server_context, token_key
 from extproc.config.settings import Listener
 from extproc.domain.mask import MaskSpec
-from extproc.identity import (
-    ClaimRules,
-    MetadataTrust,
-    ProviderRules,
-    TokenIdentifier,
-    Verifier,
-)
+from extproc.identity import TokenIdentifier
 from extproc.masking import ENTITIES, Masker, MaskSecrets, compile_masker
 from extproc.masking.literals import literal_forms
 from extproc.masking.rows import RowMasks, compile_rows
@@ -31,52 +24,6 @@ from extproc.protocols.tls import ServerTlsPlan
 
 MAX_COMBINATIONS = 64
 """Combinations of a target's masks that stay compiled; callers choose by what they ask which ones are met."""
-
-
-def build_identifier(settings: Settings, keys: JwksKeys) -> TokenIdentifier:
-    """Bearer tokens we verify ourselves, or Envoy's verified payload where the settings trust it."""
-    return TokenIdentifier(
-        Verifier(provider_rules(settings), max_token_bytes=settings.limits.token_bytes),
-        keys,
-        settings.identity.header,
-        _metadata_trust(settings),
-    )
-
-
-def _metadata_trust(settings: Settings) -> MetadataTrust | None:
-    """Envoy's verified payload; claims are read as for the provider of the same issuer, where there is one."""
-    trusted = settings.identity.trust.metadata
-    if trusted is None:
-        return None
-    known = {rules.issuer: rules for rules in provider_rules(settings)}.get(trusted.issuer)
-    return MetadataTrust(
-        trusted.namespace,
-        trusted.key,
-        trusted.issuer,
-        tuple(trusted.audiences),
-        skew=known.skew if known is not None else 30.0,
-        claims=known.claims if known is not None else ClaimRules(),
-    )
-
-
-def provider_rules(settings: Settings, audience: str = "") -> list[ProviderRules]:
-    """The identity providers; with `audience`, for tokens of that audience instead of the data path's."""
-    return [
-        ProviderRules(
-            name=provider.name,
-            issuer=provider.issuer,
-            audiences=(audience,) if audience else tuple(provider.audiences),
-            algorithms=tuple(provider.algorithms),
-            skew=provider.skew,
-            claims=ClaimRules.of(
-                groups=provider.claims.groups,
-                kind=provider.claims.kind,
-                person=provider.claims.person,
-                default_kind=provider.default_kind,
-            ),
-        )
-        for provider in settings.identity.providers
-    ]
 
 
 def build_governance(

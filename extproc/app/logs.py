@@ -5,8 +5,26 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import structlog
+
+@contextmanager
+def _without_rich() -> Iterator[None]:
+    """structlog imports rich where it finds it, for tracebacks that we never print: half of its own import."""
+    modules: dict[str, object] = sys.modules  # type: ignore[assignment]
+    if "rich" in modules:
+        yield
+        return
+    modules["rich"] = None  # as if it were not installed
+    try:
+        yield
+    finally:
+        del modules["rich"]
+
+
+with _without_rich():
+    import structlog
 
 MAX_FAULTS = 5
 MAX_PLACES = 12

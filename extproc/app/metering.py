@@ -10,24 +10,27 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from extproc import __version__
 from extproc.adapters.control import Control
 from extproc.adapters.ledger_tally import LedgerTally
-from extproc.adapters.metrics_otlp import MetricsPusher, open_pusher
 from extproc.adapters.prometheus import CONTENT_TYPE, render_text
+from extproc.app.collectors import telemetry_settings
 from extproc.app.hold_stores import Holds, open_holds
 from extproc.app.http_server import HttpServer, all_listen, bind_http, http_config
-from extproc.app.tailers import CURSOR, telemetry_settings
+from extproc.app.tailers import CURSOR
 from extproc.config import Settings
 from extproc.domain.errors import StoreUnavailableError
 from extproc.domain.hold import HoldsOpen
 from extproc.domain.metric import Family, Labels, gauge, total
 from extproc.ledger.lines import new_writer_id
 from extproc.servers.metrics_page import create_page
+
+if TYPE_CHECKING:
+    from extproc.adapters.metrics_otlp import MetricsPusher
 
 log = structlog.get_logger()
 
@@ -170,7 +173,7 @@ async def run_metrics(settings: Settings, control: Control, stopping: asyncio.Ev
     assert metrics is not None  # noqa: S101  (the supervisor starts it only then)
     holds = open_holds(settings)
     meter = Meter(settings, control, holds, began)
-    pusher = open_pusher(telemetry_settings(settings), began) if metrics.otlp else None
+    pusher = _open_pusher(settings, began) if metrics.otlp else None
     servers: list[HttpServer] = []
     try:
         await meter.catch_up()
@@ -206,6 +209,13 @@ async def run_metrics(settings: Settings, control: Control, stopping: asyncio.Ev
             pusher.close()
         meter.close()
         await holds.aclose()
+
+
+def _open_pusher(settings: Settings, began: float) -> MetricsPusher:
+    """OpenTelemetry is loaded only where metrics are pushed. Raises ConfigError."""
+    from extproc.adapters.metrics_otlp import open_pusher
+
+    return open_pusher(telemetry_settings(settings), began)
 
 
 async def _push(pusher: MetricsPusher, families: Callable[[], Awaitable[list[Family]]], every: float) -> None:

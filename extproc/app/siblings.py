@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from extproc.adapters.control import Control
 from extproc.domain.lock import locks_of
 from extproc.pipeline.locks import LockBoard
-from extproc.protocols.postgres import BackendKey
 from extproc.servers.live_sessions import Found, LiveSessions
+
+if TYPE_CHECKING:  # a worker without databases knows no wire
+    from extproc.protocols.postgres import BackendKey
 
 log = structlog.get_logger()
 
@@ -50,8 +52,8 @@ class Siblings:
         """Whether the message was for us. Raises ValueError for locks that are not understood."""
         if "cancel" in message:
             asks = message["cancel"]
-            key = BackendKey(int(asks["process"]), bytes.fromhex(asks["secret"]))
-            found = self._sessions.cancel_here(str(asks["target"]), key)
+            process, secret = int(asks["process"]), bytes.fromhex(asks["secret"])
+            found = self._sessions.cancel_named(str(asks["target"]), process, secret)
             if found:
                 told = {"to": asks["from"], "number": asks["number"], "found": found}
                 await self._control.send({"cancelled": told})

@@ -19,11 +19,13 @@ from extproc.adapters.control import Control
 from extproc.adapters.policy_files import Author, author_of, read_policies
 from extproc.app.bundle import Bundle, drop_bundles, load_bundle, read_bundle, write_bundle
 from extproc.app.children import Child
+from extproc.app.collectors import wants_spans
 from extproc.app.configuration_records import NO_PAYLOADS, policy_texts, settings_loaded
+from extproc.app.ledgers import open_ledger
 from extproc.app.lock_keeper import LockKeeper
+from extproc.app.lock_place import lock_file
+from extproc.app.memory import settle_memory
 from extproc.app.rolling import Roller, drop_configurations, write_configuration
-from extproc.app.tailers import wants_spans
-from extproc.app.worker import lock_file, open_ledger
 from extproc.config import Settings, check_waits
 from extproc.config.certificates import check_certificates
 from extproc.domain.errors import ExtprocError, LedgerUnavailableError
@@ -77,6 +79,7 @@ class Supervisor:
         policies, author, sources = self._read()
         self.record(*settings_loaded(self.settings))
         self._accept(policies, author, sources, before="")
+        settle_memory()
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stopping.set)

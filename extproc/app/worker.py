@@ -3,49 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
-import secrets
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import grpc
 import structlog
 
 from extproc.adapters.control import Control
-from extproc.adapters.jwks import JwksKeys
-from extproc.adapters.jwks_sources import KeySource
-from extproc.adapters.ledger_files import LedgerWriter
-from extproc.adapters.lock_file import LockFile
 from extproc.adapters.random_hex import RandomHex
 from extproc.app.bundle import load_bundle, read_bundle
 from extproc.app.figures import tell_figures
 from extproc.app.form import is_compiled
-from extproc.app.governing import build_governance, build_identifier
+from extproc.app.governing import build_governance
 from extproc.app.hold_stores import open_holds
+from extproc.app.identifying import build_identifier, open_keys
 from extproc.app.leaving import Retirement
+from extproc.app.ledgers import open_ledger
+from extproc.app.lock_place import lock_file
 from extproc.app.loops import loop_name
-from extproc.app.payload_keys import payload_ring
+from extproc.app.memory import settle_request_path
 from extproc.app.relaying import build_relay
 from extproc.app.siblings import Siblings
 from extproc.app.state_keys import load_state_keys
 from extproc.config import Address, Settings
 from extproc.config.certificates import processor_context
-from extproc.domain.errors import ConfigError, LedgerUnavailableError
-from extproc.domain.record import Record
-from extproc.ledger.lines import new_writer_id
 from extproc.pipeline import Governance
 from extproc.pipeline.locks import LockBoard
 from extproc.servers.desk import HoldDesk
-from extproc.servers.grpc_transport import GrpcServer
 from extproc.servers.lean_transport import LeanServer
 from extproc.servers.peer_gate import PeerGate, beside
 from extproc.servers.relay import RelayServer
 from extproc.servers.service import Service
 
 if TYPE_CHECKING:
+    import grpc
+
+    from extproc.servers.grpc_transport import GrpcServer
     from extproc.servers.reflection import Reflection
 
 log = structlog.get_logger()
@@ -56,53 +50,6 @@ LAST_WORD = 1.0
 """Seconds before the end of them in which database sessions that still run are told."""
 HEALTH_SEEN = 1.5
 """Seconds for Envoy's health check to notice."""
-
-
-YOUNG_OBJECTS = 20_000
-"""New objects between two looks for cycles. Exchanges leave none behind, so there is little to find."""
-
-
-def settle_memory() -> None:
-    """What is loaded stays: the garbage collector need not walk it again and again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, 20, 20)
-
-
-def open_ledger(settings: Settings, role: str) -> LedgerWriter:
-    """A writer of its own for this process start. Raises LedgerUnavailableError."""
-    try:
-        ring = payload_ring(settings)
-    except ConfigError as mistake:
-        raise LedgerUnavailableError(f"the ledger cannot be opened: {mistake}") from None
-    return LedgerWriter(
-        settings.ledger.directory,
-        writer_id=new_writer_id(role, time.time(), secrets.token_bytes(4)),
-        clock=time.time,
-        durability=settings.ledger.durability,
-        segment_bytes=settings.ledger.segment_bytes,
-        ring=ring,
-    )
-
-
-def open_keys(settings: Settings) -> JwksKeys:
-    """The key sets of all providers."""
-    return JwksKeys(
-        KeySource(
-            provider=provider.name,
-            issuer=provider.issuer,
-            discovery=provider.keys.discovery,
-            jwks_url=provider.keys.jwks_url or "",
-            jwks_file=str(provider.keys.jwks_file or ""),
-            insecure_loopback=provider.insecure_loopback,
-        )
-        for provider in settings.identity.providers
-    )
-
-
-def lock_file(settings: Settings) -> LockFile:
-    """Where locks are kept."""
-    return LockFile(settings.state / "locks.json")
 
 
 class Worker:
@@ -144,7 +91,7 @@ class Worker:
             address.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             relay.listen(address)
         pending = self._listen(server, settings.processor.addresses[self._index])
-        settle_memory()
+        settle_request_path()
         background = [
             asyncio.create_task(self._keys.run(), name="keys"),
             asyncio.create_task(self._follow(control, siblings, stopping), name="control"),
@@ -226,6 +173,9 @@ class Worker:
         sans = frozenset(processor.tls.client_sans) if processor.tls is not None else None
         reflection = _reflection() if processor.reflection else None
         if processor.transport == "grpcio":
+            # the lean transport does without grpcio
+            from extproc.servers.grpc_transport import GrpcServer
+
             return GrpcServer(self._service, client_sans=sans, reflection=reflection)
         return LeanServer(
             self._service, uids=processor.peers.uids, gid=processor.peers.gid, client_sans=sans or (),
@@ -302,16 +252,6 @@ class Worker:
         return {"active": digest}
 
 
-def recorder(ledger: LedgerWriter) -> Callable[[Record], None]:
-    """Append and commit one record. Raises LedgerUnavailableError."""
-
-    def record(entry: Record) -> None:
-        ledger.append(entry)
-        ledger.commit()
-
-    return record
-
-
 def _reflection() -> Reflection:
     """Its messages are loaded only where it is asked for."""
     from extproc.servers.reflection import Reflection
@@ -323,6 +263,8 @@ def _credentials(tls: Any) -> grpc.ServerCredentials | None:
     """Mutual TLS, or None for plain loopback TCP (which the settings had to ask for by name)."""
     if tls is None:
         return None
+    import grpc
+
     return grpc.ssl_server_credentials(
         [(tls.key.read_bytes(), tls.certificate.read_bytes())],
         root_certificates=tls.client_ca.read_bytes(),

@@ -25,7 +25,7 @@ def rotate_key(config: Path | None, reason: str, wait: float) -> None:
     Exit codes: 0 done, 1 it will be done by the checkpointer's next start, 2 wrong usage, 3 it cannot be asked for.
     """
     from extproc.adapters.checkpoint_key import KeyChange
-    from extproc.app.tailers import signing_key
+    from extproc.app.checkpointing import signing_key
 
     place = Place(None, config)
     place.find()

@@ -74,7 +74,7 @@ class Place:
         """
         if self._directory is not None:
             return
-        from extproc.app.worker import open_ledger
+        from extproc.app.ledgers import open_ledger
         from extproc.domain.record import Record
 
         try:

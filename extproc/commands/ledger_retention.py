@@ -221,7 +221,7 @@ def _write(place: Place, kind: str, fields: dict[str, Any]) -> None:
 
 @contextmanager
 def _retention_writer(place: Place) -> Iterator[LedgerWriter]:
-    from extproc.app.worker import open_ledger
+    from extproc.app.ledgers import open_ledger
 
     ledger = open_ledger(place.settings(), ROLE)
     try:

@@ -74,7 +74,7 @@ def _store(settings: Settings, url: str | None, payloads: bool) -> tuple[ObjectS
 @contextmanager
 def _recording(settings: Settings, url: str) -> Iterator[Any]:
     """Records of what was shipped, also when it ends in trouble. The writer opens with the first object."""
-    from extproc.app.worker import open_ledger
+    from extproc.app.ledgers import open_ledger
 
     waiting: list[Shipped] = []
     ledgers: list[LedgerWriter] = []

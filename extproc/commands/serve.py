@@ -21,6 +21,9 @@ def serve(config_path: Path) -> None:
     SIGHUP reloads policies. SIGUSR2 reloads the settings file and the installed code, worker by worker, without
     losing a request. SIGTERM drains and stops. Exit code 1 when settings or policies are no good.
     """
+    from extproc.app.memory import start_loading
+
+    start_loading()
     from extproc.app.logs import set_up_logs
     from extproc.app.supervisor import Supervisor
     from extproc.config import Settings, parse_config

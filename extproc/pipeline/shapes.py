@@ -12,50 +12,15 @@ from itertools import islice
 
 from extproc.domain.errors import ProtocolError
 from extproc.domain.principal import Principal
-from extproc.domain.statement import Parameter, Statement
 from extproc.domain.terms import Shape
 from extproc.pipeline.binding import bound_headers
 from extproc.pipeline.facts import FactUnavailableError, HttpFacts
 from extproc.protocols.http.head import query_params
-from extproc.sql.shape import literals
 
 MAX_VALUES = 256
 """Values of one request that can be pinned; those behind are open in every scope but `exact`."""
 MAX_NAME = 128
-SQL_SAME, SQL_FREE = "the same normalised statement", "any values"
 HTTP_SAME, HTTP_FREE = "the same method, host, path, headers and query names", "any values in query and body"
-
-
-def statement_shape(
-    key: bytes,
-    principal: Principal,
-    target: str,
-    where: Iterable[str],
-    statement: Statement,
-    transaction: str,
-    rules_digest: str,
-) -> Shape | None:
-    """One statement without its literals and parameters; None where a literal may be more than a value.
-
-    `where` is as for `statement_binding`. A value is pinned as it was given: a literal by its spelling, a parameter
-    by its type, format and bytes. Types are no part of the shape: a driver picks them by the size of the number.
-    """
-    if len(statement.facts) != 1 or statement.kind not in ("simple", "bound"):
-        return None
-    shape = statement.facts[0].shape
-    if not shape:
-        return None
-    who = (principal.issuer, principal.subject, target, rules_digest, *where, transaction, shape)
-    digests = _Digests(key, b"sql-shape", who)
-    known = statement.facts[0].literals
-    written, sign = (literals(statement.text), "$") if known is None else (dict(known), "?")
-    values = [(name, b"literal", text.encode()) for name, text in written.items()]
-    values += [
-        (f"{sign}{n}", *_given(parameter))
-        for n, parameter in enumerate(statement.parameters, 1)
-        if f"{sign}{n}" not in written  # a parameter that the text does not use
-    ]
-    return Shape(digests.key, SQL_SAME, SQL_FREE, digests.of(values))
 
 
 def http_shape(
@@ -79,7 +44,7 @@ def http_shape(
         principal.issuer, principal.subject, facts.plan.name, rules_digest,
         line.method, line.scheme, line.host, line.path.partition("?")[0], *sorted(names),
     )  # fmt: skip
-    digests = _Digests(key, b"http-shape", who, bound_headers(headers, unbound, wishes))
+    digests = Digests(key, b"http-shape", who, bound_headers(headers, unbound, wishes))
     values = [(f"?{name}", b"query", json.dumps(found).encode()) for name, found in parameters.items()]
     if facts.body:
         values.append(("body", b"body", facts.body))
@@ -91,7 +56,7 @@ def http_shape(
     )  # fmt: skip
 
 
-class _Digests:
+class Digests:
     """Keyed digests (HMAC-SHA256, hex) of one shape and its values. Parts are length-prefixed."""
 
     def __init__(self, key: bytes, kind: bytes, who: Iterable[str], more: Iterable[bytes] = ()) -> None:
@@ -113,13 +78,6 @@ class _Digests:
             mac.update(len(part).to_bytes(8, "big"))
             mac.update(part)
         return mac.hexdigest()
-
-
-def _given(parameter: Parameter) -> tuple[bytes, bytes]:
-    kind = b"parameter" + parameter.type_oid.to_bytes(4, "big") + bytes((parameter.format & 0xFF,))
-    if parameter.value is None:
-        return kind + b"-null", b""
-    return kind, parameter.value
 
 
 def _leaves(facts: HttpFacts) -> Iterator[tuple[str, str]]:

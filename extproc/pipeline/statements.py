@@ -39,7 +39,7 @@ from extproc.pipeline.governance import DatabasePlan, DatabaseRole, Governance, 
 from extproc.pipeline.row_masking import ResultColumn, ResultMask, masked_message, result_mask
 from extproc.pipeline.row_sample import RowSample
 from extproc.pipeline.settled import HoldSettled
-from extproc.pipeline.shapes import statement_shape
+from extproc.pipeline.statement_shapes import statement_shape
 from extproc.pipeline.verdicts import Verdict
 from extproc.policy.statements import combine_rulings
 from extproc.sql.comments import traceparent

@@ -13,7 +13,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2
 
 from extproc.servers.access_log import ACCESS_METHOD, AccessError, AccessStream
-from extproc.servers.conversations import open_conversation
+from extproc.servers.conversations import conversations_of
 from extproc.servers.envoy_proto import CHECK_METHOD, PROCESS_METHOD, call_metadata
 from extproc.servers.ext_authz import Check
 from extproc.servers.ext_proc import ProcessStream
@@ -100,12 +100,12 @@ class GrpcServer:
         service: Service,
         *,
         client_sans: frozenset[str] | None = None,
-        conversations: Opener = open_conversation,
+        conversations: Opener | None = None,
         reflection: Reflection | None = None,
     ) -> None:
         """`client_sans`: certificate names (URI or DNS) that may call (mTLS); None where the socket itself decides.
 
-        `conversations` opens what is spoken on a database connection.
+        `conversations` opens what is spoken on a database connection, by default what the service's targets speak.
         """
         self._service = service
         self.settle = AGE * 1.1 + 2.0
@@ -121,6 +121,7 @@ class GrpcServer:
             ]
         )
         self._health = health.aio.HealthServicer()
+        conversations = conversations or conversations_of(service)
         self._methods = _Methods(service, client_sans, conversations, self._health, reflection)
         self._server.add_generic_rpc_handlers((self._methods,))
 

@@ -28,7 +28,7 @@ from extproc.protocols.h2 import (
     MessageReceived,
 )
 from extproc.protocols.h2.blocks import UNIMPLEMENTED
-from extproc.servers.conversations import open_conversation
+from extproc.servers.conversations import conversations_of
 from extproc.servers.lean_calls import (
     METHODS,
     AccessCall,
@@ -73,21 +73,21 @@ class LeanServer:
         client_sans: Collection[str] = (),
         handshake: float = HANDSHAKE,
         limits: Limits | None = None,
-        conversations: Opener = open_conversation,
+        conversations: Opener | None = None,
         reflection: Reflection | None = None,
     ) -> None:
         """`uids`: who may connect to a unix socket beside our own user. `gid`: the group its file belongs to.
         `client_sans`: certificate names (URI or DNS) that may call under TLS; nobody else may. `handshake`: seconds.
 
-        `conversations` opens what is spoken on a database connection. `reflection` answers about our services, if
-        anything does.
+        `conversations` opens what is spoken on a database connection, by default what the service's targets speak.
+        `reflection` answers about our services, if anything does.
         """
         self.methods: Mapping[str, CallOpener] = METHODS
         if reflection is not None:
             self.methods = {**METHODS, **reflection_methods(reflection)}
         self.refused: Mapping[str, CallOpener] = dict.fromkeys(self.methods, RefusedCall)
         self.board = HealthBoard()
-        self.context = Context(service, self.board, conversations)
+        self.context = Context(service, self.board, conversations or conversations_of(service))
         self.limits = replace(limits or Limits(), message=service.max_message)
         self.uids = frozenset(uids) | {os.geteuid()}
         self.client_sans = frozenset(client_sans)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from extproc.protocols.postgres import BackendKey
+if TYPE_CHECKING:  # a worker without databases knows no wire
+    from extproc.protocols.postgres import BackendKey
 
 Found = Literal["", "held", "live"]
 """What a cancel key named: nothing, a session whose waiting statement was stopped, or one that the server must stop."""
-AskOthers = Callable[[str, BackendKey], Awaitable[Found]]
+AskOthers = Callable[[str, "BackendKey"], Awaitable[Found]]
 
 BURST = 200
 PER_SECOND = 50.0
@@ -31,7 +32,7 @@ class LiveSessions:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._sessions: dict[int, LiveSession] = {}
-        self._by_key: dict[tuple[str, BackendKey], LiveSession] = {}
+        self._by_key: dict[tuple[str, int, bytes], LiveSession] = {}
         self._ask_others: AskOthers | None = None
         self._room = float(BURST)
         self._seen = 0.0
@@ -44,17 +45,24 @@ class LiveSessions:
         """It is logged in. `key` is what a CancelRequest must carry."""
         self._sessions[id(session)] = session
         if key is not None:
-            self._by_key[target, key] = session
+            self._by_key[target, key.process_id, key.secret] = session
 
     def remove(self, session: LiveSession, target: str, key: BackendKey | None) -> None:
         """It is over."""
         self._sessions.pop(id(session), None)
-        if key is not None and self._by_key.get((target, key)) is session:
-            del self._by_key[target, key]
+        if key is None:
+            return
+        place = target, key.process_id, key.secret
+        if self._by_key.get(place) is session:
+            del self._by_key[place]
 
     def cancel_here(self, target: str, key: BackendKey) -> Found:
         """A CancelRequest for a session of this worker."""
-        session = self._by_key.get((target, key))
+        return self.cancel_named(target, key.process_id, key.secret)
+
+    def cancel_named(self, target: str, process_id: int, secret: bytes) -> Found:
+        """The same, as a sibling passes it on."""
+        session = self._by_key.get((target, process_id, secret))
         if session is None:
             return ""
         return "held" if session.cancel_waiting() else "live"

@@ -10,7 +10,7 @@ import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from extproc.servers.conversations import open_conversation
+from extproc.servers.conversations import conversations_of
 from extproc.servers.network_ext_proc import Opener
 from extproc.servers.peer_gate import BACKLOG, UnixListener
 from extproc.servers.relay_connection import RelayConnection
@@ -31,12 +31,12 @@ class RelayServer:
         *,
         uids: Collection[int] = (),
         gid: int | None = None,
-        opener: Opener = open_conversation,
+        opener: Opener | None = None,
     ) -> None:
         """`upstreams` are the targets that may be asked for. `uids` and `gid` as for the processor's socket."""
         self.service = service
         self.upstreams = upstreams
-        self.opener = opener
+        self.opener = opener or conversations_of(service)
         self.uids = frozenset(uids) | {os.geteuid()}
         self.is_healthy = False
         """What Envoy's health check sees."""

@@ -12,9 +12,9 @@ from extproc.adapters.checkpoint_key import KeyChange, load_or_create_key
 from extproc.adapters.checkpointer import ForkError
 from extproc.adapters.ledger_reader import CHECKPOINTS, PUBLIC_KEY
 from extproc.adapters.ledger_verify import verify_directory
+from extproc.app.checkpointing import signing_key
 from extproc.app.evidence import Asked, export
 from extproc.app.evidence_share import share_record
-from extproc.app.tailers import signing_key
 from extproc.cli import main
 from extproc.config import load_config
 from extproc.ledger.alone.verify import Report, parse_key, verify_ledger, verify_packet, verify_record

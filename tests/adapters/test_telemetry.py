@@ -19,12 +19,10 @@ from extproc.adapters.span_feed import SpanFeed
 from extproc.adapters.telemetry import (
     SpanBuilder,
     TelemetryExporter,
-    TelemetrySettings,
     build_resource,
-    is_enabled,
     open_exporter,
-    read_environment,
 )
+from extproc.adapters.telemetry_settings import TelemetrySettings, is_enabled, read_environment
 from extproc.demo.otlp import OtlpReceiver
 from extproc.domain.errors import ConfigError
 from extproc.domain.record import Record
@@ -481,7 +479,8 @@ def test_a_foreign_receiver_understands_the_spans(ledger):
 PROGRAM = """
 import signal, sys, threading
 from pathlib import Path
-from extproc.adapters.telemetry import TelemetrySettings, open_exporter
+from extproc.adapters.telemetry import open_exporter
+from extproc.adapters.telemetry_settings import TelemetrySettings
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
 telemetry = open_exporter(Path(sys.argv[1]), Path(sys.argv[2]), TelemetrySettings(sys.argv[3], "http"))

@@ -17,14 +17,8 @@ from standardwebhooks.webhooks import Webhook
 from extproc.adapters.ledger_reader import CHECKPOINTS
 from extproc.adapters.ledger_verify import verify_directory
 from extproc.adapters.webhooks import Endpoint, key_of
-from extproc.adapters.witness import (
-    FileWitness,
-    WebhookWitness,
-    Witness,
-    WitnessError,
-    newest,
-    tell_witnesses,
-)
+from extproc.adapters.witness import FileWitness, Witness, WitnessError, tell_witnesses
+from extproc.adapters.witness_webhook import WebhookWitness, newest
 from extproc.commands.ledger import ledger as command
 from extproc.ledger.note import split_notes
 from tests.support.books import KEY, fill, open_checkpointer, open_writer, read_all, sign_now

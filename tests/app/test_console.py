@@ -14,7 +14,7 @@ import pytest
 
 from extproc.app.approvals import authenticator
 from extproc.app.console import IssuerLogin, one_time
-from extproc.app.worker import open_keys
+from extproc.app.identifying import open_keys
 from extproc.config import Settings, parse_config
 from extproc.demo.issuer import Issuer
 from extproc.demo.logins import TOKEN_PATH, Client

@@ -222,7 +222,7 @@ def test_the_ledger_cannot_be_written_nothing_is_erased(home, monkeypatch):
         raise LedgerUnavailableError("full")
 
     before = payload_bytes(home)
-    monkeypatch.setattr("extproc.app.worker.open_ledger", fail)
+    monkeypatch.setattr("extproc.app.ledgers.open_ledger", fail)
     assert run(home, "purge", "--older-than", "1d").exit_code == 3
     assert run(home, "hold", "add", "--reason", "x").exit_code == 3
     assert payload_bytes(home) == before

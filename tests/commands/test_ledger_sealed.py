@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from extproc.adapters.ledger_payloads import Payloads
 from extproc.adapters.ledger_scan import writer_lines
 from extproc.adapters.ledger_verify import verify_directory
-from extproc.app.worker import open_ledger
+from extproc.app.ledgers import open_ledger
 from extproc.cli import main
 from extproc.config import load_config
 from extproc.domain.errors import LedgerUnavailableError

@@ -383,7 +383,7 @@ def test_what_cannot_be_recorded_is_not_shown(ledger, config, monkeypatch):
     def fail(*_: object) -> None:
         raise LedgerUnavailableError("the disk is full")
 
-    monkeypatch.setattr("extproc.app.worker.open_ledger", fail)
+    monkeypatch.setattr("extproc.app.ledgers.open_ledger", fail)
     result = run("why", "d3", "--config", config)
     assert (result.exit_code, result.stdout) == (3, "")
     assert "cannot be recorded" in result.stderr

@@ -15,7 +15,8 @@ from extproc.domain.statement import Statement, StatementKind
 from extproc.domain.terms import Shape
 from extproc.pipeline.facts import HttpFacts
 from extproc.pipeline.parameters import read_parameter
-from extproc.pipeline.shapes import MAX_VALUES, http_shape, statement_shape
+from extproc.pipeline.shapes import MAX_VALUES, http_shape
+from extproc.pipeline.statement_shapes import statement_shape
 from extproc.protocols.http.head import read_request_line
 from extproc.sql import analyze
 from extproc.sql.dialects import analyze as analyze_any
