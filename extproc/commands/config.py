@@ -9,12 +9,11 @@ from pathlib import Path
 import click
 
 from extproc.commands.reload import reload_settings
+from extproc.commands.settings_file import DEFAULT, load_or_exit
 from extproc.config import InvalidConfigError, Problem, Settings, load_config
 from extproc.config.certificates import certificate_faults
 from extproc.config.document import dotted
 from extproc.domain.errors import ConfigError
-
-DEFAULT = Path("extproc.yaml")
 
 _file = click.argument(
     "file", type=click.Path(dir_okay=False, path_type=Path), default=DEFAULT, required=False
@@ -96,15 +95,6 @@ def schema(form: str, _as_json: bool) -> None:
     from extproc.config.show import schema as json_schema
 
     click.echo(json.dumps(json_schema(), indent=2) if form == "json" else reference(), nl=form == "json")
-
-
-def load_or_exit(file: Path) -> Settings:
-    """The settings, or every mistake on stderr and exit code 1."""
-    try:
-        return load_config(file)
-    except ConfigError as error:
-        click.echo(str(error), err=True)
-        sys.exit(1)
 
 
 def _unreadable_secrets(settings: Settings) -> list[Problem]:

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from extproc.commands.holds import Connect, client_options, json_option, reason_option
+from extproc.commands.approvals_options import Connect, client_options, json_option, reason_option
 from extproc.commands.holds_text import GRANT_COLUMNS, grant_line, grant_page, print_table
 from extproc.domain.grant import GrantState
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from extproc.commands.config import DEFAULT, load_or_exit
+from extproc.commands.settings_file import DEFAULT, load_or_exit
 from extproc.config import Address, Settings
 from extproc.domain.relay import PING, PONG
 from extproc.protocols.proxy_header import LOCAL_HEADER

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import os
 import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -15,12 +12,8 @@ from rich.console import Console
 from rich.live import Live
 
 from extproc.commands import holds_watch
-from extproc.commands.approvals_client import (
-    AddressError,
-    ApprovalsClient,
-    RefusedError,
-    UnreachableError,
-)
+from extproc.commands.approvals_client import ApprovalsClient
+from extproc.commands.approvals_options import Connect, client_options, json_option, reason_option
 from extproc.commands.holds_text import (
     REVIEW_COLUMNS,
     comparison,
@@ -36,11 +29,7 @@ from extproc.config.units import parse_duration
 from extproc.domain.hold import HoldState, ReviewState
 from extproc.domain.terms import SCOPES
 
-DEFAULT_API = "unix:./state/run/approvals.sock"
-TOKEN_VARIABLE = "EXTPROC_TOKEN"  # noqa: S105  (a name, not a token)
 STATES = [*(state.value for state in HoldState), "all"]
-
-Connect = Callable[[], ApprovalsClient]
 
 
 @click.group()
@@ -52,53 +41,6 @@ def holds() -> None:
 
     Exit codes: 0 done, 1 refused, 2 wrong usage, 3 the API cannot be reached.
     """
-
-
-def client_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Where the API is and who asks; the command gets `connect`, and its errors become exit codes."""
-
-    @click.option(
-        "--api",
-        envvar="EXTPROC_API",
-        show_envvar=True,
-        default=DEFAULT_API,
-        show_default=True,
-        help="unix:PATH, https://HOST[:PORT], or http:// on this machine.",
-    )
-    @click.option(
-        "--token-file",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help=f"A file that holds the token. [env var: {TOKEN_VARIABLE} holds the token itself]",
-    )
-    @click.option(
-        "--ca",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Certificates to trust with https, as PEM.",
-    )
-    @functools.wraps(command)
-    def run(*, api: str, token_file: Path | None, ca: Path | None, **options: Any) -> None:
-        token = _token(token_file)
-
-        def connect() -> ApprovalsClient:
-            try:
-                return ApprovalsClient(api, token, ca)
-            except AddressError as error:
-                raise click.UsageError(str(error)) from None
-
-        try:
-            command(connect=connect, **options)
-        except RefusedError as error:
-            click.echo(str(error), err=True)
-            sys.exit(1)
-        except UnreachableError as error:
-            click.echo(str(error), err=True)
-            sys.exit(3)
-
-    return run
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
-reason_option = click.option("--reason", required=True, help="Why; it is recorded.")
 
 
 @holds.command("list")
@@ -338,14 +280,3 @@ def _ask(prompt: str) -> str | None:
         return str(click.prompt(prompt, prompt_suffix="", default="", show_default=False))
     except click.Abort:
         return None
-
-
-def _token(file: Path | None) -> str:
-    token = (
-        file.read_text(encoding="utf-8", errors="replace") if file else os.environ.get(TOKEN_VARIABLE, "")
-    ).strip()
-    if not token:
-        raise click.UsageError(f"no token: give --token-file or set {TOKEN_VARIABLE}")
-    if not token.isascii() or not token.isprintable() or " " in token:
-        raise click.UsageError("the token has characters that no token has")
-    return token

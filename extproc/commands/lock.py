@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from extproc.commands.holds import Connect, client_options, json_option, reason_option
+from extproc.commands.approvals_options import Connect, client_options, json_option, reason_option
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

@@ -12,6 +12,7 @@ import click
 
 from extproc.adapters.policy_files import FoundPolicies, author_of, cases_beside, find_policies
 from extproc.app.bundle import check_masks
+from extproc.commands.dialects import analyze
 from extproc.commands.policy_backtest import backtest
 from extproc.commands.policy_counts import counts
 from extproc.commands.reload import reload_policy
@@ -22,7 +23,6 @@ from extproc.domain.errors import PolicyError
 from extproc.domain.terms import GrantLimit
 from extproc.policy import PolicySet, PolicySource, TargetInfo, load_policies, named_targets
 from extproc.policy.cases import Case, CaseResult, read_cases, run_case
-from extproc.sql.dialects import analyze
 
 _paths = click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 _config = click.option(

@@ -8,20 +8,22 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from extproc.adapters.ledger_reader import list_writers
 from extproc.adapters.ledger_scan import writer_lines
 from extproc.adapters.policy_files import find_policies
+from extproc.commands.dialects import analyze
 from extproc.commands.ledger_place import Place, config_option, dir_option, json_option, parse_moment
 from extproc.domain.display import escape_for_display
 from extproc.domain.errors import PolicyError
 from extproc.ledger.exchanges import Exchange, pair
-from extproc.pipeline.replay import Replayed, replay, unplayed_rules
 from extproc.policy import PolicySet, TargetInfo, load_policies, named_targets
-from extproc.sql.dialects import analyze
+
+if TYPE_CHECKING:
+    from extproc.pipeline.replay import Replayed
 
 
 @click.command()
@@ -52,6 +54,11 @@ def backtest(
 
     Exit codes: 0 done, 1 the policies are no good (or a verdict changes, with --fail-on-change), 3 no ledger.
     """
+    from extproc.pipeline.replay import (  # the pipeline: no other command on policies needs it
+        replay,
+        unplayed_rules,
+    )
+
     place = Place(directory, config)
     where = place.find()
     sources = find_policies(paths).policies

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from extproc.commands.holds import Connect, client_options, json_option, reason_option
+from extproc.commands.approvals_options import Connect, client_options, json_option, reason_option
 
 
 @click.command("reload")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from extproc.commands.config import DEFAULT, load_or_exit
+from extproc.commands.settings_file import DEFAULT, load_or_exit
 from extproc.domain.errors import ConfigError
 
 
