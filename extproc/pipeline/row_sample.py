@@ -18,7 +18,7 @@ from extproc.pipeline.parameters import read_parameter
 from extproc.pipeline.row_masking import ResultColumn
 from extproc.protocols.postgres.messages import HEAD, HEAD_BYTES, parse_data_row
 
-JSON_TYPES = (114, 3802)
+JSON_TYPES: tuple[int, ...] = (114, 3802)
 OMITTED = "[not recorded: binary value]"
 Shown = tuple[str | None, bool]
 """A value's text, None for NULL, and whether it is JSON."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import structlog
 
@@ -94,7 +94,7 @@ class Wire(Protocol):
 class DatabaseConversation(ABC):
     """One connection. Not thread-safe; the event loop owns it. SQLSTATEs here are the pipeline's."""
 
-    going_away = ADMIN_SHUTDOWN
+    going_away: ClassVar[str] = ADMIN_SHUTDOWN
     """The SQLSTATE of an end because this process stops."""
 
     def __init__(

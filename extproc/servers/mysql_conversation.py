@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from extproc.domain.request import Source
 from extproc.domain.statement import Parameter, Statement
@@ -91,7 +92,7 @@ def open_mysql(
 class MysqlConversation(DatabaseConversation):
     """One connection. Not thread-safe; the event loop owns it."""
 
-    going_away = CANNOT_CONNECT_NOW
+    going_away: ClassVar[str] = CANNOT_CONNECT_NOW
 
     def __init__(
         self,

@@ -158,8 +158,8 @@ class MysqlConnection(Connection[Event]):
                 self._say_opening()
         except ProtocolError as error:
             self._fail(error)
-        except LoginFailedError as error:
-            self._login_failed(error)
+        except LoginFailedError as failed:
+            self._login_failed(failed)
         if end:
             self._server_end()
 

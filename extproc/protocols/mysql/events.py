@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Literal
+from typing import Any, Literal
 
 from extproc.domain.nouns import noun
 from extproc.protocols.endings import ClientLeft, Ended, Refused, StatementEnded
@@ -57,7 +57,7 @@ class StatementReceived:
     text: str = field(repr=False)
     parameters: tuple[BoundParameter, ...] = ()
     in_transaction: bool = False
-    note: object = None
+    note: Any = None
     """Of a "bound" one: what `forward` was given for its "parse". The server reads a text when it prepares it."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from extproc.domain.errors import ProtocolError
 from extproc.protocols.endings import EndKind, StatementEnded
@@ -28,7 +29,7 @@ class Prepared:
     count: int = 0
     """How many parameters it has."""
     types: tuple[int, ...] = ()
-    note: object = None
+    note: Any = None
     """What whoever let it be prepared wants to know when it runs."""
     long_data: dict[int, bytearray] = field(default_factory=dict)
     """By parameter; not sent yet."""

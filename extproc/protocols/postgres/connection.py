@@ -147,8 +147,8 @@ class PostgresConnection(Connection[Event]):
                 self._log_in()
         except ProtocolError as error:
             self._fail(error)
-        except LoginFailedError as error:
-            self._login_failed(error)
+        except LoginFailedError as failed:
+            self._login_failed(failed)
         if end:
             self._server_end()
 
@@ -474,8 +474,8 @@ class PostgresConnection(Connection[Event]):
             self._pump()
         except ProtocolError as error:
             self._fail(error)
-        except LoginFailedError as error:
-            self._login_failed(error)
+        except LoginFailedError as failed:
+            self._login_failed(failed)
 
     def _pump(self) -> None:
         """The server first: its answers may be what the client's next message waits for."""
