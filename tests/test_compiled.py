@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -105,3 +105,50 @@ def test_all_of_them_are_compiled_or_none():
     assert {
         module: file.endswith(tuple(EXTENSION_SUFFIXES)) for module, file in files.items()
     } == dict.fromkeys(MODULES, is_compiled())
+
+
+def classes_compiled() -> Iterator[tuple[str, ast.ClassDef]]:
+    for module in MODULES:
+        for node in ast.walk(ast.parse((ROOT / module).read_text())):
+            if isinstance(node, ast.ClassDef):
+                yield module, node
+
+
+def names_in(nodes: Iterable[ast.expr]) -> set[str]:
+    return {
+        ast.unparse(node.func if isinstance(node, ast.Call) else node).rpartition(".")[2] for node in nodes
+    }
+
+
+def test_no_class_calls_an_init_that_is_generated():
+    """`super().__init__()` of a compiled class would not run what `dataclass` made for its base: no field is set."""
+    generated = {
+        node.name
+        for _, node in classes_compiled()
+        if names_in(node.decorator_list) & {"dataclass", "noun"}
+        and not any(isinstance(part, ast.FunctionDef) and part.name == "__init__" for part in node.body)
+    }
+    assert generated
+    assert [
+        (module, node.name)
+        for module, node in classes_compiled()
+        if names_in(node.bases) & generated and "super().__init__(" in ast.unparse(node)
+    ] == []
+
+
+def test_no_class_gives_its_objects_a_value_that_is_worked_out():
+    """mypyc leaves such an attribute unset in every object. A constant of the class is a ClassVar."""
+    found = []
+    for module, node in classes_compiled():
+        if names_in(node.decorator_list) & {"dataclass", "noun"} or names_in(node.bases) & {
+            "Enum",
+            "IntEnum",
+        }:
+            continue
+        for part in node.body:
+            if isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) != "__slots__":
+                found += [(module, node.name, ast.unparse(part))] * (not isinstance(part.value, ast.Constant))
+            elif isinstance(part, ast.AnnAssign) and part.value is not None:
+                is_plain = isinstance(part.value, ast.Constant) or "ClassVar" in ast.unparse(part.annotation)
+                found += [(module, node.name, ast.unparse(part))] * (not is_plain)
+    assert found == []

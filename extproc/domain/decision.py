@@ -82,11 +82,14 @@ class Obligations:
     response_headers: HeaderChange = NO_CHANGE
 
 
+NO_OBLIGATIONS: Final = Obligations()
+
+
 @noun(frozen=True, slots=True)
 class Allow:
     """Let it pass, and do what is owed."""
 
-    obligations: Obligations = Obligations()
+    obligations: Obligations = NO_OBLIGATIONS
 
 
 ALLOW: Final = Allow()
@@ -109,7 +112,7 @@ class Hold:
 
     demand: HoldDemand
     rules: tuple[str, ...]
-    obligations: Obligations = Obligations()
+    obligations: Obligations = NO_OBLIGATIONS
 
 
 Decision = Allow | Deny | Hold

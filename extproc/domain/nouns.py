@@ -10,7 +10,9 @@ because one that dataclasses generate is never compiled (ADR 18), and their fiel
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as noun
@@ -21,4 +23,7 @@ else:
         return dataclasses.dataclass(slots=slots, init=init, unsafe_hash=frozen or unsafe_hash)
 
 
-__all__ = ["noun"]
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+"""An empty mapping, for whoever has nothing to say in one."""
+
+__all__ = ["NOTHING", "noun"]

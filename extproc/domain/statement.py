@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Final, Literal
 
 from extproc.domain.nouns import noun
 
@@ -210,22 +210,46 @@ def _both(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted({*one, *other}))
 
 
-@noun(frozen=True, slots=True)
+@noun(slots=True, init=False, unsafe_hash=True)
 class Parameter:
     """One bound parameter. `value` None is SQL's NULL; `text` is None for NULL and for undecoded binary."""
 
-    type_oid: int
-    format: int
+    type_oid: Final[int]
+    format: Final[int]
     """0 is text, 1 is binary (Bind)."""
     value: bytes | None = field(repr=False)
-    text: str | None = field(default=None, repr=False)
+    text: str | None = field(repr=False)
+
+    def __init__(
+        self,
+        type_oid: int,
+        format: int,
+        value: bytes | None,
+        text: str | None = None,
+    ) -> None:
+        self.type_oid = type_oid
+        self.format = format
+        self.value = value
+        self.text = text
 
 
-@noun(frozen=True, slots=True)
+@noun(slots=True, init=False, unsafe_hash=True)
 class Statement:
     """What is judged, held and recorded as one. A simple query with several statements has facts for each."""
 
     text: str = field(repr=False)
-    facts: tuple[StatementFacts, ...]
-    parameters: tuple[Parameter, ...] = field(default=(), repr=False)
-    kind: StatementKind = "simple"
+    facts: Final[tuple[StatementFacts, ...]]
+    parameters: tuple[Parameter, ...] = field(repr=False)
+    kind: Final[StatementKind]
+
+    def __init__(
+        self,
+        text: str,
+        facts: tuple[StatementFacts, ...],
+        parameters: tuple[Parameter, ...] = (),
+        kind: StatementKind = "simple",
+    ) -> None:
+        self.text = text
+        self.facts = facts
+        self.parameters = parameters
+        self.kind = kind

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from extproc.masking.rows import split_name
 from extproc.pipeline.view_trees import ViewColumn, view_columns
@@ -130,26 +129,32 @@ MOST_REMEMBERED = 1024
 """Conclusions about a statement's tables that are kept."""
 
 
-@dataclass(slots=True)
 class Catalogue:
     """What the server told at one moment."""
 
-    views_hide_origins: ClassVar[bool] = False
-    """Whether a column of a view may come without a word about where it is from."""
+    __slots__ = (
+        "_by_name", "_whole", "builtin", "holders", "of_rows", "relations", "signature", "version",
+    )  # fmt: skip
 
-    signature: str = ""
-    relations: dict[int, Relation] = field(default_factory=dict)
-    builtin: set[tuple[str, str]] = field(default_factory=set)
-    """Schema and name of the server's own tables and views, and the name alone."""
-    version: int = 0
-    """How often it was added to: what was concluded from it holds as long as this stays."""
-    holders: set[tuple[int, int]] = field(default_factory=set)
-    """Columns of `STATISTICS` and `STATEMENTS`."""
-    of_rows: set[str] = field(default_factory=set)
-    """Functions, not the server's own, that take a row: `x.f` calls them."""
-    _by_name: dict[str, list[Relation]] = field(default_factory=dict)
-    _whole: set[tuple[str, ...]] = field(default_factory=set)
-    """Names of which nothing is missing, as they were asked for together."""
+    def __init__(self) -> None:
+        self.signature = ""
+        self.relations: dict[int, Relation] = {}
+        self.builtin: set[tuple[str, str]] = set()
+        """Schema and name of the server's own tables and views, and the name alone."""
+        self.version = 0
+        """How often it was added to: what was concluded from it holds as long as this stays."""
+        self.holders: set[tuple[int, int]] = set()
+        """Columns of `STATISTICS` and `STATEMENTS`."""
+        self.of_rows: set[str] = set()
+        """Functions, not the server's own, that take a row: `x.f` calls them."""
+        self._by_name: dict[str, list[Relation]] = {}
+        self._whole: set[tuple[str, ...]] = set()
+        """Names of which nothing is missing, as they were asked for together."""
+
+    @property
+    def views_hide_origins(self) -> bool:
+        """Whether a column of a view may come without a word about where it is from."""
+        return False
 
     def add(self, row: Sequence[bytes | None], codec: str = "utf-8") -> None:
         """One row of `CONTENT` or of `definitions_of`. Raises ValueError for what they never return."""

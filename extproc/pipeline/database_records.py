@@ -18,7 +18,7 @@ from extproc.domain.errors import MaskingError
 from extproc.domain.grant import Grant
 from extproc.domain.hold import HeldRequest
 from extproc.domain.principal import Principal
-from extproc.domain.record import INTENT, OUTCOME, Record
+from extproc.domain.record import INTENT, OUTCOME, Checked, Record
 from extproc.domain.request import Source, Trace
 from extproc.domain.statement import Statement, StatementFacts
 from extproc.masking import Masker
@@ -57,6 +57,10 @@ class SessionScribe:
     policy: str = ""
     _texts_shown: dict[str, tuple[Statement, dict[str, Any]]] = field(default_factory=dict, repr=False)
     """What a record says of a text, by text: prepared statements come again and again."""
+
+    _connection_shown: tuple[tuple[str, str, str, str, Masker | None], Checked] | None = field(
+        default=None, repr=False
+    )
 
     def login(self, at: float, verdict: str, code: str) -> Record:
         """Who wants in, as whom, and what was decided; before anything goes to the server."""
@@ -246,7 +250,14 @@ class SessionScribe:
     def _names(self, names: Iterable[str]) -> list[str]:
         return [self._masked(name)[:MAX_PARAMETER] for name in sorted(set(names))[:MAX_NAMES]]
 
-    def _connection(self) -> dict[str, Any]:
+    def _connection(self) -> Checked:
+        """Who is connected: the same in every record until somebody else logs in."""
+        named = (self.user, self.database, self.role, self.source.address, self.masker)
+        if self._connection_shown is None or self._connection_shown[0] != named:
+            self._connection_shown = named, self._build_connection()
+        return self._connection_shown[1]
+
+    def _build_connection(self) -> Checked:
         kept: dict[str, Any] = {
             "user": self._masked(self.user)[:MAX_PARAMETER],
             "database": self._masked(self.database)[:MAX_PARAMETER],
@@ -260,7 +271,7 @@ class SessionScribe:
             kept["role"] = self.role
         if self.source.address:
             kept["source"] = self.source.address
-        return kept
+        return Checked(kept)
 
     def _masked(self, text: str) -> str:
         if self.masker is None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Literal
+from typing import Final, Literal
 
-from extproc.domain.nouns import noun
+from extproc.domain.nouns import NOTHING, noun
 from extproc.domain.principal import Principal
 from extproc.domain.record import Record
 from extproc.domain.statement import Statement
@@ -58,14 +58,24 @@ class RefuseLogin:
     records: tuple[Record, ...] = ()
 
 
-@noun(frozen=True, slots=True)
+@noun(slots=True, init=False, unsafe_hash=True)
 class Run:
     """The statement may go on. `masks` are owed on its rows."""
 
-    masks: tuple[str, ...] = ()
-    records: tuple[Record, ...] = ()
-    reads: Literal["", "rows", "copy"] = ""
+    masks: Final[tuple[str, ...]]
+    records: Final[tuple[Record, ...]]
+    reads: Final[Literal["", "rows", "copy"]]
     """What of its answer must be read."""
+
+    def __init__(
+        self,
+        masks: tuple[str, ...] = (),
+        records: tuple[Record, ...] = (),
+        reads: Literal["", "rows", "copy"] = "",
+    ) -> None:
+        self.masks = masks
+        self.records = records
+        self.reads = reads
 
 
 @noun(frozen=True, slots=True)
@@ -88,32 +98,72 @@ class Stop:
     ends_session: bool = False
 
 
-@noun(frozen=True, slots=True)
+@noun(slots=True, init=False, unsafe_hash=True)
 class Asked:
     """One statement that waits for a decision. `is_bound` is False at Parse: nothing runs yet."""
 
-    statement: Statement
-    transaction: str
-    is_bound: bool = True
-    name: str = ""
+    statement: Final[Statement]
+    transaction: Final[str]
+    is_bound: Final[bool]
+    name: Final[str]
     """The name a Parse gives it."""
-    settings: Mapping[str, str] = field(default_factory=dict)
-    bound: tuple[str, ...] = ()
+    settings: Final[Mapping[str, str]]
+    bound: Final[tuple[str, ...]]
     """Names of the settings that change what a text means or who runs it: part of what is approved."""
-    codec: str = "utf-8"
+    codec: Final[str]
     """How its results and parameters are read."""
 
+    def __init__(
+        self,
+        statement: Statement,
+        transaction: str,
+        is_bound: bool = True,
+        name: str = "",
+        settings: Mapping[str, str] = NOTHING,
+        bound: tuple[str, ...] = (),
+        codec: str = "utf-8",
+    ) -> None:
+        self.statement = statement
+        self.transaction = transaction
+        self.is_bound = is_bound
+        self.name = name
+        self.settings = settings
+        self.bound = bound
+        self.codec = codec
 
-@noun(frozen=True, slots=True)
+
+@noun(slots=True, init=False, unsafe_hash=True)
 class Ended:
     """What became of a statement that was judged. `end` is the wire's word for it."""
 
-    end: str
-    executed: bool | None
-    sqlstate: str = ""
-    tags: tuple[str, ...] = ()
-    rows: int = 0
-    affected: int = 0
-    bytes_returned: int = 0
-    copied_in: int = 0
-    masked: Mapping[str, int] = field(default_factory=dict)
+    end: Final[str]
+    executed: Final[bool | None]
+    sqlstate: Final[str]
+    tags: Final[tuple[str, ...]]
+    rows: Final[int]
+    affected: Final[int]
+    bytes_returned: Final[int]
+    copied_in: Final[int]
+    masked: Final[Mapping[str, int]]
+
+    def __init__(
+        self,
+        end: str,
+        executed: bool | None,
+        sqlstate: str = "",
+        tags: tuple[str, ...] = (),
+        rows: int = 0,
+        affected: int = 0,
+        bytes_returned: int = 0,
+        copied_in: int = 0,
+        masked: Mapping[str, int] = NOTHING,
+    ) -> None:
+        self.end = end
+        self.executed = executed
+        self.sqlstate = sqlstate
+        self.tags = tags
+        self.rows = rows
+        self.affected = affected
+        self.bytes_returned = bytes_returned
+        self.copied_in = copied_in
+        self.masked = masked

@@ -70,13 +70,16 @@ class Tables(Catalogue):
     tables, both are meant."""
 
     __slots__ = ("checked_at", "texts")
-    views_hide_origins = True
 
     def __init__(self) -> None:
         super().__init__()
         self.checked_at: dict[tuple[str, str], float] = {}
         self.texts: dict[int, str] = {}
         """Definitions of views by their number."""
+
+    @property
+    def views_hide_origins(self) -> bool:
+        return True
 
     def named(self, name: str) -> list[Relation]:
         *schema, table = split_name(name.lower())

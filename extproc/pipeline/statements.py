@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from extproc.domain.decision import Allow, Deny, Hold, Obligations, Phase, Ruling
+from extproc.domain.decision import NO_OBLIGATIONS, Allow, Deny, Hold, Phase, Ruling
 from extproc.domain.errors import ProtocolError
 from extproc.domain.grant import Grant
 from extproc.domain.hold import HeldRequest, HoldAsk
 from extproc.domain.principal import Principal
 from extproc.domain.record import Record
-from extproc.domain.statement import CHANGES_READING, StatementFacts
+from extproc.domain.request import NO_TRACE
+from extproc.domain.statement import CHANGES_READING, Statement, StatementFacts
 from extproc.domain.steps import Wait
 from extproc.domain.tracing import parse_traceparent
 from extproc.masking.rows import RowMasks
@@ -77,7 +77,7 @@ class GovernedStatement:
         self._statement = asked.statement
         self.row_masks: RowMasks | None = None
         self._rulings: tuple[Ruling, ...] = ()
-        self._obligations = Obligations()
+        self._obligations = NO_OBLIGATIONS
         self._held: HeldRequest | None = None
         self._grant: Grant | None = None
         self._written = False
@@ -90,7 +90,8 @@ class GovernedStatement:
         self._described: tuple[ResultColumn, ...] | None = None
         """What a COPY copies, once the server said so."""
         self._hides_all = False
-        self._trace = parse_traceparent(traceparent(asked.statement.text))
+        named = traceparent(asked.statement.text)
+        self._trace = parse_traceparent(named) if named else NO_TRACE
         self.sample: RowSample | None = None
         """What a record is to keep of its rows."""
 
@@ -106,7 +107,10 @@ class GovernedStatement:
         self._plan = plan
         if over := self._session.over(now):
             return self._over(over, now)
-        self._statement = replace(asked.statement, facts=self._session.names.understood(asked.statement))
+        given = asked.statement
+        self._statement = Statement(
+            given.text, self._session.names.understood(given), given.parameters, given.kind
+        )
         incomplete = _not_understood(self._statement.facts)
         if incomplete and database.unparsed == "deny":
             return self._stop(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from extproc.domain.nouns import noun
 
 EndKind = Literal["complete", "error", "denied", "skipped", "unexecuted", "abandoned", "aborted"]
 
 
-@noun(frozen=True, slots=True)
+@noun(slots=True, init=False, unsafe_hash=True)
 class StatementEnded:
     """What became of a statement. `executed` is false only where the server certainly never ran it.
 
@@ -22,15 +22,37 @@ class StatementEnded:
     `copied_in` the bytes of COPY data from the client.
     """
 
-    id: int
-    end: EndKind
-    executed: bool
-    tags: tuple[str, ...] = ()
-    sqlstate: str = ""
-    rows: int = 0
-    affected: int = 0
-    bytes_returned: int = 0
-    copied_in: int = 0
+    id: Final[int]
+    end: Final[EndKind]
+    executed: Final[bool]
+    tags: Final[tuple[str, ...]]
+    sqlstate: Final[str]
+    rows: Final[int]
+    affected: Final[int]
+    bytes_returned: Final[int]
+    copied_in: Final[int]
+
+    def __init__(
+        self,
+        id: int,
+        end: EndKind,
+        executed: bool,
+        tags: tuple[str, ...] = (),
+        sqlstate: str = "",
+        rows: int = 0,
+        affected: int = 0,
+        bytes_returned: int = 0,
+        copied_in: int = 0,
+    ) -> None:
+        self.id = id
+        self.end = end
+        self.executed = executed
+        self.tags = tags
+        self.sqlstate = sqlstate
+        self.rows = rows
+        self.affected = affected
+        self.bytes_returned = bytes_returned
+        self.copied_in = copied_in
 
 
 @noun(frozen=True, slots=True)

@@ -13,7 +13,7 @@ hop, each one tried on Envoy 1.40 (docs/envoy.md):
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -42,19 +42,37 @@ class NetworkChannel(Protocol):
     def abort(self, reason: str) -> None: ...
 
 
-@noun(frozen=True, slots=True)
+@noun(slots=True, init=False, unsafe_hash=True)
 class Output:
     """What a conversation wants to happen, in this order: bytes and ends of both directions, then the close."""
 
-    to_server: bytes = b""
-    to_client: bytes = b""
-    end_server: bool = False
-    end_client: bool = False
-    close: bool = False
-    reach_server: bool = False
+    to_server: Final[bytes]
+    to_client: Final[bytes]
+    end_server: Final[bool]
+    end_client: Final[bool]
+    close: Final[bool]
+    reach_server: Final[bool]
     """The server is to be reached although there is nothing to say to it: it speaks first."""
-    records: tuple[Record, ...] = ()
+    records: Final[tuple[Record, ...]]
     """Written before any of it happens."""
+
+    def __init__(
+        self,
+        to_server: bytes = b"",
+        to_client: bytes = b"",
+        end_server: bool = False,
+        end_client: bool = False,
+        close: bool = False,
+        reach_server: bool = False,
+        records: tuple[Record, ...] = (),
+    ) -> None:
+        self.to_server = to_server
+        self.to_client = to_client
+        self.end_server = end_server
+        self.end_client = end_client
+        self.close = close
+        self.reach_server = reach_server
+        self.records = records
 
 
 class Conversation(Protocol):

@@ -10,7 +10,7 @@ send(connection.bytes_to_client())
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
 from extproc.domain.errors import ProtocolError
@@ -271,9 +271,9 @@ class PostgresConnection(Connection[Event]):
         return self._session.backend_key
 
     @property
-    def settings(self) -> dict[str, str]:
-        """Parameters the server reported (ParameterStatus), the latest values."""
-        return dict(self._session.settings)
+    def settings(self) -> Mapping[str, str]:
+        """Parameters the server reported (ParameterStatus), the latest values; another mapping when one changes."""
+        return self._session.settings
 
     @property
     def is_idle(self) -> bool:

@@ -6,6 +6,8 @@ so that we and the server could disagree on where a literal ends.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 CODECS = {
     "UTF8": "utf-8",
     "UNICODE": "utf-8",
@@ -41,6 +43,7 @@ CODECS = {
 """PostgreSQL's names (as `client_encoding` is reported) to Python's."""
 
 
+@lru_cache(maxsize=64)
 def codec_for(client_encoding: str) -> str | None:
     """Python's codec, or None where text in that encoding cannot be judged."""
     return CODECS.get(client_encoding.upper())

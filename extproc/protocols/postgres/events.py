@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Literal
+from typing import Final, Literal
 
-from extproc.domain.nouns import noun
+from extproc.domain.nouns import NOTHING, noun
 from extproc.protocols.endings import ClientLeft, Ended, Refused, StatementEnded
 
 TransactionStatus = Literal["I", "T", "E"]
@@ -47,16 +47,26 @@ class BackendKey:
     secret: bytes = field(repr=False)
 
 
-@noun(frozen=True, slots=True)
+@noun(slots=True, init=False, unsafe_hash=True)
 class BoundParameter:
     """One parameter of a Bind. `type_oid` is 0 where nobody said; `format` 0 is text, 1 is binary; NULL is None."""
 
-    type_oid: int
-    format: int
+    type_oid: Final[int]
+    format: Final[int]
     value: bytes | None = field(repr=False)
 
+    def __init__(
+        self,
+        type_oid: int,
+        format: int,
+        value: bytes | None,
+    ) -> None:
+        self.type_oid = type_oid
+        self.format = format
+        self.value = value
 
-@noun(frozen=True, slots=True)
+
+@noun(slots=True, init=False, unsafe_hash=True)
 class StatementReceived:
     """*Asks* for `forward(id, …)` or `deny(id, …)`; not answering yet is a hold.
 
@@ -70,40 +80,88 @@ class StatementReceived:
     `settings` are the parameters the server reported (`client_encoding`, `standard_conforming_strings`, …).
     """
 
-    id: int
-    kind: StatementKind
+    id: Final[int]
+    kind: Final[StatementKind]
     text: str = field(repr=False)
-    parameters: tuple[BoundParameter, ...] = ()
-    parameter_types: tuple[int, ...] = ()
-    name: str = ""
+    parameters: Final[tuple[BoundParameter, ...]]
+    parameter_types: Final[tuple[int, ...]]
+    name: Final[str]
     """The prepared statement's name ("parse", "bound"); empty for the unnamed one."""
-    portal: str = ""
-    transaction: TransactionStatus = "I"
-    outstanding: int = 0
-    settings: Mapping[str, str] = field(default_factory=dict, repr=False)
+    portal: Final[str]
+    transaction: Final[TransactionStatus]
+    outstanding: Final[int]
+    settings: Mapping[str, str] = field(repr=False)
+
+    def __init__(
+        self,
+        id: int,
+        kind: StatementKind,
+        text: str,
+        parameters: tuple[BoundParameter, ...] = (),
+        parameter_types: tuple[int, ...] = (),
+        name: str = "",
+        portal: str = "",
+        transaction: TransactionStatus = "I",
+        outstanding: int = 0,
+        settings: Mapping[str, str] = NOTHING,
+    ) -> None:
+        self.id = id
+        self.kind = kind
+        self.text = text
+        self.parameters = parameters
+        self.parameter_types = parameter_types
+        self.name = name
+        self.portal = portal
+        self.transaction = transaction
+        self.outstanding = outstanding
+        self.settings = settings
 
 
-@noun(frozen=True, slots=True)
+@noun(slots=True, init=False, unsafe_hash=True)
 class Column:
     """One column of a RowDescription. `table_oid` and `attribute` are 0 for what is no plain table column."""
 
-    name: str
-    table_oid: int
-    attribute: int
-    type_oid: int
-    format: int
+    name: Final[str]
+    table_oid: Final[int]
+    attribute: Final[int]
+    type_oid: Final[int]
+    format: Final[int]
+
+    def __init__(
+        self,
+        name: str,
+        table_oid: int,
+        attribute: int,
+        type_oid: int,
+        format: int,
+    ) -> None:
+        self.name = name
+        self.table_oid = table_oid
+        self.attribute = attribute
+        self.type_oid = type_oid
+        self.format = format
 
 
-@noun(frozen=True, slots=True)
+@noun(slots=True, init=False, unsafe_hash=True)
 class RowsDescribed:
     """*Asks* for `read_rows(id)` or `pass_rows(id)`; only for statements forwarded with `rows=True`.
 
     `index` counts the result sets of one statement id (a Query may return several).
     """
 
-    id: int
-    index: int
-    columns: tuple[Column, ...]
+    id: Final[int]
+    index: Final[int]
+    columns: Final[tuple[Column, ...]]
+
+    def __init__(
+        self,
+        id: int,
+        index: int,
+        columns: tuple[Column, ...],
+    ) -> None:
+        self.id = id
+        self.index = index
+        self.columns = columns
 
 
 @noun(frozen=True, slots=True)

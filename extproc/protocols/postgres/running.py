@@ -15,32 +15,57 @@ COPY_END = b"c"
 """Marks where the client ended COPY data: no answer of its own, but a Sync before it is none (see `copy_begins`)."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False, eq=False)
 class Run:
     """One announced statement and what has come of it so far."""
 
     id: int
     kind: StatementKind
-    text: str = field(repr=False, default="")
-    wants_rows: bool = False
-    tap: Callable[[bytes], None] | None = None
+    text: str = field(repr=False)
+    wants_rows: bool
+    tap: Callable[[bytes], None] | None
     """Is given every byte of rows and COPY data that goes to the client."""
-    wants_copy: bool = False
+    wants_copy: bool
     """COPY data towards the client is shown as well."""
-    is_barrier: bool = False
-    columns: tuple[Column, ...] | None = None
-    reading: bool = False
-    results: int = 0
-    reached: bool = False
+    is_barrier: bool
+    columns: tuple[Column, ...] | None
+    reading: bool
+    results: int
+    reached: bool
     """The server did something for it: it may have run."""
-    suspended: bool = False
+    suspended: bool
     """An Execute stopped at its row limit: it ran, and how far is the client's own wish."""
-    ended: bool = False
-    tags: list[str] = field(default_factory=list)
-    rows: int = 0
-    affected: int = 0
-    bytes_returned: int = 0
-    copied_in: int = 0
+    ended: bool
+    tags: list[str]
+    rows: int
+    affected: int
+    bytes_returned: int
+    copied_in: int
+
+    def __init__(
+        self,
+        id: int,
+        kind: StatementKind,
+        text: str = "",
+    ) -> None:
+        self.id = id
+        self.kind = kind
+        self.text = text
+        self.wants_rows = False
+        self.tap = None
+        self.wants_copy = False
+        self.is_barrier = False
+        self.columns = None
+        self.reading = False
+        self.results = 0
+        self.reached = False
+        self.suspended = False
+        self.ended = False
+        self.tags = []
+        self.rows = 0
+        self.affected = 0
+        self.bytes_returned = 0
+        self.copied_in = 0
 
     def end(self, end: EndKind, executed: bool, sqlstate: str = "") -> StatementEnded:
         self.ended = True
@@ -70,7 +95,7 @@ class Run:
 _MOST_TAGS = 1000
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Prepared:
     """A prepared statement as the client defined it."""
 
@@ -82,25 +107,50 @@ class Prepared:
         return self.types[number] if number < len(self.types) else 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False, eq=False)
 class Awaited:
     """A message sent to the server. `kind` is its type byte; `defines` the name that its success defines."""
 
     kind: bytes
-    run: Run | None = None
-    refusal: Refusal | None = None
+    run: Run | None
+    refusal: Refusal | None
     """Ours: the server must refuse what was sent in its place, and its error becomes this one."""
-    swallow: bool = False
+    swallow: bool
     """Ours: the client did not ask and does not hear the answer."""
-    which: bytes = b""
+    which: bytes
     """Describe and Close: `S` or `P`."""
-    name: bytes = b""
-    prepared: Prepared | None = None
-    inquiry: Inquiry | None = None
-    batch: int = 0
-    announced: int = 0
-    answered: bool = False
+    name: bytes
+    prepared: Prepared | None
+    inquiry: Inquiry | None
+    batch: int
+    announced: int
+    answered: bool
     """A Query: the server said CommandComplete, EmptyQueryResponse or ErrorResponse, so ReadyForQuery may come."""
+
+    def __init__(
+        self,
+        kind: bytes,
+        run: Run | None = None,
+        refusal: Refusal | None = None,
+        swallow: bool = False,
+        which: bytes = b"",
+        name: bytes = b"",
+        prepared: Prepared | None = None,
+        inquiry: Inquiry | None = None,
+        batch: int = 0,
+        answered: bool = False,
+    ) -> None:
+        self.kind = kind
+        self.run = run
+        self.refusal = refusal
+        self.swallow = swallow
+        self.which = which
+        self.name = name
+        self.prepared = prepared
+        self.inquiry = inquiry
+        self.batch = batch
+        self.announced = 0
+        self.answered = answered
 
 
 def parameters_of(
