@@ -58,9 +58,7 @@ class SessionScribe:
     _texts_shown: dict[str, tuple[Statement, dict[str, Any]]] = field(default_factory=dict, repr=False)
     """What a record says of a text, by text: prepared statements come again and again."""
 
-    _connection_shown: tuple[tuple[str, str, str, str, Masker | None], Checked] | None = field(
-        default=None, repr=False
-    )
+    _connection_shown: tuple[tuple[str, str, str, str], Checked] | None = field(default=None, repr=False)
 
     def login(self, at: float, verdict: str, code: str) -> Record:
         """Who wants in, as whom, and what was decided; before anything goes to the server."""
@@ -252,7 +250,7 @@ class SessionScribe:
 
     def _connection(self) -> Checked:
         """Who is connected: the same in every record until somebody else logs in."""
-        named = (self.user, self.database, self.role, self.source.address, self.masker)
+        named = (self.user, self.database, self.role, self.source.address)
         if self._connection_shown is None or self._connection_shown[0] != named:
             self._connection_shown = named, self._build_connection()
         return self._connection_shown[1]

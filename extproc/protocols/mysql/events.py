@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from extproc.domain.nouns import noun
 from extproc.protocols.endings import ClientLeft, Ended, Refused, StatementEnded
@@ -32,17 +32,27 @@ class LoggedIn:
     thread: int
 
 
-@noun(frozen=True, slots=True)
+@noun(slots=True, init=False, unsafe_hash=True)
 class BoundParameter:
     """One parameter of COM_STMT_EXECUTE. `type` is the protocol's, with its bit for unsigned; NULL is None. `text` is
     None where the value is not text: a binary string."""
 
-    type: int
+    type: Final[int]
     value: bytes | None = field(repr=False)
     text: str | None = field(repr=False)
 
+    def __init__(
+        self,
+        type: int,
+        value: bytes | None,
+        text: str | None,
+    ) -> None:
+        self.type = type
+        self.value = value
+        self.text = text
 
-@noun(frozen=True, slots=True)
+
+@noun(slots=True, init=False, unsafe_hash=True)
 class StatementReceived:
     """*Asks* for `forward(id, …)`, `deny(id, …)` or `inquire(id, …)`; not answering yet is a hold.
 
@@ -52,37 +62,83 @@ class StatementReceived:
     "parse" only when it was denied or failed.
     """
 
-    id: int
-    kind: StatementKind
+    id: Final[int]
+    kind: Final[StatementKind]
     text: str = field(repr=False)
-    parameters: tuple[BoundParameter, ...] = ()
-    in_transaction: bool = False
-    note: Any = None
+    parameters: Final[tuple[BoundParameter, ...]]
+    in_transaction: Final[bool]
+    note: Final[Any]
     """Of a "bound" one: what `forward` was given for its "parse". The server reads a text when it prepares it."""
 
+    def __init__(
+        self,
+        id: int,
+        kind: StatementKind,
+        text: str,
+        parameters: tuple[BoundParameter, ...] = (),
+        in_transaction: bool = False,
+        note: Any = None,
+    ) -> None:
+        self.id = id
+        self.kind = kind
+        self.text = text
+        self.parameters = parameters
+        self.in_transaction = in_transaction
+        self.note = note
 
-@noun(frozen=True, slots=True)
+
+@noun(slots=True, init=False, unsafe_hash=True)
 class Column:
     """One column of a result. `table` and `origin` are the real table's and column's names where the server knows
     them, else empty. `is_binary` says how values come: as text, or in the binary protocol's forms."""
 
-    name: str
-    schema: str
-    table: str
-    origin: str
-    type: int
-    charset: int
-    flags: int
-    is_binary: bool = False
+    name: Final[str]
+    schema: Final[str]
+    table: Final[str]
+    origin: Final[str]
+    type: Final[int]
+    charset: Final[int]
+    flags: Final[int]
+    is_binary: Final[bool]
+
+    def __init__(
+        self,
+        name: str,
+        schema: str,
+        table: str,
+        origin: str,
+        type: int,
+        charset: int,
+        flags: int,
+        is_binary: bool = False,
+    ) -> None:
+        self.name = name
+        self.schema = schema
+        self.table = table
+        self.origin = origin
+        self.type = type
+        self.charset = charset
+        self.flags = flags
+        self.is_binary = is_binary
 
 
-@noun(frozen=True, slots=True)
+@noun(slots=True, init=False, unsafe_hash=True)
 class RowsDescribed:
     """*Asks* for `read_rows(id)` or `pass_rows(id)`; only for statements forwarded with `rows=True`."""
 
-    id: int
-    index: int
-    columns: tuple[Column, ...]
+    id: Final[int]
+    index: Final[int]
+    columns: Final[tuple[Column, ...]]
+
+    def __init__(
+        self,
+        id: int,
+        index: int,
+        columns: tuple[Column, ...],
+    ) -> None:
+        self.id = id
+        self.index = index
+        self.columns = columns
 
 
 @noun(frozen=True, slots=True)

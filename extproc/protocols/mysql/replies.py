@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Final
 
+from extproc.domain.nouns import noun
 from extproc.protocols.mysql.capabilities import DEPRECATE_EOF
 from extproc.protocols.mysql.limits import Refusal
 from extproc.protocols.mysql.values import malformed, read_int, read_lenenc
@@ -13,12 +14,20 @@ LONGEST_MESSAGE = 500
 """Characters; clients keep 512 bytes (MYSQL_ERRMSG_SIZE)."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun(slots=True, init=False, unsafe_hash=True)
 class Okay:
     """The end of an answer: rows affected and status flags."""
 
-    affected: int
-    status: int
+    affected: Final[int]
+    status: Final[int]
+
+    def __init__(
+        self,
+        affected: int,
+        status: int,
+    ) -> None:
+        self.affected = affected
+        self.status = status
 
 
 def parse_ok(payload: bytes) -> Okay:

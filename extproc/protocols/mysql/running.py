@@ -42,30 +42,54 @@ class Prepared:
         self.is_too_long = False
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, init=False, eq=False)
 class Run:
     """One command at the server. `id` 0: nobody waits to hear how it ends."""
 
-    id: int = 0
-    answer: Answer = "one"
-    kind: str = ""
-    prepared: Prepared | None = None
-    wants_rows: bool = False
-    inquiry: list[tuple[bytes | None, ...]] | None = None
+    id: int
+    answer: Answer
+    kind: str
+    prepared: Prepared | None
+    wants_rows: bool
+    inquiry: list[tuple[bytes | None, ...]] | None
     """The answer is ours alone."""
-    columns: tuple[Column, ...] = ()
-    reading: bool = False
-    results: int = 0
-    rows: int = 0
-    affected: int = 0
-    bytes_returned: int = 0
-    tap: Callable[[bytes], None] | None = None
+    columns: tuple[Column, ...]
+    reading: bool
+    results: int
+    rows: int
+    affected: int
+    bytes_returned: int
+    tap: Callable[[bytes], None] | None
     """Is given every byte of its rows as they go to the client."""
-    is_reset: bool = False
+    is_reset: bool
     """It makes the session new."""
 
+    def __init__(
+        self,
+        id: int = 0,
+        answer: Answer = "one",
+        kind: str = "",
+        prepared: Prepared | None = None,
+        inquiry: list[tuple[bytes | None, ...]] | None = None,
+        is_reset: bool = False,
+    ) -> None:
+        self.id = id
+        self.answer = answer
+        self.kind = kind
+        self.prepared = prepared
+        self.wants_rows = False
+        self.inquiry = inquiry
+        self.columns = ()
+        self.reading = False
+        self.results = 0
+        self.rows = 0
+        self.affected = 0
+        self.bytes_returned = 0
+        self.tap = None
+        self.is_reset = is_reset
 
-@dataclass(slots=True, eq=False)
+
+@dataclass(slots=True, init=False, eq=False)
 class Waiting:
     """A command that waits for an answer of ours."""
 
@@ -74,8 +98,22 @@ class Waiting:
     payload: bytes = field(repr=False)
     sequence: int
     """Of our answer, if we give it."""
-    types: tuple[int, ...] = ()
+    types: tuple[int, ...]
     """Of its parameters: the server keeps them once it is given them, and so do we."""
+
+    def __init__(
+        self,
+        id: int,
+        run: Run,
+        payload: bytes,
+        sequence: int,
+        types: tuple[int, ...] = (),
+    ) -> None:
+        self.id = id
+        self.run = run
+        self.payload = payload
+        self.sequence = sequence
+        self.types = types
 
 
 class Session:
