@@ -108,16 +108,15 @@ $(COMPILED)/.ready: dist/.compiled
 
 # What is compiled, by itself and through a real Envoy. The same tests as ever; what says nothing about the compiled
 # form is marked `pure_only` with the reason, and listed at the end.
-COMPILED_UNIT := tests/test_compiled.py tests/app/test_form.py tests/protocols/h2 tests/protocols/test_head.py \
+COMPILED_UNIT := tests/test_compiled.py tests/app/test_form.py tests/protocols \
   tests/domain/test_request.py tests/identity/test_verifier.py tests/ledger/test_lines.py \
   tests/adapters/test_ledger_files.py tests/pipeline \
   $(addprefix tests/policy/test_,cases.py laws.py plain.py projection.py rulings.py statements.py) \
-  $(addprefix tests/servers/test_,access_log.py desk.py desk_grants.py envoy_proto.py ext_authz.py ext_proc.py \
-    grpc_transport.py half_close.py header_map.py lean_memory.py lean_shared.py lean_tls.py \
-    lean_transport.py network_ext_proc.py mtls.py relay.py)
+  tests/servers
 COMPILED_E2E := $(addprefix tests/e2e/test_,lean_invariant.py masking.py ext_authz.py holds.py \
   lifecycle.py::test_kill_9_during_two_thousand_requests_leaves_nothing_unrecorded \
   lifecycle.py::test_sigterm_under_load_loses_no_record_and_passes_nothing_unrecorded \
+  postgres.py postgres_sessions.py mysql.py relay.py \
   postgres_workers.py::test_a_cancel_finds_a_held_statement_in_whatever_worker_it_is \
   mysql_records.py::test_binary_rows_become_text)
 COMPILED_PYTEST := EXTPROC_FORM=compiled $(AS_COMPILED) $(BIN)/python -m pytest --import-mode=append -rfEs

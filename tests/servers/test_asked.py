@@ -47,8 +47,24 @@ MESSAGES = st.builds(
 )
 
 
+FIELDS = (
+    "attributes",
+    "content",
+    "end_of_stream",
+    "kind",
+    "metadata_context",
+    "observability_mode",
+    "protocol_config",
+)
+
+
 def said(asked: Asked) -> tuple[object, ...]:
-    return tuple(getattr(asked, name) for name in Asked.__slots__)
+    return tuple(getattr(asked, name) for name in FIELDS)
+
+
+@pytest.mark.pure_only(reason="a compiled class has no __slots__")
+def test_every_field_is_compared():
+    assert sorted(Asked.__slots__) == list(FIELDS)
 
 
 def by_parser(data: bytes) -> tuple[object, ...]:
