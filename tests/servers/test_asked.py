@@ -62,7 +62,7 @@ def said(asked: Asked) -> tuple[object, ...]:
     return tuple(getattr(asked, name) for name in FIELDS)
 
 
-@pytest.mark.pure_only(reason="a compiled class has no __slots__")
+@pytest.mark.pure_only("a compiled class has no __slots__")
 def test_every_field_is_compared():
     assert sorted(Asked.__slots__) == list(FIELDS)
 
