@@ -6,7 +6,7 @@ import os
 from collections.abc import Generator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from extproc.app.form import is_compiled
 from extproc.demo import processes
@@ -20,7 +20,7 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 processes.free_ports = ports.free_ports
 
 # No test judges by the clock: a busy machine is no failure.
-settings.register_profile("extproc", deadline=None)
+settings.register_profile("extproc", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("extproc")
 
 
