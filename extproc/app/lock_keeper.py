@@ -12,6 +12,7 @@ import structlog
 
 from extproc.adapters.control import Control
 from extproc.adapters.lock_file import LockFile
+from extproc.config import Settings
 from extproc.domain.errors import StoreUnavailableError
 from extproc.domain.lock import MAX_LOCKS, Lock
 
@@ -19,6 +20,11 @@ log = structlog.get_logger()
 
 FOLLOW = 2.0
 """Seconds a worker has to put a change of locks in force."""
+
+
+def lock_file(settings: Settings) -> LockFile:
+    """Where locks are kept: the supervisor writes them, a worker reads them when it starts."""
+    return LockFile(settings.state / "locks.json")
 
 
 class Follower(Protocol):

@@ -22,8 +22,7 @@ from extproc.app.children import Child
 from extproc.app.collectors import wants_spans
 from extproc.app.configuration_records import NO_PAYLOADS, policy_texts, settings_loaded
 from extproc.app.ledgers import open_ledger
-from extproc.app.lock_keeper import LockKeeper
-from extproc.app.lock_place import lock_file
+from extproc.app.lock_keeper import LockKeeper, lock_file
 from extproc.app.memory import settle_memory
 from extproc.app.rolling import Roller, drop_configurations, write_configuration
 from extproc.config import Settings, check_waits

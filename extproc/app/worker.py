@@ -20,7 +20,7 @@ from extproc.app.hold_stores import open_holds
 from extproc.app.identifying import build_identifier, open_keys
 from extproc.app.leaving import Retirement
 from extproc.app.ledgers import open_ledger
-from extproc.app.lock_place import lock_file
+from extproc.app.lock_keeper import lock_file
 from extproc.app.loops import loop_name
 from extproc.app.memory import settle_request_path
 from extproc.app.relaying import build_relay

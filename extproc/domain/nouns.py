@@ -4,7 +4,8 @@
 changed. At run time the class is not frozen, because a frozen one takes three times as long to make (ADR 13).
 
 `@noun(slots=True, init=False, unsafe_hash=True)` is for those that are made most: they write their own `__init__`,
-because one that dataclasses generate is never compiled (ADR 18), and their fields are `Final`.
+because one that dataclasses generate is never compiled (ADR 18), and their fields are `Final`, but for those that are
+kept out of the repr: `field()` and `Final` do not go together.
 """
 
 from __future__ import annotations

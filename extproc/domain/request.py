@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, KeysView, Mapping
-from types import MappingProxyType
 from typing import Any, Final
 
-from extproc.domain.nouns import noun
+from extproc.domain.nouns import NOTHING, noun
 
 Fields = tuple[tuple[str, str], ...]
-NO_METADATA: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Headers:
@@ -127,7 +125,7 @@ class RequestHead:
         source: Source = NO_SOURCE,
         trace: Trace = NO_TRACE,
         route: str = "",
-        metadata: Mapping[str, Any] = NO_METADATA,
+        metadata: Mapping[str, Any] = NOTHING,
     ) -> None:
         self.target = target
         self.headers = headers

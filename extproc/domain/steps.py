@@ -9,15 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field
 from enum import IntEnum
-from types import MappingProxyType
 from typing import Final
 
 from extproc.domain.decision import NO_CHANGE, HeaderChange
 from extproc.domain.hold import HoldAsk
-from extproc.domain.nouns import noun
+from extproc.domain.nouns import NOTHING, noun
 from extproc.domain.record import Record
-
-NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class BodyMode(IntEnum):
@@ -55,7 +52,7 @@ class Forward:
         headers: HeaderChange = NO_CHANGE,
         body: bytes | None = None,
         modes: BodyModes | None = None,
-        metadata: Mapping[str, str] = NO_METADATA,
+        metadata: Mapping[str, str] = NOTHING,
         records: tuple[Record, ...] = (),
     ) -> None:
         self.headers = headers

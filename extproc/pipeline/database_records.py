@@ -19,7 +19,7 @@ from extproc.domain.grant import Grant
 from extproc.domain.hold import HeldRequest
 from extproc.domain.principal import Principal
 from extproc.domain.record import INTENT, OUTCOME, Checked, Record
-from extproc.domain.request import Source, Trace
+from extproc.domain.request import NO_TRACE, Source, Trace
 from extproc.domain.statement import Statement, StatementFacts
 from extproc.masking import Masker
 from extproc.pipeline.scribe import MAX_TEXT, hold_summary, keyed_digest
@@ -31,7 +31,6 @@ MAX_PARAMETER = 256
 MAX_NAMES = 64
 MAX_REMEMBERED = 128
 """Texts whose part of a record a connection remembers; more begin anew."""
-NO_TRACE = Trace()
 
 
 @dataclass(slots=True)
@@ -57,8 +56,8 @@ class SessionScribe:
     policy: str = ""
     _texts_shown: dict[str, tuple[Statement, dict[str, Any]]] = field(default_factory=dict, repr=False)
     """What a record says of a text, by text: prepared statements come again and again."""
-
     _connection_shown: tuple[tuple[str, str, str, str], Checked] | None = field(default=None, repr=False)
+    """What a record says of the connection, and what that was made of."""
 
     def login(self, at: float, verdict: str, code: str) -> Record:
         """Who wants in, as whom, and what was decided; before anything goes to the server."""
