@@ -32,7 +32,6 @@ REFUSED_NAME = b"extproc refused"
 """Never defined: what has a syntax error is not stored. So the client's unnamed statement stays as it was."""
 
 _SMALL = 64 * 1024
-_JUDGED = b"QPB"
 _KNOWN = frozenset(b"QPBDECSHXdcfF")
 
 _TOO_LONG = Refusal("54000", "extproc: the message is longer than is allowed here")
@@ -106,13 +105,13 @@ class ClientSide:
         session = self._session
         if session.awaited and session.awaited[0].kind == STARTUP:
             return False
-        if session.copying_in and (kind not in b"dcfSHX" or self._withheld is not None):
+        if session.copying_in and (kind not in {b"d", b"c", b"f", b"S", b"H", b"X"} or self._withheld is not None):
             raise copy_violation()
         if session.skipping:
             self._drop_withheld()
-        elif kind not in b"BX" or size > session.limits.statement:
+        elif kind not in {b"B", b"X"} or size > session.limits.statement:
             self._release()
-        if session.skipping and kind not in b"SX":
+        if session.skipping and kind not in {b"S", b"X"}:
             self._start(size, discard=True)
             return True
         if kind == b"d":
@@ -120,7 +119,7 @@ class ClientSide:
             return True
         if not self._may_go_on(kind):
             return False
-        if kind in _JUDGED and size > session.limits.statement:
+        if kind in {b"Q", b"P", b"B"} and size > session.limits.statement:
             self._start(size, discard=True)
             self._refuse(kind, _TOO_LONG)
             return True
@@ -128,7 +127,7 @@ class ClientSide:
             self._start(size, discard=True)
             self._refuse(b"Q", _FUNCTION_CALL)
             return True
-        if kind not in b"QPBf" and size > _SMALL:
+        if kind not in {b"Q", b"P", b"B", b"f"} and size > _SMALL:
             raise ProtocolError("too-long", "the client sent a message longer than its kind can be")
         if kind == b"f" and size > session.limits.statement:
             raise ProtocolError("too-long", "the client sent a message longer than its kind can be")
@@ -138,7 +137,7 @@ class ClientSide:
 
     def _may_go_on(self, kind: bytes) -> bool:
         session = self._session
-        if kind in b"cfXH":
+        if kind in {b"c", b"f", b"X", b"H"}:
             return True
         if session.barrier and not session.copying_in:
             if session.head() is not None:
@@ -165,7 +164,7 @@ class ClientSide:
         elif kind == b"E":
             if not self._execute(raw, body):
                 return False
-        elif kind in b"DC":
+        elif kind in {b"D", b"C"}:
             if not self._describe_or_close(kind, raw, body):
                 return False
         else:
@@ -395,7 +394,7 @@ class ClientSide:
 
     def _control(self, kind: bytes, raw: bytes, body: bytes) -> None:
         session = self._session
-        if kind in b"SHXc" and body:
+        if kind in {b"S", b"H", b"X", b"c"} and body:
             raise malformed({b"S": "Sync", b"H": "Flush", b"X": "Terminate", b"c": "CopyDone"}[kind])
         session.to_server.append(raw)
         if kind == b"S":
@@ -405,7 +404,7 @@ class ClientSide:
                 session.awaited.append(Awaited(b"S"))
         elif kind == b"X":
             self.leave()
-        elif kind in b"cf":
+        elif kind in {b"c", b"f"}:
             if session.copying_in:
                 session.copying_in = False
             else:  # ahead of the server's CopyInResponse, or after its error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
 from extproc.domain.errors import ProtocolError
 from extproc.protocols.postgres.buffer import Buffer
@@ -39,6 +39,17 @@ from extproc.protocols.postgres.messages import (
 from extproc.protocols.postgres.running import STARTUP, Awaited, Run
 from extproc.protocols.postgres.session import Session
 
+_RUNNING: Final = frozenset((b"Q", b"E"))
+"""What rows and the end of a statement answer: Query or Execute."""
+_DESCRIBED: Final = frozenset((b"D",))
+_QUERIED: Final = frozenset((b"Q", b"D"))
+_EXECUTED: Final = frozenset((b"E",))
+_PREPARED: Final = frozenset((b"P",))
+_BOUND: Final = frozenset((b"B",))
+_CLOSED: Final = frozenset((b"C",))
+_ASKED: Final = frozenset((INQUIRY,))
+_STARTED: Final = frozenset((STARTUP,))
+_SYNCED: Final = frozenset((b"Q", b"S", STARTUP))
 _ANSWERS = frozenset((b"1", b"2", b"3", b"C", b"D", b"T", b"n", b"s", b"t"))
 _ROW = ord("D")
 _COPY = ord("d")
@@ -136,12 +147,12 @@ class ServerSide:
         if len(self._buffer) > session.limits.waiting:
             raise ProtocolError("too-much-waiting", "the server sent more than may wait for an answer")
 
-    def _head(self, kinds: bytes, kind: bytes) -> Awaited:
+    def _head(self, kinds: frozenset[bytes], kind: bytes) -> Awaited:
         """What the server answers: one of `kinds`, or it makes no sense to us."""
         head = self._session.head()
         if head is None or head.kind not in kinds:
             raise _unexpected(kind)
-        if head.refusal is not None and kind not in b"Z":
+        if head.refusal is not None and kind != b"Z":
             raise ProtocolError("refusal-failed", "the server accepted what it had to refuse")
         return head
 
@@ -165,7 +176,7 @@ class ServerSide:
 
     def _answer(self, kind: bytes, body: bytes) -> None:
         session = self._session
-        head = self._head(INQUIRY, kind)
+        head = self._head(_ASKED, kind)
         inquiry, run = head.inquiry, head.run
         assert inquiry is not None and run is not None  # noqa: S101 - an inquiry is only sent with both
         if not inquiry.receive(kind, body):
@@ -195,7 +206,7 @@ class ServerSide:
     # rows
 
     def _rows(self, first_size: int) -> bool:
-        run = self._head(b"QE", b"D").run
+        run = self._head(_RUNNING, b"D").run
         assert run is not None  # noqa: S101 - Q and E without a refusal always have one
         if run.wants_rows and run.columns is None:
             raise ProtocolError("undescribed-rows", "the server sent rows it had not described")
@@ -266,7 +277,7 @@ class ServerSide:
 
     def _described(self, raw: bytes, body: bytes) -> None:
         kind = raw[:1]
-        head = self._head(b"QD" if kind == b"T" else b"D", kind)
+        head = self._head(_QUERIED if kind == b"T" else _DESCRIBED, kind)
         run = head.run
         if not head.swallow:
             self._send(raw)
@@ -283,7 +294,7 @@ class ServerSide:
         run.results += kind == b"T"
 
     def _parameters(self, raw: bytes, body: bytes) -> None:
-        prepared = self._head(b"D", b"t").prepared
+        prepared = self._head(_DESCRIBED, b"t").prepared
         types = parse_parameter_description(body)
         if prepared is not None:
             prepared.types = types
@@ -292,7 +303,7 @@ class ServerSide:
     # the ends of things
 
     def _completed(self, raw: bytes, body: bytes) -> None:
-        head = self._head(b"QE", b"C")
+        head = self._head(_RUNNING, b"C")
         tag, at = cstring(body, 0, "CommandComplete")
         if at != len(body):
             raise malformed("CommandComplete")
@@ -302,7 +313,7 @@ class ServerSide:
         self._finish(head)
 
     def _empty(self, raw: bytes, body: bytes) -> None:
-        head = self._head(b"QE", b"I")
+        head = self._head(_RUNNING, b"I")
         self._send(raw)
         self._finish(head)
 
@@ -317,21 +328,21 @@ class ServerSide:
             head.run.reading = False
 
     def _suspended(self, raw: bytes, body: bytes) -> None:
-        run = self._head(b"E", b"s").run
+        run = self._head(_EXECUTED, b"s").run
         self._pop()
         if run is not None:
             run.suspended = True
         self._send(raw)
 
     def _parsed(self, raw: bytes, body: bytes) -> None:
-        head = self._head(b"P", b"1")
+        head = self._head(_PREPARED, b"1")
         self._pop()
         self._session.prepared(head)
         self._session.end(head.run, "complete", executed=False)
         self._send(raw)
 
     def _bound(self, raw: bytes, body: bytes) -> None:
-        head = self._head(b"B", b"2")
+        head = self._head(_BOUND, b"2")
         self._pop()
         run = head.run
         assert run is not None  # noqa: S101 - a Bind is only sent with one
@@ -342,7 +353,7 @@ class ServerSide:
         self._send(raw)
 
     def _closed(self, raw: bytes, body: bytes) -> None:
-        head = self._head(b"C", b"3")
+        head = self._head(_CLOSED, b"3")
         self._pop()
         if head.which == b"S":
             self._session.prepared(head)
@@ -354,7 +365,7 @@ class ServerSide:
 
     def _ready(self, raw: bytes, body: bytes) -> None:
         session = self._session
-        head = self._head(b"QS" + STARTUP, b"Z")
+        head = self._head(_SYNCED, b"Z")
         if body not in (b"I", b"T", b"E"):
             raise malformed("ReadyForQuery")
         if head.refusal is not None:
@@ -399,7 +410,7 @@ class ServerSide:
             session.end(run, "error", head.kind != b"P", sqlstate)
         session.copying_in = False
         head.answered = True
-        if head.kind not in b"QS":  # those are followed by ReadyForQuery
+        if head.kind not in {b"Q", b"S"}:  # those are followed by ReadyForQuery
             session.drop_batch()
 
     # messages
@@ -461,7 +472,7 @@ class ServerSide:
         self._send(raw)
 
     def _key(self, raw: bytes, body: bytes) -> None:
-        self._head(STARTUP, b"K")
+        self._head(_STARTED, b"K")
         if not 8 <= len(body) <= 4 + 256:
             raise malformed("BackendKeyData")
         self._session.backend_key = BackendKey(UINT32.unpack_from(body)[0], body[4:])
@@ -471,7 +482,7 @@ class ServerSide:
 
     def _copy(self, raw: bytes, body: bytes) -> None:
         session = self._session
-        run = self._head(b"QE", raw[:1]).run
+        run = self._head(_RUNNING, raw[:1]).run
         if len(body) < 3 or len(body) != 3 + 2 * UINT16.unpack_from(body, 1)[0]:
             raise malformed("CopyResponse")
         assert run is not None  # noqa: S101 - Q and E without a refusal always have one
@@ -485,7 +496,7 @@ class ServerSide:
             session.copy_begins()
 
     def _copy_data(self, first_size: int) -> bool:
-        run = self._head(b"QE", b"d").run
+        run = self._head(_RUNNING, b"d").run
         if run is not None and run.wants_copy:
             if first_size > self._session.limits.row:
                 raise ProtocolError("row-too-long", "COPY data that must be read is too long")
@@ -529,7 +540,7 @@ class ServerSide:
         self._answered()
 
     def _copy_done(self, raw: bytes, body: bytes) -> None:
-        run = self._head(b"QE", b"c").run
+        run = self._head(_RUNNING, b"c").run
         if body:
             raise malformed("CopyDone")
         if run is not None and run.wants_copy:
