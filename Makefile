@@ -109,8 +109,9 @@ $(COMPILED)/.ready: dist/.compiled
 # What is compiled, by itself and through a real Envoy. The same tests as ever; what says nothing about the compiled
 # form is marked `pure_only` with the reason, and listed at the end.
 COMPILED_UNIT := tests/test_compiled.py tests/app/test_form.py tests/protocols \
-  tests/domain/test_request.py tests/identity/test_verifier.py tests/ledger/test_lines.py \
-  tests/adapters/test_ledger_files.py tests/pipeline \
+  tests/domain/test_request.py tests/identity/test_verifier.py \
+  $(addprefix tests/ledger/test_,lines.py otlp.py spans.py statement_spans.py) \
+  tests/adapters/test_ledger_files.py tests/adapters/test_telemetry.py tests/pipeline \
   $(addprefix tests/policy/test_,cases.py laws.py plain.py projection.py rulings.py statements.py) \
   tests/servers
 COMPILED_E2E := $(addprefix tests/e2e/test_,lean_invariant.py masking.py ext_authz.py holds.py \

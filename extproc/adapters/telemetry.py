@@ -11,20 +11,16 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanKind, TraceFlags
-from opentelemetry.trace import SpanContext as OtelContext
-from opentelemetry.trace.status import Status, StatusCode
 
 from extproc import __version__
 from extproc.adapters.span_feed import SpanFeed
 from extproc.adapters.telemetry_settings import Environment, TelemetrySettings, read_environment
-from extproc.ledger.spans import SpanContext, SpanView, Value
+from extproc.ledger.otlp import SpanEncoder
+from extproc.ledger.spans import SpanView
 
 POLL = 0.5
 """Seconds between two looks at the ledger when there was nothing to tell."""
@@ -32,27 +28,34 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 60.0
 """Seconds to wait after a failed export: doubling from the first to the longest."""
 
-_KINDS = {"server": SpanKind.SERVER, "internal": SpanKind.INTERNAL}
-_SCOPE = InstrumentationScope("extproc", __version__, "https://opentelemetry.io/schemas/1.44.0")
-_UNSET = Status(StatusCode.UNSET)
-_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 
 log = structlog.get_logger(__name__)
 
 
-def build_span_exporter(settings: TelemetrySettings, environment: Environment) -> SpanExporter:
-    """The OTLP exporter for the protocol that is configured."""
+class SpanSender(Protocol):
+    """Takes an export request to the collector."""
+
+    def send(self, request: bytes) -> bool:
+        """True if the collector took it. `request`: an encoded `ExportTraceServiceRequest`. May raise anything."""
+
+    def shutdown(self) -> None:
+        """Let go of the connection."""
+
+
+def build_span_sender(settings: TelemetrySettings, environment: Environment) -> SpanSender:
+    """OTLP by the protocol that is configured."""
     # what goes wrong is told once by our own loop, not once for every attempt
     logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
     headers = dict(settings.headers) if settings.headers else None
     if (settings.protocol or environment.protocol) == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
+        from extproc.adapters.otlp_grpc import GrpcSender
 
-        return GrpcExporter(endpoint=settings.endpoint, headers=headers)
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
+        return GrpcSender(endpoint=settings.endpoint, headers=headers)
+    from extproc.adapters.otlp_http import HttpSender
 
     endpoint = settings.endpoint
-    return HttpExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces" if endpoint else None, headers=headers)
+    return HttpSender(endpoint=f"{endpoint.rstrip('/')}/v1/traces" if endpoint else None, headers=headers)
 
 
 def build_resource(service_name: str | None) -> Resource:
@@ -65,41 +68,15 @@ def build_resource(service_name: str | None) -> Resource:
     return named
 
 
-class SpanBuilder:
-    """Makes the SDK's spans from ours; text is cut at `value_limit` characters."""
-
-    def __init__(self, resource: Resource, value_limit: int = 1024) -> None:
-        self._resource = resource
-        self._limit = value_limit
-
-    def build(self, view: SpanView) -> ReadableSpan:
-        """One finished span."""
-        parent = None
-        if view.parent_id:
-            # whether the parent is remote does not change what is exported, except for a flag: Envoy is remote
-            parent = _otel(
-                SpanContext(view.context.trace_id, view.parent_id), is_remote=view.kind == "server"
-            )
-        return ReadableSpan(
-            name=view.name[:256],
-            context=_otel(view.context),
-            parent=parent,
-            resource=self._resource,
-            attributes={name: self._cut(value) for name, value in view.attributes.items()},
-            links=tuple(Link(_otel(context, is_remote=True)) for context in view.links),
-            kind=_KINDS[view.kind],
-            status=_UNSET if view.error is None else Status(StatusCode.ERROR, view.error[:256]),
-            start_time=view.start_us * 1000,
-            end_time=view.end_us * 1000,
-            instrumentation_scope=_SCOPE,
-        )
-
-    def _cut(self, value: Value) -> Value:
-        if isinstance(value, str):
-            return value[: self._limit]
-        if isinstance(value, list):
-            return [item[: self._limit] for item in value[:128]]
-        return value
+def build_encoder(resource: Resource, value_limit: int = 1024) -> SpanEncoder:
+    """For spans of this service; text is cut at `value_limit` characters."""
+    described = {
+        name: value if isinstance(value, str | bool | int) else str(value)
+        for name, value in resource.attributes.items()
+    }
+    return SpanEncoder(
+        described, scope="extproc", version=__version__, schema_url=SCHEMA, value_limit=value_limit
+    )
 
 
 class TelemetryExporter:
@@ -108,8 +85,8 @@ class TelemetryExporter:
     def __init__(
         self,
         feed: SpanFeed,
-        exporter: SpanExporter,
-        builder: SpanBuilder,
+        sender: SpanSender,
+        encoder: SpanEncoder,
         *,
         ratio: float = 1.0,
         batch: int = 512,
@@ -117,8 +94,8 @@ class TelemetryExporter:
     ) -> None:
         """`ratio` is the share of plain allows to keep; everything else is always kept."""
         self._feed = feed
-        self._exporter = exporter
-        self._builder = builder
+        self._sender = sender
+        self._encoder = encoder
         self._ratio = ratio
         self._batch = batch
         self._clock = clock
@@ -148,7 +125,7 @@ class TelemetryExporter:
                     self._feed.left_out(view)
         while self._left:
             batch = self._left[: self._fits]
-            if not self._export([self._builder.build(view) for view in batch]):
+            if not self._send(batch):
                 return False
             for view in batch:
                 self._feed.delivered(view)
@@ -180,17 +157,17 @@ class TelemetryExporter:
         except OSError as failure:
             log.error("telemetry.cursor", error=failure.strerror)
         self._feed.close()
-        self._exporter.shutdown()
+        self._sender.shutdown()
         return 0 if self._reachable else 1
 
     def _is_kept(self, view: SpanView) -> bool:
         # the same share of traces as the SDK's TraceIdRatioBased keeps: by the low 64 bits of the trace id
         return not view.plain or int(view.context.trace_id[16:], 16) < self._ratio * (1 << 64)
 
-    def _export(self, spans: list[ReadableSpan]) -> bool:
+    def _send(self, batch: list[SpanView]) -> bool:
         try:
-            delivered = self._exporter.export(spans) is SpanExportResult.SUCCESS
-        except Exception as failure:  # whatever an exporter raises, nothing may be skipped
+            delivered = self._sender.send(self._encoder.encode(batch))
+        except Exception as failure:  # whatever a sender raises, nothing may be skipped
             log.error("telemetry.exporter_failed", error=type(failure).__name__)
             delivered = False
         if delivered != self._reachable:
@@ -212,10 +189,6 @@ def open_exporter(
 ) -> TelemetryExporter:
     """Everything put together. Raises ConfigError."""
     env = environment or read_environment()
-    builder = SpanBuilder(build_resource(settings.service_name), env.value_limit)
-    exporter = build_span_exporter(settings, env)
-    return TelemetryExporter(SpanFeed(directory, cursor), exporter, builder, ratio=env.ratio, batch=env.batch)
-
-
-def _otel(context: SpanContext, *, is_remote: bool = False) -> OtelContext:
-    return OtelContext(int(context.trace_id, 16), int(context.span_id, 16), is_remote, _SAMPLED)
+    encoder = build_encoder(build_resource(settings.service_name), env.value_limit)
+    sender = build_span_sender(settings, env)
+    return TelemetryExporter(SpanFeed(directory, cursor), sender, encoder, ratio=env.ratio, batch=env.batch)

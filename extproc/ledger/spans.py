@@ -75,7 +75,7 @@ def hold_context(opened: Line) -> SpanContext:
 def hold_id_of(line: Line) -> str:
     """The hold a record is about; empty if none."""
     hold = line.fields.get("hold", "")
-    return _text(_mapping(hold).get("id", "") if isinstance(hold, Mapping) else hold)
+    return _text(_mapping(hold).get("id", "") if isinstance(hold, dict) else hold)
 
 
 def request_span(intent: Line | None, outcome: Line | None, hold: SpanContext | None = None) -> SpanView:
@@ -359,14 +359,14 @@ def _flatten(attributes: dict[str, Value], prefix: str, fields: Mapping[str, Any
             return
         if isinstance(value, bool | int | str):
             attributes[key] = value
-        elif isinstance(value, Mapping) and depth:
+        elif isinstance(value, dict) and depth:
             _flatten(attributes, key, value, depth - 1)
         elif isinstance(value, list) and value and all(isinstance(item, str) for item in value):
             attributes[key] = value
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _text(value: object) -> str:

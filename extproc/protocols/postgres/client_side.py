@@ -105,7 +105,9 @@ class ClientSide:
         session = self._session
         if session.awaited and session.awaited[0].kind == STARTUP:
             return False
-        if session.copying_in and (kind not in {b"d", b"c", b"f", b"S", b"H", b"X"} or self._withheld is not None):
+        if session.copying_in and (
+            kind not in {b"d", b"c", b"f", b"S", b"H", b"X"} or self._withheld is not None
+        ):
             raise copy_violation()
         if session.skipping:
             self._drop_withheld()
