@@ -111,7 +111,7 @@ $(COMPILED)/.ready: dist/.compiled
 COMPILED_UNIT := tests/test_compiled.py tests/app/test_form.py tests/protocols \
   tests/domain/test_request.py tests/identity/test_verifier.py \
   $(addprefix tests/ledger/test_,lines.py otlp.py spans.py statement_spans.py) \
-  tests/adapters/test_ledger_files.py tests/adapters/test_telemetry.py tests/pipeline \
+  tests/adapters/test_ledger_files.py tests/adapters/test_telemetry.py tests/masking tests/pipeline \
   $(addprefix tests/policy/test_,cases.py laws.py plain.py projection.py rulings.py statements.py) \
   tests/servers
 COMPILED_E2E := $(addprefix tests/e2e/test_,lean_invariant.py masking.py ext_authz.py holds.py \

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -59,7 +60,7 @@ def first_look(data: bytes, rules: Rules) -> tuple[Search, ...]:
 
     A backslash that is itself escaped may begin an escape of a document inside a string: then there is no look.
     """
-    if b"\\" not in data:
+    if _BACKSLASH not in data:
         return rules.finder.look(data)
     if b"\\\\" in data or b"\\u005" in data:
         return rules.finder.searches
@@ -73,6 +74,7 @@ def first_look(data: bytes, rules: Rules) -> tuple[Search, ...]:
     return rules.finder.look(text)
 
 
+_BACKSLASH: Final = 0x5C
 _decode = msgspec.json.Decoder(msgspec.Raw).decode
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _MEMBER = re.compile(
@@ -123,7 +125,7 @@ def _too_deep() -> MaskingError:
 
 def _depth_exceeds(data: bytes, limit: int) -> bool:
     """Valid JSON only. Each round removes the innermost brackets, so rounds count levels."""
-    if b"\\" in data:
+    if _BACKSLASH in data:
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     left = data.translate(_BRACKETS, _NO_BRACKETS).replace(b'""', b"")
     if b'"' in left:  # some strings hold brackets
@@ -213,7 +215,7 @@ def _string(
 ) -> list[Edit]:  # fmt: skip
     """Changes inside one string token, quotes included; a document in it is masked as one."""
     raw = data[start + 1 : end - 1]
-    view: View | None = json_view(raw) if b"\\" in raw else None
+    view: View | None = json_view(raw) if _BACKSLASH in raw else None
     text = raw if view is None else view.text
     before = data[max(0, start - CONTEXT_BYTES) : start]
     inner: list[Edit] | None = None
@@ -280,7 +282,7 @@ def _walk(
                 index += 1
         elif node is not None:
             name = member[_NAME]
-            here = node.named.get(json_view(name).text if b"\\" in name else name, node.other_name)
+            here = node.named.get(json_view(name).text if _BACKSLASH in name else name, node.other_name)
         end = member.end()
         if places[coming] < end:
             coming = _key_place(data, member, places, coming, edits, rules, searches, tally, level)
@@ -344,7 +346,7 @@ def _by_path(
     text = data[start:end]
     if text[0] == 0x22:
         text = text[1:-1]
-        if b"\\" in text:
+        if _BACKSLASH in text:
             text = json_view(text).text
     tally.count(label)
     before = data[max(0, start - CONTEXT_BYTES) : start]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from extproc.masking.finder import Search, Tally
 from extproc.masking.json_body import PATH_ENTITY
 from extproc.masking.rules import Rules
 from extproc.masking.views import Edit, View, apply_edits, percent_view, reference_view
+
+_AMPERSAND: Final = 0x26
+_PERCENT: Final = 0x25
+_PLUS: Final = 0x2B
 
 
 def mask_text(data: bytes, rules: Rules, tally: Tally) -> bytes:
@@ -17,12 +22,12 @@ def mask_text(data: bytes, rules: Rules, tally: Tally) -> bytes:
 
 def mask_markup(data: bytes, rules: Rules, tally: Tally) -> bytes:
     """HTML and XML: character references are resolved before looking; tags are text like any other."""
-    return _masked(data, reference_view(data) if b"&" in data else None, rules, tally)
+    return _masked(data, reference_view(data) if _AMPERSAND in data else None, rules, tally)
 
 
 def mask_percent(data: bytes, rules: Rules, tally: Tally) -> bytes:
     """Percent-encoded text, such as the path of a URL."""
-    return _masked(data, percent_view(data, plus=False) if b"%" in data else None, rules, tally)
+    return _masked(data, percent_view(data, plus=False) if _PERCENT in data else None, rules, tally)
 
 
 def mask_url(url: bytes, rules: Rules, tally: Tally) -> bytes:
@@ -31,7 +36,7 @@ def mask_url(url: bytes, rules: Rules, tally: Tally) -> bytes:
     masked = mask_percent(path, rules, tally)
     if not mark:
         return masked
-    escaped = b"%" in query or b"+" in query
+    escaped = _PERCENT in query or _PLUS in query
     return masked + mark + _masked(query, percent_view(query, plus=True) if escaped else None, rules, tally)
 
 
