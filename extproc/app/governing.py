@@ -13,6 +13,7 @@ from extproc.config.settings import Listener
 from extproc.domain.mask import MaskSpec
 from extproc.identity import TokenIdentifier
 from extproc.masking import ENTITIES, Masker, MaskSecrets, compile_masker
+from extproc.masking.literal_stream import build_literals
 from extproc.masking.literals import literal_forms
 from extproc.masking.rows import RowMasks, compile_rows
 from extproc.pipeline import Credential, DatabasePlan, DatabaseRole, Governance, TargetPlan
@@ -82,7 +83,7 @@ def _plan(settings: Settings, target: Target, policies: PolicySet, secrets: Mask
     if target.credential is not None:
         secret = target.credential.value.resolve()
         value = target.credential.prefix + secret
-        credential = Credential(target.credential.header, value, literal_forms(secret))
+        credential = Credential(target.credential.header, value, build_literals(literal_forms(secret)))
         literals.append(secret)
     database = _database(settings, target)
     if database is not None:

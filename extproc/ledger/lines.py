@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 
 from extproc.domain.errors import ExtprocError
+from extproc.domain.nouns import noun
 from extproc.domain.record import Checked
 
 VERSION: Final = 1
@@ -44,17 +45,23 @@ class RecordError(ExtprocError):
     """
 
 
-@dataclass(frozen=True, slots=True)
+@noun(slots=True, init=False, unsafe_hash=True)
 class PayloadPlace:
     """What a line says about a payload: its commitment (hex), its length in bytes and where it lies.
 
     `sealed` is the digest (hex) of its entry if it is encrypted, else empty.
     """
 
-    commitment: str
-    size: int
-    ref: str
-    sealed: str = ""
+    commitment: Final[str]
+    size: Final[int]
+    ref: Final[str]
+    sealed: Final[str]
+
+    def __init__(self, commitment: str, size: int, ref: str, sealed: str = "") -> None:
+        self.commitment = commitment
+        self.size = size
+        self.ref = ref
+        self.sealed = sealed
 
 
 @dataclass(frozen=True, slots=True)

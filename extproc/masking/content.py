@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from extproc.domain.errors import MaskingError
@@ -25,6 +26,10 @@ def parse_content_type(value: str) -> ContentType:
 
     Raises MaskingError("charset") when two different charsets are declared.
     """
+    return (_known_type if len(value) <= _RECURRING else _content_type)(value)
+
+
+def _content_type(value: str) -> ContentType:
     media, _, parameters = value.partition(";")
     media = media.strip().lower()
     if not media:
@@ -35,6 +40,11 @@ def parse_content_type(value: str) -> ContentType:
     if len(charsets) > 1:
         raise MaskingError("charset", "the content type declares two charsets")
     return ContentType(_format(media), charsets.pop() if charsets else "")
+
+
+_RECURRING = 128
+"""Characters of a header that may come again and again; longer ones are read each time."""
+_known_type = lru_cache(maxsize=256)(_content_type)
 
 
 def _format(media: str) -> Format:

@@ -7,21 +7,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 REPLACEMENT = b"[CREDENTIAL]"
 
 
+@dataclass(frozen=True, slots=True)
+class Literals:
+    """The spellings of a secret, the longest first, and what finds any of them. `repr` shows neither."""
+
+    forms: tuple[bytes, ...] = field(repr=False)
+    pattern: re.Pattern[bytes] = field(repr=False, compare=False)
+
+
+def build_literals(forms: Iterable[bytes]) -> Literals:
+    """`forms` are `literals.literal_forms`."""
+    longest_first = tuple(sorted(forms, key=lambda form: (-len(form), form)))  # the longest spelling wins
+    return Literals(longest_first, re.compile(b"|".join(re.escape(form) for form in longest_first)))
+
+
 class LiteralStream:
-    """Feed pieces in, get pieces out; `count` literals were replaced. `forms` are `literals.literal_forms`.
+    """Feed pieces in, get pieces out; `count` literals were replaced.
 
     With `same_length` a literal becomes as many asterisks: every other byte keeps its place.
     """
 
-    __slots__ = ("_forms", "_pattern", "_replacement", "_rest", "count")
+    __slots__ = ("_literals", "_replacement", "_rest", "count")
 
-    def __init__(self, forms: Iterable[bytes], *, same_length: bool = False) -> None:
-        self._forms = tuple(sorted(forms, key=lambda form: (-len(form), form)))  # the longest spelling wins
-        self._pattern = re.compile(b"|".join(re.escape(form) for form in self._forms))
+    def __init__(self, literals: Literals, *, same_length: bool = False) -> None:
+        self._literals = literals
         self._replacement: bytes | Callable[[re.Match[bytes]], bytes] = _stars if same_length else REPLACEMENT
         self._rest = b""
         self.count = 0
@@ -29,7 +43,7 @@ class LiteralStream:
     def feed(self, piece: bytes, *, last: bool = False) -> bytes:
         """The bytes that may go on now. With `last`, nothing is held back."""
         data = self._rest + piece
-        data, found = self._pattern.subn(self._replacement, data)
+        data, found = self._literals.pattern.subn(self._replacement, data)
         self.count += found
         keep = 0 if last else self._possible_start(data)
         self._rest = data[len(data) - keep :]
@@ -43,7 +57,7 @@ class LiteralStream:
     def _possible_start(self, data: bytes) -> int:
         """The length of the longest tail that begins a literal without completing it."""
         longest = 0
-        for form in self._forms:
+        for form in self._literals.forms:
             for size in range(min(len(form) - 1, len(data)), longest, -1):
                 if data.endswith(form[:size]):
                     longest = size

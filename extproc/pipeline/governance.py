@@ -14,6 +14,7 @@ from extproc.domain.principal import Principal
 from extproc.domain.request import Headers
 from extproc.domain.steps import NeedKeys
 from extproc.masking import Masker
+from extproc.masking.literal_stream import Literals
 from extproc.masking.rows import RowMasks
 from extproc.pipeline.listeners import ListenerPlan
 from extproc.pipeline.locks import LockBoard
@@ -31,7 +32,7 @@ class Credential:
 
     header: str
     value: str = field(repr=False)
-    forms: frozenset[bytes] = field(repr=False, default=frozenset())
+    literals: Literals
     """The spellings of the secret that an echo may use."""
 
 

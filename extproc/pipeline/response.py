@@ -116,7 +116,7 @@ class ResponseSide:
                 media = headers.get("content-type").partition(";")[0].strip().lower()
                 if media.startswith("application/grpc") and "text" not in media:
                     self._frames = GrpcFrames()
-                self._stream = LiteralStream(plan.credential.forms, same_length=self._frames is not None)
+                self._stream = LiteralStream(plan.credential.literals, same_length=self._frames is not None)
                 # what is taken out changes the length, and Envoy leaves this header to whoever lowers the mode
                 change = replace(change, remove=(*change.remove, "content-length"))
             return Forward(headers=change, modes=modes)
@@ -277,7 +277,7 @@ class ResponseSide:
             residual = masker.residual(result.data, content_type) if result.changed else {}
             return result.data, dict(result.counts), residual
         assert self._plan.credential is not None  # noqa: S101  (a masker without masks exists for its literal)
-        stream = LiteralStream(self._plan.credential.forms)
+        stream = LiteralStream(self._plan.credential.literals)
         out = stream.feed(plain, last=True)
         return (out, {"LITERAL": stream.count}, {}) if stream.count else None
 

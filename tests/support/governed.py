@@ -11,6 +11,7 @@ from extproc.domain.principal import Principal
 from extproc.domain.request import Headers, RequestHead
 from extproc.domain.steps import BodyMode, BodyModes, NeedKeys
 from extproc.masking import ENTITIES, MaskSecrets, compile_masker
+from extproc.masking.literal_stream import build_literals
 from extproc.masking.literals import literal_forms
 from extproc.pipeline import Credential, Governance, HttpExchange, TargetPlan
 from extproc.policy import PolicySource, TargetInfo, load_policies
@@ -78,7 +79,7 @@ def denying() -> Governance:
 
 def credential() -> Credential:
     """What the upstream wants to see."""
-    return Credential("x-api-key", CREDENTIAL, literal_forms(CREDENTIAL))
+    return Credential("x-api-key", CREDENTIAL, build_literals(literal_forms(CREDENTIAL)))
 
 
 def head(

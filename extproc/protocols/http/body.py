@@ -6,6 +6,7 @@ import json
 import re
 import unicodedata
 import zlib
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from extproc.domain.errors import ProtocolError
@@ -61,6 +62,10 @@ def readable_codings(accept_encoding: str) -> str:
 
     `gzip;q=0` means "not gzip"; weights are dropped, since at most two codings are left.
     """
+    return (_known_codings if len(accept_encoding) <= _RECURRING else _codings)(accept_encoding)
+
+
+def _codings(accept_encoding: str) -> str:
     kept: list[str] = []
     for element in accept_encoding.lower().split(","):
         coding, *parameters = (part.strip() for part in element.split(";"))
@@ -70,6 +75,9 @@ def readable_codings(accept_encoding: str) -> str:
     return ", ".join(kept) or "identity"
 
 
+_RECURRING = 128
+"""Characters of a header that may come again and again; longer ones are read each time."""
+_known_codings = lru_cache(maxsize=256)(_codings)
 _ZERO_WEIGHT = re.compile(r"q\s*=\s*0(\.0{0,3})?")
 
 
