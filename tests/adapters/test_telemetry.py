@@ -223,6 +223,16 @@ def test_an_exporter_that_raises_loses_nothing(ledger):
     assert collector.requests() == [0, 1, 2, 3]
 
 
+def test_a_record_of_any_year_holds_nothing_up(ledger, collector):
+    writer = open_writer(ledger)
+    writer.append(Record("note.odd", 250_000_000_000.0, {}))  # later than a span can say
+    writer.commit()
+    fill(writer, 3)
+    export_all(open_telemetry(ledger, collector))
+    assert collector.requests() == [0, 1, 2]
+    assert [span.start for span in collector.spans if span.name == "note.odd"] == [(1 << 64) - 1]
+
+
 def test_sampling_never_drops_denials_holds_or_errors(ledger, collector):
     writer = open_writer(ledger)
     fill(writer, 400)
