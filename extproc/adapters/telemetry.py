@@ -1,7 +1,7 @@
 """The exporter: spans leave by OTLP, at least once, and the cursor moves only after they have arrived.
 
-The one place that knows OpenTelemetry. There is no batch processor: nothing is queued that could be dropped; what
-the collector has not taken stays in the ledger until it has.
+Beside it only its senders and the metrics know OpenTelemetry. There is no batch processor: nothing is queued that
+could be dropped; what the collector has not taken stays in the ledger until it has.
 """
 
 from __future__ import annotations
