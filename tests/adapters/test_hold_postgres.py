@@ -254,8 +254,8 @@ async def test_a_change_that_was_cut_off_is_whole_or_not_there(postgres_schema: 
             await asyncio.sleep(number / 4000)
             async with killer._connection() as db:
                 await db.execute(
-                    """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                    WHERE application_name = 'extproc' AND pid <> pg_backend_pid()"""
+                    """SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+                    WHERE application_name = 'extproc' AND pid <> pg_backend_pid()"""  # and waits until it is gone
                 )
             with contextlib.suppress(StoreUnavailableError):
                 await voting
