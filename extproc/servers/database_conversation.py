@@ -193,9 +193,8 @@ class DatabaseConversation(ABC):
         self._running.clear()
         end, code = self._end
         self._records += self._session.closed(now, end, code or reason)
-        if self._holds:
-            self._service.spawn(self._abandon(list(self._holds.values())))
-            self._holds.clear()
+        if self._holds or self._stopped:
+            self._service.spawn(self._abandon())
         return self._taken_records()
 
     def go_away(self, *, at_once: bool) -> None:
@@ -370,6 +369,8 @@ class DatabaseConversation(ABC):
     async def _wait(self, number: int, statement: GovernedStatement, wait: Wait) -> None:
         def joined(held: HeldRequest) -> None:
             statement.joined(held)
+            if number not in self._tasks:  # it was stopped while the hold was being opened
+                self._keep(held)
             self._quiet()
             self._say_it_waits(number, held)
 
@@ -379,8 +380,8 @@ class DatabaseConversation(ABC):
             self._quiet()
         self._tasks.pop(number, None)
         held = settled.held
-        if held is not None and held.is_open and not wait.ask.demand.resumable:
-            self._holds[held.id] = held
+        if held is not None and held.is_open:
+            self._keep(held)
         step = statement.hold_settled(settled, self._service.now())
         self._answer(number, step)
         self._later(self._take())
@@ -416,12 +417,18 @@ class DatabaseConversation(ABC):
         task.cancel()
         self._stopped.append(task)
         statement = self._running.get(number)
-        if statement is not None and statement.held is not None and not statement.held.ask.demand.resumable:
-            self._holds[statement.held.id] = statement.held
+        if statement is not None and statement.held is not None:
+            self._keep(statement.held)
 
-    async def _abandon(self, holds: list[HeldRequest]) -> None:
-        await asyncio.gather(*self._stopped, return_exceptions=True)  # nobody else's hold is closed
-        for held in holds:
+    def _keep(self, held: HeldRequest) -> None:
+        """To be closed with the connection, unless it may be resumed."""
+        if not held.ask.demand.resumable:
+            self._holds[held.id] = held
+
+    async def _abandon(self) -> None:
+        # a wait that was stopped may still learn of its hold, and nobody else's is closed
+        await asyncio.gather(*self._stopped, return_exceptions=True)
+        for held in list(self._holds.values()):
             await self._service.desk.abandon(held, "the connection that asked is gone")
 
     # ------------------------------------------------------------------ tasks

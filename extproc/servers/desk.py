@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from extproc.domain.errors import StoreUnavailableError
 from extproc.domain.grant import ApprovalStore
-from extproc.domain.hold import HeldRequest, HoldError, HoldState, Verdict
+from extproc.domain.hold import HeldRequest, HoldAsk, HoldError, HoldState, Verdict
 from extproc.domain.steps import Wait
 from extproc.pipeline import HoldSettled
 
@@ -47,7 +47,7 @@ class HoldDesk:
         """Wait until released, decided otherwise, or out of time.
 
         `recheck` judges the request again under the policy in force and returns why it may not go on, or "".
-        `joined` is told of the hold as soon as the request waits on it.
+        `joined` is told of the hold as soon as the request waits on it, and also where it was cancelled just before.
         A cancelled wait leaves the hold as it is: the client may come back and join it.
         """
         if self._room <= 0:
@@ -80,8 +80,7 @@ class HoldDesk:
             granted = await self._by_grant(wait, recheck)
             if granted is not None:
                 return granted
-            held = await self._store.open(wait.ask, self._now())
-            joined(held)
+            held = await self._open(wait.ask, joined)
             try:
                 settled = await self._until_decided(held, wait, recheck, deadline)
             finally:
@@ -93,6 +92,25 @@ class HoldDesk:
             if settled is not None:
                 return settled
             # another equal request used the approval: this one asks anew, in the time that is left
+
+    async def _open(self, ask: HoldAsk, joined: Callable[[HeldRequest], None]) -> HeldRequest:
+        """The hold on which the request waits from now on.
+
+        A client that leaves meanwhile is told of it all the same: the hold may be in the store already.
+        """
+        opening = asyncio.ensure_future(self._store.open(ask, self._now()))
+        try:
+            held = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            try:
+                held = await asyncio.shield(opening)
+                joined(held)
+                await asyncio.shield(self._store.leave(held.id, self._now()))
+            except (HoldError, StoreUnavailableError):
+                pass  # there is none, or its count stays too high
+            raise
+        joined(held)
+        return held
 
     async def _by_grant(self, wait: Wait, recheck: Callable[[HeldRequest, float], str]) -> HoldSettled | None:
         """Go by a grant that covers this request; None when there is none and it must wait."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from extproc.adapters.hold_sqlite import SqliteHoldStore
 from extproc.domain.demand import HoldDemand, Quorum
 from extproc.domain.errors import StoreUnavailableError
-from extproc.domain.hold import HoldAsk, HoldLimits, HoldState, Vote
+from extproc.domain.hold import HeldRequest, HoldAsk, HoldLimits, HoldState, Vote
 from extproc.domain.principal import Principal
 from extproc.domain.steps import Wait
 from extproc.servers.desk import HoldDesk
@@ -61,6 +61,31 @@ def test_an_approved_request_is_released(tmp_path: Path) -> None:
         assert settled.outcome == "released"
         assert settled.held is not None
         assert settled.held.released_to == "dec_1"
+
+    run(tmp_path, play)
+
+
+def test_a_client_that_leaves_while_its_hold_is_opened_leaves_the_hold_too(tmp_path: Path) -> None:
+    async def play(store: SqliteHoldStore, desk: HoldDesk) -> None:
+        stored, heard = asyncio.Event(), list[HeldRequest]()
+        kept = store.open
+
+        async def slow(ask: HoldAsk, now: float) -> HeldRequest:
+            held = await kept(ask, now)
+            stored.set()  # others can see it, and whoever asked does not know it yet
+            await asyncio.sleep(0.05)
+            return held
+
+        store.open = slow  # type: ignore[method-assign]
+        waiting = asyncio.create_task(desk.settle(ask(), fine, heard.append))
+        await stored.wait()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
+        (held,) = await store.find(states=[HoldState.PENDING], now=time.time())
+        assert held.waiters == 0
+        assert [one.id for one in heard] == [held.id]
+        assert desk.waiting == 0
 
     run(tmp_path, play)
 
