@@ -369,15 +369,17 @@ class DatabaseConversation(ABC):
     async def _wait(self, number: int, statement: GovernedStatement, wait: Wait) -> None:
         def joined(held: HeldRequest) -> None:
             statement.joined(held)
-            if number not in self._tasks:  # it was stopped while the hold was being opened
+            if number in self._tasks:
+                self._quiet()
+                self._say_it_waits(number, held)
+            else:  # it was stopped while the hold was being opened
                 self._keep(held)
-            self._quiet()
-            self._say_it_waits(number, held)
 
         try:
             settled = await self._service.desk.settle(wait, statement.recheck, joined)
         finally:
-            self._quiet()
+            if number in self._tasks:  # else the notice is another's by now
+                self._quiet()
         self._tasks.pop(number, None)
         held = settled.held
         if held is not None and held.is_open:
@@ -415,6 +417,7 @@ class DatabaseConversation(ABC):
         if task is None:
             return
         task.cancel()
+        self._quiet()
         self._stopped.append(task)
         statement = self._running.get(number)
         if statement is not None and statement.held is not None:

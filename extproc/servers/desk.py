@@ -84,11 +84,7 @@ class HoldDesk:
             try:
                 settled = await self._until_decided(held, wait, recheck, deadline)
             finally:
-                # shielded: a client that leaves cancels us, and the count must still go down
-                try:
-                    await asyncio.shield(self._store.leave(held.id, self._now()))
-                except StoreUnavailableError:
-                    pass  # a count that stays too high; what was released stays released
+                await self._leave(held)
             if settled is not None:
                 return settled
             # another equal request used the approval: this one asks anew, in the time that is left
@@ -104,13 +100,21 @@ class HoldDesk:
         except asyncio.CancelledError:
             try:
                 held = await asyncio.shield(opening)
-                joined(held)
-                await asyncio.shield(self._store.leave(held.id, self._now()))
             except (HoldError, StoreUnavailableError):
-                pass  # there is none, or its count stays too high
+                pass  # there is none
+            else:
+                joined(held)
+                await self._leave(held)
             raise
         joined(held)
         return held
+
+    async def _leave(self, held: HeldRequest) -> None:
+        """The request no longer waits. Shielded: a client that leaves cancels us, and the count must still go down."""
+        try:
+            await asyncio.shield(self._store.leave(held.id, self._now()))
+        except StoreUnavailableError:
+            pass  # a count that stays too high; what was released stays released
 
     async def _by_grant(self, wait: Wait, recheck: Callable[[HeldRequest, float], str]) -> HoldSettled | None:
         """Go by a grant that covers this request; None when there is none and it must wait."""

@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -365,8 +366,11 @@ def test_a_held_statement_that_is_not_let_go_never_runs(stack: DatabaseStack, en
     in_transaction = way == "in a transaction"
     with payer(stack, who, autocommit=not in_transaction) as connection:
         table = "refunds" if ending == "nobody decided" else "payments"
+        told = threading.Event()
+        connection.add_notice_handler(lambda _: told.set())
         asking = held_payment(stack, connection, way, table, number)
         hold = approvals.hold_of(who)
+        assert told.wait(10)  # the worker knows of the hold too, which others may see a moment before
         sqlstate, becomes = LEFT_UNDONE[ending]
         if ending == "rejected":
             approvals.deny(hold["id"], "not today")

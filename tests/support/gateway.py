@@ -96,10 +96,11 @@ class Gateway:
 
     def __init__(
         self, postgres: Postgres, policy: str, *, chunk: int = 1 << 20, target: dict[str, Any] | None = None,
-        database: dict[str, Any] | None = None, user: str = "postgres",
+        database: dict[str, Any] | None = None, user: str = "postgres", desk: Any = None,
     ) -> None:  # fmt: skip
         self._postgres = postgres
         self._chunk = chunk
+        self._desk = desk
         self.ledger = Kept()
         self.governance = database_governance(policy, user, target or {}, database or {})
         self.port = 0
@@ -143,7 +144,8 @@ class Gateway:
             return f"{next(self._numbers):0{2 * size}x}"
 
         self._service = Service(
-            governance=self.governance, ledger=self.ledger, desk=None, keys=None,  # type: ignore[arg-type]
+            governance=self.governance, ledger=self.ledger, desk=self._desk,
+            keys=None,  # type: ignore[arg-type]
             now=time.time, new_hex=new_hex,
         )  # fmt: skip
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 22)
