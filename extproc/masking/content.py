@@ -5,10 +5,10 @@ from __future__ import annotations
 import codecs
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 from extproc.domain.errors import MaskingError
+from extproc.domain.recurring import recurring
 
 Format = Literal["json", "json-lines", "json-seq", "form", "markup", "text", "unknown"]
 
@@ -21,15 +21,12 @@ class ContentType:
     charset: str
 
 
+@recurring
 def parse_content_type(value: str) -> ContentType:
     """Read a content-type header (RFC 9110 §8.3.1). Anything ambiguous is `unknown`, never a guess.
 
     Raises MaskingError("charset") when two different charsets are declared.
     """
-    return (_known_type if len(value) <= _RECURRING else _content_type)(value)
-
-
-def _content_type(value: str) -> ContentType:
     media, _, parameters = value.partition(";")
     media = media.strip().lower()
     if not media:
@@ -40,11 +37,6 @@ def _content_type(value: str) -> ContentType:
     if len(charsets) > 1:
         raise MaskingError("charset", "the content type declares two charsets")
     return ContentType(_format(media), charsets.pop() if charsets else "")
-
-
-_RECURRING = 128
-"""Characters of a header that may come again and again; longer ones are read each time."""
-_known_type = lru_cache(maxsize=256)(_content_type)
 
 
 def _format(media: str) -> Format:

@@ -6,10 +6,10 @@ import json
 import re
 import unicodedata
 import zlib
-from functools import lru_cache
 from typing import Any, NoReturn
 
 from extproc.domain.errors import ProtocolError
+from extproc.domain.recurring import recurring
 
 CODINGS = ("gzip", "x-gzip", "deflate")
 UTF8 = ("", "utf-8", "utf8")
@@ -57,15 +57,12 @@ def _is_raw_deflate(body: bytes, limit: int) -> bool:
         return False
 
 
+@recurring
 def readable_codings(accept_encoding: str) -> str:
     """What is left of an Accept-Encoding once every coding that we cannot undo is struck out (RFC 9110 §12.5.3).
 
     `gzip;q=0` means "not gzip"; weights are dropped, since at most two codings are left.
     """
-    return (_known_codings if len(accept_encoding) <= _RECURRING else _codings)(accept_encoding)
-
-
-def _codings(accept_encoding: str) -> str:
     kept: list[str] = []
     for element in accept_encoding.lower().split(","):
         coding, *parameters = (part.strip() for part in element.split(";"))
@@ -75,9 +72,6 @@ def _codings(accept_encoding: str) -> str:
     return ", ".join(kept) or "identity"
 
 
-_RECURRING = 128
-"""Characters of a header that may come again and again; longer ones are read each time."""
-_known_codings = lru_cache(maxsize=256)(_codings)
 _ZERO_WEIGHT = re.compile(r"q\s*=\s*0(\.0{0,3})?")
 
 
