@@ -70,7 +70,7 @@ def test_a_hold_that_was_just_opened_is_closed_with_the_connection(postgres: Pos
     with Gateway(postgres, POLICY, desk=desk) as gateway:
         with gateway.connect() as connection:
             asking = Asking(lambda: connection.execute("INSERT INTO payments VALUES (1)"))
-            wait_until(lambda: desk.opening, within=10, what="the statement is held")
+            wait_until(lambda: bool(desk.opening), within=10, what="the statement is held")
             if how == "cancelled":
                 connection.cancel_safe(timeout=10)
                 with pytest.raises(psycopg.errors.QueryCanceled):
@@ -78,7 +78,7 @@ def test_a_hold_that_was_just_opened_is_closed_with_the_connection(postgres: Pos
             else:
                 connection.pgconn.finish()
                 asking.join(10)
-        wait_until(lambda: desk.abandoned, within=10, what="the hold is closed")
+        wait_until(lambda: bool(desk.abandoned), within=10, what="the hold is closed")
         assert desk.abandoned == ["h-0"]
     assert postgres.run("SELECT count(*) FROM payments") == [(0,)]
 
