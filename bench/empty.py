@@ -48,22 +48,20 @@ TAGS = {
 """First byte of a message to what it holds: Envoy writes fields in the order of their numbers."""
 ALLOWED = {"session_id": "ses_" + "0" * 32, "decision_id": "dec_" + "0" * 32, "verdict": "allow"}
 UNSEEN = BodyModes(BodyMode.NONE, BodyMode.NONE)
-CHECK_REPLY = check_reply(
-    Forward(headers=HeaderChange(remove=("authorization",)), metadata=ALLOWED)
-).SerializeToString()
+CHECK_REPLY = check_reply(Forward(headers=HeaderChange(remove=("authorization",)), metadata=ALLOWED))
 
 
 def script(target: str) -> dict[int, bytes]:
     """Replies by first byte."""
     if target == "denied":
         refusal = Refuse(403, (("content-type", "application/problem+json"),), b'{"status": 403}', "bench")
-        return {tag: refuse_reply(refusal).SerializeToString() for tag in TAGS}
+        return {tag: refuse_reply(refusal) for tag in TAGS}
     allow = Forward(headers=HeaderChange(remove=("authorization",)), metadata=ALLOWED)
     steps = {kind: Forward() for kind in TAGS.values()}
     steps["request_body" if target == "write" else "request_headers"] = allow
     if target in ("read", "write", "read-1", "read-200"):  # nobody needs the response's body
         steps["response_headers"] = Forward(modes=UNSEEN)
-    return {tag: forward_reply(kind, steps[kind]).SerializeToString() for tag, kind in TAGS.items()}
+    return {tag: forward_reply(kind, steps[kind]) for tag, kind in TAGS.items()}
 
 
 def scripts() -> dict[str, dict[int, bytes]]:

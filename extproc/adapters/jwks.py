@@ -83,12 +83,8 @@ class JwksKeys:
         self._tls = httpx2.create_ssl_context() if asks_the_network else None
         self._transport = transport
         self._flights: dict[str, asyncio.Task[bool]] = {}
-        self._generation = 0
-
-    @property
-    def generation(self) -> int:
+        self.generation = 0
         """Grows whenever a key that could have verified a token is no longer held."""
-        return self._generation
 
     def key(self, provider: str, kid: str, alg: str, now: float) -> HeldKey | KeyAbsence:
         """See KeyLookup. KeyError for a provider that has no source."""
@@ -192,7 +188,7 @@ class JwksKeys:
         before = set(held.keys.keys) if held.keys is not None else set()
         after = set(keys.keys) if keys is not None else set()
         if before - after:
-            self._generation += 1
+            self.generation += 1
         held.keys = keys
 
     def _drop_if_too_old(self, held: _Held, now: float) -> None:

@@ -43,19 +43,6 @@ class Disk:
     truncate: Callable[[int, int], None] = os.ftruncate
 
 
-class RecordRef:
-    """Which record it became."""
-
-    __slots__ = ("seq", "writer")
-
-    def __init__(self, writer: str, seq: int) -> None:
-        self.writer: Final = writer
-        self.seq: Final = seq
-
-    def __str__(self) -> str:
-        return f"{self.writer}:{self.seq}"
-
-
 class LedgerWriter:
     """One writer's lines and payloads.
 
@@ -128,17 +115,17 @@ class LedgerWriter:
         """Did the last commit succeed?"""
         return not (self._broken or self._trouble.cause or self._sync_failure)
 
-    def append(self, record: Record) -> RecordRef:
+    def append(self, record: Record) -> None:
         """Buffer one record. Raises RecordError, and then this record was not buffered.
 
-        When nothing can be written the reference says seq -1, and `commit` raises.
+        When nothing can be written, `commit` raises.
         """
         if not self._lines and (self._broken or self._sync_failure or self._trouble.cause or self._closed):
             self._mend()
         if self._doom is not None:
             self._trouble.records += 1
-            return RecordRef(self.writer_id, -1)
-        return self._append(record.kind, record.at, record.fields, record.payloads)
+            return
+        self._append(record.kind, record.at, record.fields, record.payloads)
 
     def commit(self) -> None:
         """Hand everything buffered to the kernel (`process`) or the disk (`disk`) in one write of lines."""
@@ -150,7 +137,7 @@ class LedgerWriter:
         if os.getpid() != self._pid:
             self.discard()
             raise LedgerUnavailableError("this process may not write this ledger")
-        lines = b"".join(self._lines)
+        lines = b"\n".join((*self._lines, b""))
         try:
             if self._entries:
                 self._write_entries()
@@ -207,13 +194,11 @@ class LedgerWriter:
             self._closed = True
             self._release()
 
-    def _append(
-        self, kind: str, at: float, fields: Mapping[str, Any], payloads: Mapping[str, bytes]
-    ) -> RecordRef:
-        seq = self._chain.seq
+    def _append(self, kind: str, at: float, fields: Mapping[str, Any], payloads: Mapping[str, bytes]) -> None:
         if not payloads:
             self._lines.append(self._chain.encode(kind, at, fields))
-            return RecordRef(self.writer_id, seq)
+            return
+        seq = self._chain.seq
         places: dict[str, PayloadPlace] = {}
         entries: list[bytes] = []
         keys: list[bytes] = []
@@ -241,7 +226,6 @@ class LedgerWriter:
         self._entry_bytes = offset - self._payload_size
         self._keys += keys
         self._key_bytes = key_offset - self._key_size
-        return RecordRef(self.writer_id, seq)
 
     def _write_entries(self) -> None:
         name = payload_segment_name(self._segment_first)

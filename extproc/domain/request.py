@@ -21,7 +21,7 @@ class Headers:
     def __init__(self, items: Fields | None) -> None:
         """`items` is None in a subclass that reads them when somebody asks."""
         self._items: Fields = items or ()
-        self._first: dict[str, str] | None = None if items is None else dict(items[::-1])
+        self._first: dict[str, str] | None = None if items is None else _first_of(items)
 
     def read(self) -> Fields:
         """The fields, asked for once where they were not given."""
@@ -31,7 +31,7 @@ class Headers:
         first = self._first
         if first is None:
             self._items = items = self.read()
-            self._first = first = dict(items[::-1])
+            self._first = first = _first_of(items)
         return first
 
     @property
@@ -75,6 +75,13 @@ class Headers:
 
     def __repr__(self) -> str:
         return f"Headers({len(self.items)} fields)"
+
+
+def _first_of(items: Fields) -> dict[str, str]:
+    first: dict[str, str] = {}
+    for name, value in items:
+        first.setdefault(name, value)
+    return first
 
 
 NO_HEADERS: Final = Headers(())

@@ -105,7 +105,7 @@ BUILDERS: dict[str, Callable[[StatementView], object]] = {
     "principal.claims": lambda v: dict(v.session.principal.claims),
     "target.name": lambda v: v.session.plan.name,
     "target.kind": lambda v: v.session.plan.kind,
-    "target.labels": lambda v: dict(v.session.plan.labels),
+    "target.labels": lambda v: v.session.plan.labels,
     "now": lambda v: datetime.fromtimestamp(v.now, UTC),
 }
 """How each fact of `docs/policies.md` is had for a database. One row a fact."""

@@ -461,7 +461,7 @@ class HttpExchange:
     def _upstream_headers(self, headers: Headers, plan: TargetPlan, owed: Obligations) -> HeaderChange:
         """The caller's proof goes, the target's credential comes; codings we cannot read are negotiated off."""
         change = owed.request_headers
-        remove = [*change.remove, *(name for name in self._gov.strip_headers if name in headers)]
+        remove = [*change.remove, *[name for name in self._gov.strip_headers if name in headers]]
         put = list(change.set)
         inspected = bool(
             owed.masks or plan.credential or plan.rules.needs_response_body
@@ -473,10 +473,10 @@ class HttpExchange:
             put.append(("grpc-accept-encoding", "identity"))
         if owed.masks or plan.rules.reads_response_body:
             # a part of a body cannot be parsed, so it can be neither masked nor judged
-            remove.extend(name for name in ("range", "if-range") if name in headers)
+            remove += [name for name in ("range", "if-range") if name in headers]
         if self._held is not None:
             # nobody approved these, and an upstream may believe them; Envoy's own come after us or are sanitised
-            remove.extend(name for name in CALLERS_WORD if name in headers)
+            remove += [name for name in CALLERS_WORD if name in headers]
         if plan.credential is not None:
             remove = [name for name in remove if name != plan.credential.header]
             put = [pair for pair in put if pair[0] != plan.credential.header]

@@ -192,7 +192,7 @@ BUILDERS: Final[dict[str, Callable[[HttpFacts], object]]] = {
     "principal.claims": lambda f: dict(f.principal.claims),
     "target.name": lambda f: f.plan.name,
     "target.kind": lambda f: f.plan.kind,
-    "target.labels": lambda f: dict(f.plan.labels),
+    "target.labels": lambda f: f.plan.labels,
     "session.id": lambda f: f.session_id,
     "now": lambda f: datetime.fromtimestamp(f.now, UTC),
     "response.code": lambda f: f.response_code,

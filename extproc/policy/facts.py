@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from typing import Any
 
 from extproc.domain.decision import Phase
 
@@ -167,32 +168,22 @@ def _under(root: str, kind: str) -> list[str]:
     return [name for name in variables(kind) if name.startswith(root + ".")]
 
 
-Convert = Callable[[object], object]
+Shape = tuple[type, Callable[[Any], object]]
 
 
-def _as_list(value: object) -> object:
-    return value if type(value) is list else list(value)  # type: ignore[call-overload]
+def _as_time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
 
 
-def _as_map(value: object) -> object:
-    return value if type(value) is dict else dict(value)  # type: ignore[call-overload]
-
-
-def _as_time(value: object) -> object:
-    if isinstance(value, datetime):
-        return value
-    return datetime.fromtimestamp(value, UTC)  # type: ignore[arg-type]
-
-
-def converter(fact: Fact) -> Convert | None:
-    """What turns the pipeline's value into one that both engines take; None when nothing needs doing.
+def shape_of(fact: Fact) -> Shape | None:
+    """The type both engines take this fact in, and what makes it of anything else; None where there is no choice.
 
     Lists may arrive as tuples, maps as any mapping, times as Unix seconds.
     """
     if fact.type.startswith("list<"):
-        return _as_list
+        return list, list
     if fact.type.startswith("map<"):
-        return _as_map
+        return dict, dict
     if fact.type == "timestamp":
-        return _as_time
+        return datetime, _as_time
     return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from extproc.domain.decision import Matched
 from extproc.domain.errors import ProtocolError
 from extproc.policy.engine import Engine, Unjudged
-from extproc.policy.facts import FACTS, RISK, Convert, converter
+from extproc.policy.facts import FACTS, RISK, Shape, shape_of
 from extproc.policy.plain import PlainBatch
 from extproc.policy.projection import Paths
 
@@ -78,11 +78,11 @@ class Stage:
         A ProtocolError goes through, unless only shadow rules read the fact: those never cause a refusal.
         """
         data: dict[str, object] = {}
-        for name, convert, paths, enforced in self._reads:
+        for name, shape, paths, enforced in self._reads:
             try:
                 value = facts[name]
-                if convert is not None:
-                    value = convert(value)
+                if shape is not None and type(value) is not shape[0]:
+                    value = shape[1](value)
                 data[name] = value if paths is None else paths.keeps(value)
             except ProtocolError:
                 if enforced:
@@ -113,8 +113,8 @@ def build_stages(engine: Engine | None, rules: Sequence[Rule]) -> tuple[Stage, .
     return tuple(Stage(engine, part) for part in (plain, risky) if part)
 
 
-def _facts_of(rules: Sequence[Rule]) -> tuple[tuple[str, Convert | None, Paths | None, bool], ...]:
-    """(name, conversion, what is read below it or None for all, whether an enforced rule reads it)."""
+def _facts_of(rules: Sequence[Rule]) -> tuple[tuple[str, Shape | None, Paths | None, bool], ...]:
+    """(name, shape, what is read below it or None for all, whether an enforced rule reads it)."""
     paths: dict[str, Paths] = {}
     enforced: set[str] = set()
     for rule in rules:
@@ -123,7 +123,7 @@ def _facts_of(rules: Sequence[Rule]) -> tuple[tuple[str, Convert | None, Paths |
             if not rule.is_shadow:
                 enforced.add(name)
     return tuple(
-        (name, converter(FACTS[name]), None if paths[name].whole else paths[name], name in enforced)
+        (name, shape_of(FACTS[name]), None if paths[name].whole else paths[name], name in enforced)
         for name in sorted(paths)
         if name != RISK
     )

@@ -218,26 +218,14 @@ def _text(attributes: Mapping[str, struct_pb2.Value], name: str) -> str:
 # ---------------------------------------------------------------------- replies
 
 
-class Reply(Protocol):
-    """A message to Envoy, made or only written."""
+class Message(Protocol):
+    """A reply to Envoy that is being made."""
 
     def SerializeToString(self) -> bytes: ...
 
 
-class Written:
-    """A message in its bytes."""
-
-    __slots__ = ("_data",)
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def SerializeToString(self) -> bytes:
-        return self._data
-
-
-def forward_reply(kind: str, step: Forward) -> Reply:
-    """The reply to a message of `kind` that lets it go on, changed or not. It may be shared: never mutate it."""
+def forward_reply(kind: str, step: Forward) -> bytes:
+    """The reply to a message of `kind` that lets it go on, changed or not."""
     headers, metadata = step.headers, step.metadata
     if step.body is None:
         if not (headers.set or headers.remove or metadata):
@@ -245,7 +233,7 @@ def forward_reply(kind: str, step: Forward) -> Reply:
             return UNCHANGED[kind] if modes is None else _lowered(kind, modes)
         if len(metadata) == 3:
             return _with_ids(kind, step)
-    return _forward_message(kind, step)
+    return _forward_message(kind, step).SerializeToString()
 
 
 _IDS: Final = ("ses_" + "S" * 32, "dec_" + "D" * 32)
@@ -254,12 +242,12 @@ _Template = tuple[bytes, bytes, bytes, bool]
 _templates: Final[dict[tuple[object, ...], _Template]] = {}
 
 
-def _with_ids(kind: str, step: Forward) -> Reply:
+def _with_ids(kind: str, step: Forward) -> bytes:
     """A reply that names the session and the decision: but for these two, replies are alike, and written once."""
     metadata = step.metadata
     session, decision = metadata["session_id"], metadata["decision_id"]
     if len(session) != len(_IDS[0]) or len(decision) != len(_IDS[1]):
-        return _forward_message(kind, step)
+        return _forward_message(kind, step).SerializeToString()
     headers, modes = step.headers, step.modes
     key = (
         kind, headers.set, headers.remove, metadata["verdict"],
@@ -270,13 +258,13 @@ def _with_ids(kind: str, step: Forward) -> Reply:
         ids = {"session_id": _IDS[0], "decision_id": _IDS[1], "verdict": metadata["verdict"]}
         parts = _cut(_forward_message(kind, replace(step, metadata=ids, records=())).SerializeToString())
         if parts is None:
-            return _forward_message(kind, step)
+            return _forward_message(kind, step).SerializeToString()
         if len(_templates) >= _MOST_TEMPLATES:
             _templates.clear()
         _templates[key] = parts
     before, between, after, session_first = parts
     first, second = (session, decision) if session_first else (decision, session)
-    return Written(b"".join((before, first.encode(), between, second.encode(), after)))
+    return b"".join((before, first.encode(), between, second.encode(), after))
 
 
 def _cut(message: bytes) -> _Template | None:
@@ -290,7 +278,7 @@ def _cut(message: bytes) -> _Template | None:
     return before, between, after, first is session
 
 
-def _forward_message(kind: str, step: Forward) -> Reply:
+def _forward_message(kind: str, step: Forward) -> Message:
     return _check_message(step) if kind == "check" else _process_message(kind, step)
 
 
@@ -301,12 +289,12 @@ def _process_message(kind: str, step: Forward) -> pb.ProcessingResponse:
         trailers.SetInParent()
         mutate(trailers.header_mutation, step.headers)
         return reply
-    common = getattr(reply, kind).response
-    common.SetInParent()
+    part = getattr(reply, kind)
+    part.SetInParent()
     if step.headers.set or step.headers.remove:
-        mutate(common.header_mutation, step.headers)
+        mutate(part.response.header_mutation, step.headers)
     if step.body is not None:
-        common.body_mutation.body = step.body
+        part.response.body_mutation.body = step.body
     if step.metadata:
         _put_metadata(reply.dynamic_metadata, step.metadata)
     if step.modes is not None and kind.endswith("_headers"):
@@ -314,20 +302,16 @@ def _process_message(kind: str, step: Forward) -> pb.ProcessingResponse:
     return reply
 
 
-_lowering: Final[dict[tuple[str, BodyMode, BodyMode], pb.ProcessingResponse]] = {}
+_lowering: Final[dict[tuple[str, BodyMode, BodyMode], bytes]] = {}
 
 
-def _lowered(kind: str, modes: BodyModes) -> pb.ProcessingResponse:
+def _lowered(kind: str, modes: BodyModes) -> bytes:
     """A reply that only changes the body modes: there are a handful, so each is made once."""
-    known = _lowering.get((kind, modes.request, modes.response))
-    if known is not None:
-        return known
-    reply = pb.ProcessingResponse()
-    getattr(reply, kind).SetInParent()
-    if kind.endswith("_headers"):
-        _put_modes(reply.mode_override, modes)
-    _lowering[kind, modes.request, modes.response] = reply
-    return reply
+    key = (kind, modes.request, modes.response)
+    known = _lowering.get(key)
+    if known is None:
+        _lowering[key] = known = _process_message(kind, Forward(modes=modes)).SerializeToString()
+    return known
 
 
 def _put_modes(override: pb.ProcessingMode, modes: BodyModes) -> None:
@@ -341,7 +325,7 @@ def _put_modes(override: pb.ProcessingMode, modes: BodyModes) -> None:
     override.response_trailer_mode = Mode.SKIP if modes.response is BodyMode.NONE else Mode.SEND
 
 
-def refuse_reply(step: Refuse) -> pb.ProcessingResponse:
+def refuse_reply(step: Refuse) -> bytes:
     """An immediate response."""
     reply = pb.ProcessingResponse()
     immediate = reply.immediate_response
@@ -351,14 +335,14 @@ def refuse_reply(step: Refuse) -> pb.ProcessingResponse:
     immediate.details = step.details
     if step.metadata:
         _put_metadata(reply.dynamic_metadata, step.metadata)
-    return reply
+    return reply.SerializeToString()
 
 
-def timeout_reply(seconds: float) -> pb.ProcessingResponse:
+def timeout_reply(seconds: float) -> bytes:
     """Ask for more time. Envoy honours one per message, and only when it comes alone."""
     reply = pb.ProcessingResponse()
     reply.override_message_timeout.FromMilliseconds(max(1, int(seconds * 1000)))
-    return reply
+    return reply.SerializeToString()
 
 
 def mutate(mutation: pb.HeaderMutation, change: HeaderChange) -> None:
@@ -380,19 +364,13 @@ def _put_metadata(struct: struct_pb2.Struct, values: Mapping[str, str]) -> None:
         inner.fields[name].string_value = value
 
 
-def _unchanged() -> dict[str, pb.ProcessingResponse]:
-    made: dict[str, pb.ProcessingResponse] = {}
+UNCHANGED: Final = {
+    kind: _process_message(kind, Forward()).SerializeToString()
     for kind in (
         "request_headers", "response_headers", "request_body", "response_body", "request_trailers", "response_trailers",
-    ):  # fmt: skip
-        reply = pb.ProcessingResponse()
-        getattr(reply, kind).SetInParent()
-        made[kind] = reply
-    return made
-
-
-UNCHANGED: Final = _unchanged()
-"""Replies that change nothing, shared: never mutate one."""
+    )
+}  # fmt: skip
+"""Replies that change nothing."""
 
 
 # ---------------------------------------------------------------------- ext_authz
@@ -464,11 +442,11 @@ def _authz_context(attributes: az.AskedCheck.Attributes) -> AuthzContext:
     return found
 
 
-def check_reply(step: Forward | Refuse) -> Reply:
+def check_reply(step: Forward | Refuse) -> bytes:
     """A Check verdict: OK with header changes, or a denial with its body (RFC 9457)."""
     if isinstance(step, Forward) and len(step.metadata) == 3:
         return _with_ids("check", step)
-    return _check_message(step)
+    return _check_message(step).SerializeToString()
 
 
 def _check_message(step: Forward | Refuse) -> az.CheckResponse:

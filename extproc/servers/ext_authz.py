@@ -32,7 +32,7 @@ UNRECORDED: Final = check_reply(
         problem(503, "ledger-unavailable", "The audit ledger cannot be written."),
         "extproc_ledger_unavailable",
     )
-).SerializeToString()
+)
 
 Answer = Callable[[bytes | None], None]
 
@@ -152,7 +152,7 @@ class Check:
             step = self._exchange.without_response(step, self._service.now())
         if not isinstance(step, Forward | Refuse):
             raise TypeError(f"{type(step).__name__} is no answer")
-        self._reply = check_reply(step).SerializeToString()
+        self._reply = check_reply(step)
         append = self._service.ledger.append
         try:
             for record in step.records:

@@ -22,7 +22,6 @@ from extproc.servers.asked import Asked, read_asked
 from extproc.servers.envoy_proto import (
     UNCHANGED,
     CallMetadata,
-    Reply,
     WireHeaders,
     forward_reply,
     is_from_upstream,
@@ -43,7 +42,7 @@ BUFFERED: Final = BodyModes(BodyMode.BUFFERED, BodyMode.BUFFERED)
 class Channel(Protocol):
     """The way back to Envoy. Messages keep their order; `abort` ends the RPC with a non-OK status."""
 
-    def send(self, reply: Reply) -> None: ...
+    def send(self, reply: bytes) -> None: ...
 
     def abort(self, reason: str) -> None: ...
 
@@ -53,7 +52,7 @@ class PostedReply:
 
     __slots__ = ("_channel", "_message", "_stream")
 
-    def __init__(self, stream: ProcessStream, channel: Channel, message: Reply) -> None:
+    def __init__(self, stream: ProcessStream, channel: Channel, message: bytes) -> None:
         self._stream = stream
         self._channel = channel
         self._message = message
@@ -178,7 +177,7 @@ class ProcessStream:
                 longest = max(KEYS_WAIT, self._service.current().max_wait)
                 self._await(longest, self._fetch(kind, step))
 
-    def _post(self, records: tuple[Record, ...], message: Reply) -> None:
+    def _post(self, records: tuple[Record, ...], message: bytes) -> None:
         append = self._service.ledger.append
         try:
             for record in records:

@@ -35,12 +35,6 @@ QUEUE = 4 << 20
 """Bytes of replies that gRPC has not taken before we stop reading the stream."""
 
 
-class Message(Protocol):
-    """A reply to Envoy."""
-
-    def SerializeToString(self) -> bytes: ...
-
-
 class Stream(Protocol):
     """What a `Process` RPC carries, whichever service it belongs to."""
 
@@ -62,10 +56,9 @@ class GrpcChannel:
         self.reason = ""
         self.writing: asyncio.Task[None] | None = None
 
-    def send(self, reply: Message) -> None:
-        data = reply.SerializeToString()
-        self._queue.append(data)
-        self.queued += len(data)
+    def send(self, reply: bytes) -> None:
+        self._queue.append(reply)
+        self.queued += len(reply)
         if self.writing is None or self.writing.done():
             self.writing = asyncio.get_running_loop().create_task(self._drain())
 

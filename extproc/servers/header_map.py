@@ -66,10 +66,19 @@ def read_header_map(data: bytes) -> Fields:
             stop = at + size
             if stop > end:
                 return _read_any(data)
-            entry = data[at:stop]
-            pair = _seen.get(entry)
-            if pair is None:
-                pair = _read_field(entry)
+            if size <= LONGEST_REMEMBERED:
+                entry = data[at:stop]
+                pair = _seen.get(entry)
+                if pair is None:
+                    pair = _read_field(entry, 0, size)
+                    if pair is None:
+                        return _read_any(data)
+                    if pair[0] in RECURRING:
+                        if len(_seen) >= MOST_REMEMBERED:
+                            _seen.clear()
+                        _seen[entry] = pair
+            else:
+                pair = _read_field(data, at, stop)
                 if pair is None:
                     return _read_any(data)
             found.append(pair)
@@ -79,31 +88,25 @@ def read_header_map(data: bytes) -> Fields:
     return tuple(found)
 
 
-def _read_field(entry: bytes) -> tuple[str, str] | None:
+def _read_field(data: bytes, start: int, stop: int) -> tuple[str, str] | None:
     """One HeaderValue; None unless it is a short key and a raw value, in this order. Raises IndexError."""
-    at = entry[1] + 3
-    begin = entry[:at]
+    at = start + data[start + 1] + 3
+    begin = data[start:at]
     name = _beginnings.get(begin)
     if name is None:
-        name = _read_beginning(begin, at)
+        name = _read_beginning(begin, at - start)
         if name is None:
+            entry = data[start:stop]
             return (entry[2:].decode("latin-1").lower(), "") if _is_bare(entry) else None
-    length = entry[at]
+    length = data[at]
     at += 1
     if length & 0x80:
-        more = entry[at]
+        more = data[at]
         if more & 0x80:
             return None
         length = length & 0x7F | more << 7
         at += 1
-    if at + length != len(entry):
-        return None
-    pair = name, entry[at:].decode("latin-1")
-    if name in RECURRING and len(entry) <= LONGEST_REMEMBERED:
-        if len(_seen) >= MOST_REMEMBERED:
-            _seen.clear()
-        _seen[entry] = pair
-    return pair
+    return (name, data[at:stop].decode("latin-1")) if at + length == stop else None
 
 
 def _read_beginning(begin: bytes, size: int) -> str | None:

@@ -24,7 +24,6 @@ from extproc.servers.access_log import ACCESS_METHOD, AccessError, AccessStream
 from extproc.servers.envoy_proto import (
     CHECK_METHOD,
     PROCESS_METHOD,
-    UNCHANGED,
     CallMetadata,
     call_metadata,
 )
@@ -41,9 +40,6 @@ from extproc.servers.network_ext_proc import NETWORK_METHOD, NetworkStream, Open
 from extproc.servers.service import Service
 
 log = structlog.get_logger()
-
-_UNCHANGED_BYTES: Final = {id(reply): reply.SerializeToString() for reply in UNCHANGED.values()}
-"""By identity: these replies are shared and never change."""
 
 
 class Wire(Protocol):
@@ -70,12 +66,6 @@ class Call(Protocol):
 
     def expire(self) -> None:
         """Its deadline (grpc-timeout) has passed."""
-
-
-class Message(Protocol):
-    """A reply to Envoy."""
-
-    def SerializeToString(self) -> bytes: ...
 
 
 class Stream(Protocol):
@@ -130,10 +120,9 @@ class _StreamCall:
         self._service.open_streams += 1
         return self
 
-    def send(self, reply: Message) -> None:
+    def send(self, reply: bytes) -> None:
         """A reply whose records are written (`Channel`)."""
-        payload = _UNCHANGED_BYTES.get(id(reply))
-        self._wire.reply(self._stream_id, reply.SerializeToString() if payload is None else payload)
+        self._wire.reply(self._stream_id, reply)
 
     def abort(self, reason: str) -> None:
         """The stream gives up (`Channel`)."""

@@ -37,7 +37,7 @@ LARGEST = 1 << 20
 class NetworkChannel(Protocol):
     """The way back to Envoy. Messages keep their order; `abort` ends the RPC with a non-OK status."""
 
-    def send(self, reply: pb.ProcessingResponse) -> None: ...
+    def send(self, reply: bytes) -> None: ...
 
     def abort(self, reason: str) -> None: ...
 
@@ -259,13 +259,13 @@ class NetworkStream:
                 self._named = True
                 inner = reply.dynamic_metadata.fields[METADATA_NAMESPACE].struct_value
                 inner.fields["session_id"].string_value = self._conversation.session_id
-            self._channel.send(reply)
+            self._channel.send(reply.SerializeToString())
 
     def _close(self) -> None:
         self.closing = True
         reply = pb.ProcessingResponse()
         reply.connection_status = pb.ProcessingResponse.CLOSE
-        self._channel.send(reply)
+        self._channel.send(reply.SerializeToString())
         if self._conversation is not None:
             self._service.note(self._conversation.gone("closed"))
 

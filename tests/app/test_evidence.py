@@ -602,12 +602,12 @@ def only_what_is_unsigned(files):
     edit_json(files, "ledger/proof.json", move)
     lines = files["ledger/records.jsonl"].splitlines(keepends=True)
     kept = [line for line in lines if b'"writer":"worker0-a-1"' not in line]
-    forged = Chain("worker0-a-1", 500, "ab" * 32).encode("intent", START, {"verdict": "allow"})
+    forged = Chain("worker0-a-1", 500, "ab" * 32).encode("intent", START, {"verdict": "allow"}) + b"\n"
     files["ledger/records.jsonl"] = b"".join([*kept, forged])
 
 
 def add_a_record(files):
-    forged = Chain("worker0-a-1", 500, "ab" * 32).encode("gap", START, {})
+    forged = Chain("worker0-a-1", 500, "ab" * 32).encode("gap", START, {}) + b"\n"
     files["ledger/records.jsonl"] += forged
 
 

@@ -42,7 +42,7 @@ def test_a_line_begins_with_its_envelope_and_ends_with_its_payloads():
         b'{"v":1,"writer":"worker0-a","seq":0,"prev":"' + b"0" * 64 + b'","at":"2026-11-23T17:50:00.123456Z",'
         b'"kind":"intent","alpha":{"a":"\xc3\xa9","b":2},"zeta":1,"payloads":{"request":{"commitment":"'
         + b"ab" * 32
-        + b'","ref":"000000000000.payloads:0","size":5}}}\n'
+        + b'","ref":"000000000000.payloads:0","size":5}}}'
     )
 
 
@@ -50,7 +50,7 @@ def test_each_line_names_the_hash_of_the_one_before():
     chain = Chain("w")
     first = chain.encode("start", AT, {})
     second = json.loads(chain.encode("stop", AT, {}))
-    assert second["prev"] == sha256(first[:-1]).hexdigest()
+    assert second["prev"] == sha256(first).hexdigest()
     assert (second["seq"], chain.seq) == (1, 2)
 
 
@@ -64,7 +64,7 @@ def test_a_rewound_chain_writes_the_same_line_again():
 
 @given(st.dictionaries(names, values, max_size=6))
 def test_what_is_written_is_read_back_and_is_canonical(fields):
-    line = Chain("w").encode("intent", AT, fields)[:-1]
+    line = Chain("w").encode("intent", AT, fields)
     record = parse_line(line)
     assert record.fields == fields
     assert record.hash == sha256(line).hexdigest()
@@ -129,7 +129,7 @@ def test_a_float_is_refused_wherever_it_stands_and_nothing_else_is(fields):
         with pytest.raises(RecordError):
             chain.encode("intent", AT, fields)
     else:
-        assert chain.encode("intent", AT, fields).endswith(b"}\n")
+        assert chain.encode("intent", AT, fields).endswith(b"}")
 
 
 def test_nesting_too_deep_is_refused():
@@ -172,7 +172,7 @@ def test_names_that_are_no_writer_ids(name):
     assert not is_writer_id(name)
 
 
-GOOD = Chain("w").encode("intent", AT, {"a": 1})[:-1]
+GOOD = Chain("w").encode("intent", AT, {"a": 1})
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ class Book:
         self.lines: list[Line] = []
 
     def add(self, record: Record) -> list[SpanView]:
-        line = parse_line(self.chain.encode(record.kind, record.at, record.fields)[:-1])
+        line = parse_line(self.chain.encode(record.kind, record.at, record.fields))
         self.lines.append(line)
         return list(self.joiner.take(line, line.seq))
 

@@ -21,7 +21,7 @@ class Book:
         self.tallies = Tallies()
 
     def write(self, kind: str, **fields: Any) -> None:
-        self.tallies.take(self.chain.encode(kind, START, fields)[:-1])
+        self.tallies.take(self.chain.encode(kind, START, fields))
 
     def counts(self, name: str) -> dict[tuple[str, ...], float]:
         return {sample.labels: sample.value for sample in self.family(name).samples}

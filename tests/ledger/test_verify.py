@@ -425,9 +425,9 @@ def test_without_key_signatures_are_reported_as_unchecked(ledger):
 
 def test_repeated_names_are_found_when_asked_to_be_thorough(tmp_path):
     start = Chain("w").encode("start", START, {"role": "w"})
-    chain = Chain("w", 1, sha256(start[:-1]).hexdigest())
+    chain = Chain("w", 1, sha256(start).hexdigest())
     line = chain.encode("intent", START, {"verdict": "deny"}).replace(b'"deny"', b'"deny","verdict":"allow"')
-    files = [WriterFiles("w", [Segment(0, "0", lambda: [start + line])])]
+    files = [WriterFiles("w", [Segment(0, "0", lambda: [start + b"\n" + line + b"\n"])])]
     assert verify(files, (), None, None).ok
     assert first_bad(verify(files, (), None, None, thorough=True)) == ("malformed", 1)
 

@@ -165,7 +165,7 @@ def test_a_status_overtakes_no_reply_that_is_on_its_way(
         (channel,) = channels
         if channel.writing is None:
             for _ in range(LARGE_REPLIES):
-                channel.send(large)
+                channel.send(large.SerializeToString())
             return
         if how == "fault":
             raise RuntimeError

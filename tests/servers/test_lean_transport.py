@@ -95,25 +95,15 @@ def a_service(**changes: Any) -> Service:
     return made
 
 
-class Raw:
-    """Bytes where the transport expects a message of ours."""
-
-    def __init__(self, payload: bytes) -> None:
-        self.payload = payload
-
-    def SerializeToString(self) -> bytes:
-        return self.payload
-
-
 class Posted:
     def __init__(self, channel: Any, payload: bytes) -> None:
         self.channel, self.payload = channel, payload
 
     def send(self) -> None:
-        self.channel.send(Raw(self.payload))
+        self.channel.send(self.payload)
 
     def refuse(self) -> None:
-        self.channel.send(Raw(b"refused"))
+        self.channel.send(b"refused")
 
 
 class EchoStream:
@@ -741,8 +731,8 @@ def test_a_reply_never_outlives_its_record_when_another_streams_note_fails():
     sent: list[bytes] = []
 
     class Channel:
-        def send(self, reply: Raw) -> None:
-            sent.append(reply.payload)
+        def send(self, reply: bytes) -> None:
+            sent.append(reply)
 
     service.ledger.append(b"intent")
     service.post(Posted(Channel(), b"go on"))

@@ -95,8 +95,8 @@ class Rig:
 
         self.stream = NetworkStream(self.service, CallMetadata("db"), self, opener)
 
-    def send(self, reply: pb.ProcessingResponse) -> None:
-        self.sent.append(reply)
+    def send(self, reply: bytes) -> None:
+        self.sent.append(pb.ProcessingResponse.FromString(reply))
 
     def abort(self, reason: str) -> None:
         self.aborted.append(reason)

@@ -134,7 +134,7 @@ def put_lines(directory: Path, lines: list[bytes]) -> None:
 def forge(lines: list[bytes], at: int) -> bytes:
     """A well-formed record that continues the one before `at`."""
     chain = Chain("worker0-a-1", at, sha256(lines[at - 1]).hexdigest())
-    return chain.encode("intent", START, {"verdict": "deny"})[:-1]
+    return chain.encode("intent", START, {"verdict": "deny"})
 
 
 def rechain(lines: list[bytes], start: int) -> list[bytes]:
@@ -144,5 +144,5 @@ def rechain(lines: list[bytes], start: int) -> list[bytes]:
     for line in lines[start:]:
         record = orjson.loads(line)
         fields = {name: value for name, value in record.items() if name not in RESERVED}
-        made.append(chain.encode(record["kind"], START, fields)[:-1])
+        made.append(chain.encode(record["kind"], START, fields))
     return lines[:start] + made

@@ -18,7 +18,7 @@ from extproc.domain.principal import Principal
 from extproc.domain.record import Record
 from extproc.pipeline import Governance
 from extproc.servers.desk import HoldDesk
-from extproc.servers.envoy_proto import PROCESS_METHOD, CallMetadata, Reply
+from extproc.servers.envoy_proto import PROCESS_METHOD, CallMetadata
 from extproc.servers.ext_proc import ProcessStream
 from extproc.servers.grpc_transport import GrpcServer
 from extproc.servers.service import KeyFetcher, Service
@@ -197,9 +197,9 @@ class MemoryChannel:
         self.sent: list[pb.ProcessingResponse] = []
         self.aborted: list[str] = []
 
-    def send(self, reply: Reply) -> None:
+    def send(self, reply: bytes) -> None:
         assert not self.aborted, "nothing may follow an abort"
-        self.sent.append(pb.ProcessingResponse.FromString(reply.SerializeToString()))
+        self.sent.append(pb.ProcessingResponse.FromString(reply))
 
     def abort(self, reason: str) -> None:
         self.aborted.append(reason)

@@ -15,15 +15,22 @@ from extproc.domain.errors import ProtocolError
 from extproc.domain.nouns import noun
 from extproc.domain.request import Headers
 
-_METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}\Z")  # RFC 9110 token
-_PLAIN_PATH: Final = re.compile(r"(?:/[A-Za-z0-9_~!$&'()*+,=:@-][A-Za-z0-9._~!$&'()*+,=:@-]*)*/?\Z")
-"""The common case: no escapes, no dot first in a segment, no empty segment, so nothing to look at twice."""
-_PATH: Final = re.compile(r"/[\x21\x24-\x3a\x3c-\x3e\x40-\x5b\x5d\x5f\x61-\x7a\x7c\x7e]*\Z")
-"""Visible ASCII without `"#;?\\^`{}` (RFC 3986 path characters plus a few that are harmless)."""
+
+def _visible(without: str) -> str:
+    """ASCII from ! to ~, but for these."""
+    return "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in without)
+
+
+_ALNUM: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_TOKEN: Final = _ALNUM + "!#$%&'*+.^_`|~-"  # RFC 9110
+_PLAIN: Final = _ALNUM + "/._~!$&'()*+,=:@-"
+"""What a path is made of that has no escapes (RFC 3986), but for the semicolon."""
+_PATH: Final = _visible('"#;?\\^`{}')
+"""Path characters of RFC 3986 plus a few that are harmless."""
+_QUERY: Final = _visible('"#')
+_AUTHORITY: Final = _visible("/\\@?#")
+_LONGEST_METHOD: Final = 32
 _ESCAPE: Final = re.compile(r"%(..)?", re.DOTALL)
-_QUERY: Final = re.compile(r"[\x21\x24-\x7e]*\Z")
-_AUTHORITY: Final = re.compile(r"[\x21\x22\x24-\x2e\x30-\x3e\x41-\x5b\x5d-\x7e]+\Z")
-"""Visible ASCII without `/\\@?#`."""
 
 SINGLE: Final = (
     ":method",
@@ -84,10 +91,10 @@ def read_request_line(headers: Headers) -> RequestLine:
     if not headers.names <= _harmless:
         _check_overrides(headers)
     method = headers.get(":method")
-    if not _METHOD.match(method):
+    if not 0 < len(method) <= _LONGEST_METHOD or not _is_made_of(_TOKEN, method):
         raise ProtocolError("invalid-method", "The request method is not a token.")
     host = headers.get(":authority")
-    if not _AUTHORITY.match(host):
+    if not host or not _is_made_of(_AUTHORITY, host):
         raise ProtocolError("invalid-authority", "The request has no usable authority.")
     if "host" in headers and headers.get("host") != host:
         raise ProtocolError("authority-mismatch", "Host and authority name different hosts.")
@@ -96,10 +103,20 @@ def read_request_line(headers: Headers) -> RequestLine:
         return RequestLine(method, headers.get(":scheme"), host, "", "", "", upgrade)
     raw = headers.get(":path")
     path, mark, query = raw.partition("?")
-    url_path = path if path and _PLAIN_PATH.match(path) else _decode_path(path, method)
-    if mark and not _QUERY.match(query):
+    url_path = path if _is_plain(path) else _decode_path(path, method)
+    if mark and not _is_made_of(_QUERY, query):
         raise ProtocolError("invalid-query", "The query has characters that must be percent-encoded.")
     return RequestLine(method, headers.get(":scheme"), host, raw, url_path, query, upgrade)
+
+
+def _is_made_of(characters: str, text: str) -> bool:
+    """Whether it holds nothing else. A pattern would say the same, and bring its machinery into the cache."""
+    return not text.strip(characters)
+
+
+def _is_plain(path: str) -> bool:
+    """The common case: no escapes, no dot first in a segment, no empty segment, so nothing to look at twice."""
+    return path.startswith("/") and _is_made_of(_PLAIN, path) and "//" not in path and "/." not in path
 
 
 _harmless: Final[set[str]] = set()
@@ -122,7 +139,7 @@ def _decode_path(path: str, method: str) -> str:
     """Percent-decode once, refusing what a second reader could see as another path."""
     if path == "*" and method == "OPTIONS":
         return path
-    if not _PATH.match(path):
+    if not path.startswith("/") or not _is_made_of(_PATH, path):
         raise ProtocolError("ambiguous-path", "The path has characters that must be percent-encoded.")
     for escape in _ESCAPE.finditer(path):
         pair = escape.group(1)
