@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -86,7 +85,7 @@ class Verifier:
         if len(self._by_issuer) != len(rules) or len({provider.name for provider in rules}) != len(rules):
             raise ConfigError("identity providers must have different names and different issuers")
         self._audiences = {provider.name: frozenset(provider.audiences) for provider in rules}
-        self._cache: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._cache: dict[bytes, _Entry] = {}
         self._cache_size = cache_size
         self._max_token_bytes = max_token_bytes
 
@@ -110,7 +109,6 @@ class Verifier:
         if entry is None:
             return None
         if entry.since <= now < entry.until and entry.generation == keys.generation:
-            self._cache.move_to_end(digest)
             return entry.principal
         del self._cache[digest]
         return None
@@ -172,4 +170,4 @@ class Verifier:
             return
         self._cache[digest] = entry
         if len(self._cache) > self._cache_size:
-            self._cache.popitem(last=False)
+            del self._cache[next(iter(self._cache))]  # the oldest

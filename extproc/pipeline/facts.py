@@ -14,10 +14,9 @@ from extproc.domain.errors import ProtocolError
 from extproc.domain.principal import Principal
 from extproc.domain.request import Headers, RequestHead
 from extproc.pipeline.governance import TargetPlan
+from extproc.policy.facts import SECRET_HEADERS
 from extproc.protocols.http.body import UTF8, charset, decode, is_json, read_json
 from extproc.protocols.http.head import RequestLine, query_params
-
-SECRET_HEADERS: Final = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
 
 
 class FactUnavailableError(Exception):
@@ -29,6 +28,7 @@ class HttpFacts(Mapping[str, object]):
 
     __slots__ = (
         "_cache",
+        "_strip_headers",
         "body",
         "head",
         "line",
@@ -39,7 +39,6 @@ class HttpFacts(Mapping[str, object]):
         "response_code",
         "response_findings",
         "response_headers",
-        "secret_headers",
         "session_id",
     )  # fmt: skip
 
@@ -64,8 +63,7 @@ class HttpFacts(Mapping[str, object]):
         self.response_code = 0
         self.response_body: bytes | None = None
         self.response_findings: Callable[[], dict[str, int]] | None = None
-        self.secret_headers = SECRET_HEADERS | strip_headers
-        """Never a fact, never kept, never shown."""
+        self._strip_headers = strip_headers
         self._cache: dict[str, object] = {}
 
     def __getitem__(self, name: str) -> object:
@@ -85,7 +83,7 @@ class HttpFacts(Mapping[str, object]):
     def judged_anew(self, plan: TargetPlan, now: float) -> HttpFacts:
         """The same request at another time, under another plan."""
         again = HttpFacts(
-            self.head, self.line, self.principal, plan, self.secret_headers, self.session_id, now
+            self.head, self.line, self.principal, plan, self._strip_headers, self.session_id, now
         )
         again.body = self.body
         return again
@@ -102,14 +100,19 @@ class HttpFacts(Mapping[str, object]):
         assert isinstance(plain, bytes)  # noqa: S101  (only ever stored here)
         return plain
 
+    def is_secret(self, header: str) -> bool:
+        """Never a fact, never kept, never shown."""
+        return header in SECRET_HEADERS or header in self._strip_headers
+
     def header_map(self, headers: Headers) -> dict[str, str]:
         """Header fields for rules: joined with a comma (RFC 9110 §5.3), never one that carries a secret."""
-        secret = self.secret_headers
         if not headers.has_repeats:
-            return {name: value for name, value in headers.items if name[0] != ":" and name not in secret}
+            return {
+                name: value for name, value in headers.items if name[0] != ":" and not self.is_secret(name)
+            }
         made: dict[str, str] = {}
         for name, value in headers:
-            if name[0] == ":" or name in secret:
+            if name[0] == ":" or self.is_secret(name):
                 continue
             made[name] = f"{made[name]},{value}" if name in made else value
         return made

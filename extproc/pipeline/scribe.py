@@ -21,7 +21,7 @@ from extproc.domain.record import INTENT, NO_PAYLOADS, OUTCOME, Record
 from extproc.domain.request import Headers, RequestHead
 from extproc.domain.times import rfc3339
 from extproc.masking import Masker
-from extproc.pipeline.facts import SECRET_HEADERS
+from extproc.policy.facts import SECRET_HEADERS
 from extproc.protocols.http.body import decode
 
 if TYPE_CHECKING:

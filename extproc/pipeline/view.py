@@ -36,7 +36,7 @@ def hold_view(facts: HttpFacts, risk: tuple[tuple[str, int], ...], reason: str) 
             "query": _query(masker, line.query),
         },
     }
-    shown = [(n, v) for n, v in facts.head.headers if n[0] != ":" and n not in facts.secret_headers]
+    shown = [(n, v) for n, v in facts.head.headers if n[0] != ":" and not facts.is_secret(n)]
     # it is bound and it goes on, so whoever approves must know that it is there
     shown += [("cookie", "[not shown]")] if "cookie" in facts.head.headers else []
     raw: dict[str, Any] = {

@@ -91,12 +91,14 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
     if size < 0x80:
         return size, at + 1
     size &= 0x7F
-    for shift in (7, 14, 21):
+    shift = 7
+    while shift < 28:
         at += 1
         more = data[at]
         size |= (more & 0x7F) << shift
         if more < 0x80:
             return size, at + 1
+        shift += 7
     return -1, at
 
 

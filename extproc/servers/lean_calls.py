@@ -99,6 +99,7 @@ class _Ended:
 
 
 ENDED: Final = _Ended()
+NOBODY: Final[Callable[[bytes], None]] = ENDED.receive
 
 
 class _StreamCall:
@@ -111,7 +112,7 @@ class _StreamCall:
         self._wire = wire
         self._stream_id = stream_id
         self._stream: Stream = ENDED
-        self.message: Callable[[bytes], None] = ENDED.receive
+        self.message = NOBODY
 
     def carry(self, stream: Stream) -> _StreamCall:
         """From here on messages go to this stream."""
@@ -154,7 +155,7 @@ class _StreamCall:
         if self._stream is not ENDED:
             self._service.open_streams -= 1
         self._stream = ENDED
-        self.message = ENDED.receive
+        self.message = NOBODY
 
 
 def open_process(context: Context, wire: Wire, stream_id: int, head: CallHead) -> Call:

@@ -314,15 +314,17 @@ def test_forgetting_forgets_everything(issuer: Issuer):
     assert len(keys.asked) == 2
 
 
-def test_the_least_recently_seen_token_makes_room(issuer: Issuer):
+def test_the_token_verified_longest_ago_makes_room(issuer: Issuer):
     verifier, keys = verifier_for(issuer, cache_size=2), MemoryKeys.of(issuer)
     a, b, c = (issuer.token(name, alg="EdDSA") for name in "abc")
 
-    for token in (a, b, a, c, a):
+    for token in (a, b, a, c, b, c):
         verifier.verify(token, keys, NOW)
-    assert len(keys.asked) == 3  # a stayed because it was used
-    verifier.verify(b, keys, NOW)
+    assert len(keys.asked) == 3
+    verifier.verify(a, keys, NOW)
     assert len(keys.asked) == 4
+    verifier.verify(c, keys, NOW)
+    assert len(keys.asked) == 4  # b made room for a
     assert len(verifier) == 2
 
 

@@ -209,9 +209,10 @@ class Connection:
         out = self._sender.out
         if not out:
             return b""
-        data = out[0] if len(out) == 1 else b"".join(out)
+        first = out[0]
+        data = first if len(out) == 1 and isinstance(first, bytes) else b"".join(out)
         out.clear()
-        return bytes(data)
+        return data
 
     # ------------------------------------------------------------------ frames
 
@@ -286,7 +287,8 @@ class Connection:
                 self._violation(stream, ErrorCode.FLOW_CONTROL_ERROR, "the window was overrun", events)
             else:
                 stream.ungranted += size
-                self._take(stream, data, start, stop, events)
+                if start != stop:
+                    self._take(stream, data, start, stop, events)
                 if flags & END_STREAM:
                     self._half_closed(stream, events)
                 elif stream.ungranted >= self._limits.stream_window >> 1 and stream_id in self._streams:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 from extproc.protocols.h2 import blocks
@@ -16,7 +17,7 @@ from extproc.protocols.h2.frames import (
     LARGEST_WINDOW,
     MESSAGE_HEAD,
 )
-from extproc.protocols.h2.stream import PREFIX, Stream
+from extproc.protocols.h2.stream import NO_QUEUE, PREFIX, Stream
 
 _RESPONSE_HEAD: Final = FRAME_HEAD.pack(len(blocks.RESPONSE) << 8 | HEADERS, END_HEADERS, 0)[:-4]
 """How a HEADERS frame begins that holds our response headers: everything before its stream's id."""
@@ -74,6 +75,8 @@ class Sender:
             stream.send_window -= size
             self.window -= size
             return
+        if stream.queue is NO_QUEUE:
+            stream.queue = deque()
         stream.queue.append(memoryview(MESSAGE_HEAD.pack(0, length)))
         if length:
             stream.queue.append(memoryview(payload))

@@ -10,6 +10,10 @@ from extproc.protocols.h2.events import Event, MessageReceived
 from extproc.protocols.h2.frames import MESSAGE_HEAD
 
 PREFIX: Final = MESSAGE_HEAD.size
+NOTHING: Final = bytearray()
+"""No part of a message. Most streams never have one; never add to this."""
+NO_QUEUE: Final[deque[memoryview]] = deque()
+"""No reply kept back; the same."""
 
 
 class BadMessageError(Exception):
@@ -37,10 +41,10 @@ class Stream:
         self.receive_window = receive_window
         self.ungranted = 0
         """Bytes received that the peer's window was not yet given back for."""
-        self.partial = bytearray()
+        self.partial = NOTHING
         self.need = PREFIX
         """Bytes `partial` must hold before anything can be taken from it."""
-        self.queue: deque[memoryview] = deque()
+        self.queue = NO_QUEUE
         self.backlog = 0
         """Bytes in `queue`."""
         self.trailers: bytes | None = None
@@ -81,7 +85,7 @@ class Stream:
                 events.append(MessageReceived(self.id, bytes(whole[PREFIX : self.need])))
                 data = bytes(whole[self.need :])
             self.heard = True
-            self.partial = bytearray()
+            self.partial = NOTHING
             start, end = 0, len(data)
         self.need = PREFIX
         while end - start >= PREFIX:
@@ -93,7 +97,7 @@ class Stream:
             self.heard = True
             start = stop
         if start < end:
-            self.partial += memoryview(data)[start:end]
+            self.partial = bytearray(memoryview(data)[start:end])
 
     def _length(self, data: bytes | bytearray, position: int, largest: int) -> int:
         compressed, length = MESSAGE_HEAD.unpack_from(data, position)

@@ -88,8 +88,9 @@ def read_request_line(headers: Headers) -> RequestLine:
         for name in SINGLE:
             if name in headers and len(headers.all(name)) > 1:
                 raise ProtocolError("duplicate-header", f"The header {name} appears more than once.")
-    if not headers.names <= _harmless:
-        _check_overrides(headers)
+    for name in headers.names:
+        if name not in _harmless:
+            _check_override(name)
     method = headers.get(":method")
     if not 0 < len(method) <= _LONGEST_METHOD or not _is_made_of(_TOKEN, method):
         raise ProtocolError("invalid-method", "The request method is not a token.")
@@ -102,7 +103,7 @@ def read_request_line(headers: Headers) -> RequestLine:
     if method == "CONNECT" and ":path" not in headers:
         return RequestLine(method, headers.get(":scheme"), host, "", "", "", upgrade)
     raw = headers.get(":path")
-    path, mark, query = raw.partition("?")
+    path, mark, query = raw.partition("?") if "?" in raw else (raw, "", "")
     url_path = path if _is_plain(path) else _decode_path(path, method)
     if mark and not _is_made_of(_QUERY, query):
         raise ProtocolError("invalid-query", "The query has characters that must be percent-encoded.")
@@ -124,15 +125,12 @@ _harmless: Final[set[str]] = set()
 _MOST_HARMLESS: Final = 512
 
 
-def _check_overrides(headers: Headers) -> None:
-    for name in headers.names:
-        # CGI-style servers read an underscore as a dash
-        if name.replace("_", "-") in OVERRIDES:
-            raise ProtocolError(
-                "override-header", "A header that overrides method or path is not accepted here."
-            )
-        if len(_harmless) < _MOST_HARMLESS and len(name) <= 64:
-            _harmless.add(name)
+def _check_override(name: str) -> None:
+    # CGI-style servers read an underscore as a dash
+    if name.replace("_", "-") in OVERRIDES:
+        raise ProtocolError("override-header", "A header that overrides method or path is not accepted here.")
+    if len(_harmless) < _MOST_HARMLESS and len(name) <= 64:
+        _harmless.add(name)
 
 
 def _decode_path(path: str, method: str) -> str:
