@@ -18,7 +18,6 @@ from extproc.policy.facts import SECRET_HEADERS
 from extproc.protocols.http.body import UTF8, charset, decode, is_json, read_json
 from extproc.protocols.http.head import RequestLine, query_params
 
-
 _SECRET: Final = SECRET_HEADERS
 """A name of this module's own: compiled code looks every other one up."""
 
