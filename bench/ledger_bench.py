@@ -29,6 +29,7 @@ from opentelemetry.trace import SpanKind
 
 from extproc.adapters.ledger_files import LedgerWriter
 from extproc.adapters.ledger_verify import verify_directory
+from extproc.adapters.otlp_answer import TAKEN, Answer
 from extproc.adapters.span_feed import SpanFeed
 from extproc.adapters.telemetry import TelemetryExporter, build_encoder
 from extproc.domain.record import INTENT, OUTCOME, Checked, Record
@@ -81,8 +82,8 @@ RING = KeyRing("bench", {"bench": bytes(range(32))})
 class Nowhere:
     """Takes export requests and sends nothing."""
 
-    def send(self, request: bytes) -> bool:
-        return True
+    def send(self, request: bytes) -> Answer:
+        return TAKEN
 
     def shutdown(self) -> None:
         """Nothing is open."""

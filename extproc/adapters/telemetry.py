@@ -17,6 +17,7 @@ import structlog
 from opentelemetry.sdk.resources import Resource
 
 from extproc import __version__
+from extproc.adapters.otlp_answer import TAKEN, Answer
 from extproc.adapters.span_feed import SpanFeed
 from extproc.adapters.telemetry_settings import Environment, TelemetrySettings, read_environment
 from extproc.ledger.otlp import SpanEncoder
@@ -36,8 +37,11 @@ log = structlog.get_logger(__name__)
 class SpanSender(Protocol):
     """Takes an export request to the collector."""
 
-    def send(self, request: bytes) -> bool:
-        """True if the collector took it. `request`: an encoded `ExportTraceServiceRequest`. May raise anything."""
+    def send(self, request: bytes) -> Answer | None:
+        """What the collector said, or None if it did not take it. May raise anything.
+
+        `request`: an encoded `ExportTraceServiceRequest`.
+        """
 
     def shutdown(self) -> None:
         """Let go of the connection."""
@@ -104,6 +108,8 @@ class TelemetryExporter:
         self._fits = batch
         self.failures = 0
         """Exports that the collector did not take, since this process began."""
+        self.rejected = 0
+        """Spans of exports that it did take, but would not keep."""
 
     @property
     def reachable(self) -> bool:
@@ -165,11 +171,16 @@ class TelemetryExporter:
         return not view.plain or int(view.context.trace_id[16:], 16) < self._ratio * (1 << 64)
 
     def _send(self, batch: list[SpanView]) -> bool:
+        answer = None
         try:
-            delivered = self._sender.send(self._encoder.encode(batch))
+            answer = self._sender.send(self._encoder.encode(batch))
         except Exception as failure:  # whatever a sender raises, nothing may be skipped
             log.error("telemetry.exporter_failed", error=type(failure).__name__)
-            delivered = False
+        if answer is not None and answer is not TAKEN:
+            # it is not sent again (OTLP forbids that): the records stay in the ledger, and somebody has to know
+            self.rejected += answer.rejected
+            log.warning("telemetry.rejected", spans=answer.rejected, of=len(batch), reason=answer.reason)
+        delivered = answer is not None
         if delivered != self._reachable:
             self._reachable = delivered
             (log.info if delivered else log.warning)(

@@ -19,7 +19,9 @@ async def run_exporter(settings: Settings, control: Control, stopping: asyncio.E
     stop = threading.Event()
     telling = None
     if settings.telemetry.metrics is not None:
-        figures = tell_figures(control, lambda: {"export_failures": exporter.failures})
+        figures = tell_figures(
+            control, lambda: {"export_failures": exporter.failures, "spans_rejected": exporter.rejected}
+        )
         telling = asyncio.create_task(figures, name="figures")
     try:
         await follow(control, stopping, stop, asyncio.to_thread(exporter.run, stop))

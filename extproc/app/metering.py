@@ -148,6 +148,8 @@ def child_families(children: Mapping[str, Mapping[str, Any]]) -> Iterator[Family
     yield gauge("extproc_ledger_writable", text, ("child",), each("ledger_healthy"))
     text = "Exports that the collector did not take."
     yield total("extproc_export_failures_total", text, ("child",), each("export_failures"))
+    text = "Spans that the collector took and would not keep (OTLP partial success)."
+    yield total("extproc_spans_rejected_total", text, ("child",), each("spans_rejected"))
     ages: dict[Labels, float] = {
         (name, provider): float(age)
         for name, told in children.items()

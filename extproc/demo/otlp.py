@@ -71,6 +71,8 @@ class OtlpReceiver:
         self._http: ThreadingHTTPServer | None = None
         self.refusing = False
         """Answer UNAVAILABLE or 503 and keep nothing."""
+        self.rejecting = 0
+        """Take every export, and say of so many of its spans that they are not kept."""
         self.exports = 0
         """How many exports came in, refused ones included."""
         self.grpc_port = 0
@@ -162,7 +164,15 @@ class OtlpReceiver:
     ) -> ExportTraceServiceResponse:
         if not self.accept(request):
             context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
-        return ExportTraceServiceResponse()
+        return self.answer()
+
+    def answer(self) -> ExportTraceServiceResponse:
+        """What is said of an export that was taken."""
+        answer = ExportTraceServiceResponse()
+        if self.rejecting:
+            answer.partial_success.rejected_spans = self.rejecting
+            answer.partial_success.error_message = "not all of it"
+        return answer
 
 
 def read_spans(request: ExportTraceServiceRequest) -> list[ReceivedSpan]:
@@ -267,7 +277,7 @@ class _HttpHandler(BaseHTTPRequestHandler):
             return 400, b""
         if not self.server.receiver.accept(request):
             return 503, b""
-        return 200, ExportTraceServiceResponse().SerializeToString()
+        return 200, self.server.receiver.answer().SerializeToString()
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Say nothing: the demo's screen is for its story."""

@@ -418,7 +418,7 @@ class DatabaseConversation(ABC):
             return
         task.cancel()
         self._quiet()
-        self._stopped.append(task)
+        self._stopped = [task, *[other for other in self._stopped if not other.done()]]
         statement = self._running.get(number)
         if statement is not None and statement.held is not None:
             self._keep(statement.held)

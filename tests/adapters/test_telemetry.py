@@ -7,10 +7,17 @@ import threading
 from pathlib import Path
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.sdk.resources import Resource
+from structlog.testing import capture_logs
 
 from extproc.adapters.ledger_reader import CHECKPOINTS
+from extproc.adapters.otlp_answer import TAKEN, Answer
+from extproc.adapters.otlp_http import HttpSender
 from extproc.adapters.span_feed import SpanFeed
 from extproc.adapters.telemetry import (
     TelemetryExporter,
@@ -32,6 +39,8 @@ from tests.support.books import (
     outcome,
     sign_now,
 )
+from tests.support.replies import Reply
+from tests.support.upstream import Upstream
 
 NOW = START + 1000
 
@@ -46,13 +55,13 @@ class Collector:
         self.most = 1 << 30
         self.swallow_answer = False
 
-    def send(self, request: bytes) -> bool:
+    def send(self, request: bytes) -> Answer | None:
         self.calls += 1
         spans = read_spans(ExportTraceServiceRequest.FromString(request))
         if not self.up or len(spans) > self.most:
-            return False
+            return None
         self.spans += spans
-        return not self.swallow_answer
+        return None if self.swallow_answer else TAKEN
 
     def shutdown(self) -> None:
         self.up = False
@@ -209,7 +218,7 @@ def test_a_collector_that_takes_only_little_at_once_gets_it_in_pieces(ledger, co
 
 def test_an_exporter_that_raises_loses_nothing(ledger):
     class Broken(Collector):
-        def send(self, request: bytes) -> bool:
+        def send(self, request: bytes) -> Answer | None:
             if self.calls < 3:
                 self.calls += 1
                 raise RuntimeError("boom")
@@ -443,6 +452,58 @@ def test_a_real_receiver_may_be_away(ledger, protocol, monkeypatch):
         span.attributes["extproc.decision.id"] for span in spans if "extproc.decision.id" in span.attributes
     ]
     assert sorted(decisions) == sorted(f"d{number}" for number in range(20))
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_what_a_collector_takes_and_will_not_keep_is_told(ledger, protocol):
+    writer = open_writer(ledger)
+    fill(writer, 10)
+    with OtlpReceiver() as receiver:
+        endpoint = receiver.grpc_endpoint if protocol == "grpc" else receiver.http_endpoint
+        settings = TelemetrySettings(endpoint, protocol)
+        telemetry = open_exporter(ledger, ledger.parent / "cursor.json", settings, read_environment({}))
+        receiver.rejecting = 3
+        with capture_logs() as logs:
+            export_all(telemetry)
+            fill(writer, 10, 10)
+            receiver.rejecting = 0
+            export_all(telemetry)
+        assert receiver.exports == 2, "OTLP: what was rejected is not sent again"
+    assert [line for line in logs if line["event"] == "telemetry.rejected"] == [
+        {
+            "event": "telemetry.rejected",
+            "log_level": "warning",
+            "spans": 3,
+            "of": 11,
+            "reason": "not all of it",
+        }
+    ]
+    assert (telemetry.rejected, telemetry.failures, telemetry.reachable) == (3, 0, True)
+
+
+def partial(rejected: int, message: str) -> bytes:
+    said = ExportTracePartialSuccess(rejected_spans=rejected, error_message=message)
+    return ExportTraceServiceResponse(partial_success=said).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", TAKEN),
+        (b"\xff\xff not protobuf", TAKEN),
+        (ExportTraceServiceResponse().SerializeToString(), TAKEN),
+        (partial(2, "x" * 5_000), Answer(2, "x" * 200)),
+        (partial(-7, "odd"), Answer(0, "odd")),
+        (partial(0, "a warning"), Answer(0, "a warning")),
+    ],
+    ids=["empty", "not protobuf", "taken", "long", "negative", "warning"],
+)
+def test_any_body_of_a_collector_is_an_answer(body, said):
+    with Upstream() as collector:
+        collector.on("POST", "/v1/traces", Reply(200, body=body))
+        sender = HttpSender(endpoint=f"http://{collector.address}/v1/traces", headers=None)
+        assert sender.send(b"") == said
+        sender.shutdown()
 
 
 async def _receive(port: int, directory: Path) -> list[tuple[str, bytes]]:

@@ -19,6 +19,7 @@ SAID = {
     "lost_access": 0,
     "ledger_healthy": True,
     "export_failures": 0,
+    "spans_rejected": 0,
     "keys": {"corp": 1.0},
     "without_keys": ["other"],
 }
