@@ -14,10 +14,11 @@ from extproc.domain.errors import ProtocolError
 from extproc.domain.principal import Principal
 from extproc.domain.request import Headers, RequestHead
 from extproc.pipeline.governance import TargetPlan
-from extproc.policy.facts import SECRET_HEADERS
+from extproc.policy.facts import RISK, SECRET_HEADERS, variables
 from extproc.protocols.http.body import UTF8, charset, decode, is_json, read_json
 from extproc.protocols.http.head import RequestLine, query_params
 
+NAMES: Final = tuple(name for name in variables("http") if name != RISK)
 _SECRET: Final = SECRET_HEADERS
 """A name of this module's own: compiled code looks every other one up."""
 
@@ -73,15 +74,15 @@ class HttpFacts(Mapping[str, object]):
         cached = self._cache.get(name)
         if cached is not None:
             return cached
-        made = BUILDERS[name](self)
+        made = _made(self, name)
         self._cache[name] = made
         return made
 
     def __iter__(self) -> Iterator[str]:
-        return iter(BUILDERS)
+        return iter(NAMES)
 
     def __len__(self) -> int:
-        return len(BUILDERS)
+        return len(NAMES)
 
     def judged_anew(self, plan: TargetPlan, now: float) -> HttpFacts:
         """The same request at another time, under another plan."""
@@ -174,38 +175,71 @@ def _findings(facts: HttpFacts) -> dict[str, int]:
     return facts.response_findings()
 
 
-BUILDERS: Final[dict[str, Callable[[HttpFacts], object]]] = {
-    "request.method": lambda f: f.line.method,
-    "request.scheme": lambda f: f.line.scheme,
-    "request.host": lambda f: f.line.host,
-    "request.path": lambda f: f.line.path,
-    "request.url_path": lambda f: f.line.url_path,
-    "request.query": lambda f: f.line.query,
-    "request.query_params": lambda f: query_params(f.line.query),
-    "request.headers": lambda f: f.header_map(f.head.headers),
-    "request.size": lambda f: len(f.plain_body()),
-    "request.body": lambda f: _text(f.plain_body()),
-    "request.json": _request_json,
-    "source.address": lambda f: f.head.source.address,
-    "connection.mtls": lambda f: f.head.source.mtls,
-    "connection.peer_san": lambda f: f.head.source.peer_uri_san,
-    "principal.issuer": lambda f: f.principal.issuer,
-    "principal.subject": lambda f: f.principal.subject,
-    "principal.kind": lambda f: f.principal.kind,
-    "principal.person": lambda f: f.principal.person,
-    "principal.client_id": lambda f: f.principal.client_id,
-    "principal.groups": lambda f: list(f.principal.groups),
-    "principal.claims": lambda f: dict(f.principal.claims),
-    "target.name": lambda f: f.plan.name,
-    "target.kind": lambda f: f.plan.kind,
-    "target.labels": lambda f: f.plan.labels,
-    "session.id": lambda f: f.session_id,
-    "now": lambda f: datetime.fromtimestamp(f.now, UTC),
-    "response.code": lambda f: f.response_code,
-    "response.headers": lambda f: f.header_map(_response_headers(f)),
-    "response.bytes": lambda f: len(_response_body(f)),
-    "response.body": lambda f: _text(_response_body(f)),
-    "response.json": _response_json,
-    "response.findings": _findings,
-}
-"""How each fact of `docs/policies.md` is had for HTTP. One row a fact."""
+def _made(facts: HttpFacts, name: str) -> object:
+    """How each fact of `docs/policies.md` is had for HTTP. One row a fact. Raises KeyError for any other name."""
+    match name:
+        case "request.method":
+            return facts.line.method
+        case "request.scheme":
+            return facts.line.scheme
+        case "request.host":
+            return facts.line.host
+        case "request.path":
+            return facts.line.path
+        case "request.url_path":
+            return facts.line.url_path
+        case "request.query":
+            return facts.line.query
+        case "request.query_params":
+            return query_params(facts.line.query)
+        case "request.headers":
+            return facts.header_map(facts.head.headers)
+        case "request.size":
+            return len(facts.plain_body())
+        case "request.body":
+            return _text(facts.plain_body())
+        case "request.json":
+            return _request_json(facts)
+        case "source.address":
+            return facts.head.source.address
+        case "connection.mtls":
+            return facts.head.source.mtls
+        case "connection.peer_san":
+            return facts.head.source.peer_uri_san
+        case "principal.issuer":
+            return facts.principal.issuer
+        case "principal.subject":
+            return facts.principal.subject
+        case "principal.kind":
+            return facts.principal.kind
+        case "principal.person":
+            return facts.principal.person
+        case "principal.client_id":
+            return facts.principal.client_id
+        case "principal.groups":
+            return list(facts.principal.groups)
+        case "principal.claims":
+            return dict(facts.principal.claims)
+        case "target.name":
+            return facts.plan.name
+        case "target.kind":
+            return facts.plan.kind
+        case "target.labels":
+            return facts.plan.labels
+        case "session.id":
+            return facts.session_id
+        case "now":
+            return datetime.fromtimestamp(facts.now, UTC)
+        case "response.code":
+            return facts.response_code
+        case "response.headers":
+            return facts.header_map(_response_headers(facts))
+        case "response.bytes":
+            return len(_response_body(facts))
+        case "response.body":
+            return _text(_response_body(facts))
+        case "response.json":
+            return _response_json(facts)
+        case "response.findings":
+            return _findings(facts)
+    raise KeyError(name)

@@ -168,7 +168,7 @@ def test_nothing_is_signed_after_a_restart_before_everything_signed_came_out_aga
 
 def rechained(lines: list[bytes], start: int) -> list[bytes]:
     chain = Chain("worker0-a-1", start, parse_line(lines[start - 1]).hash)
-    return lines[:start] + [chain.encode("gap", START, {"cause": "forged"})[:-1] for _ in lines[start:]]
+    return lines[:start] + [chain.encode("gap", START, {"cause": "forged"}) for _ in lines[start:]]
 
 
 def edit(directory: Path) -> None:
@@ -183,7 +183,7 @@ def rewrite(directory: Path) -> None:
 def rewrite_and_extend(directory: Path) -> None:
     lines = rechained(lines_of(directory), 12)
     chain = Chain("worker0-a-1", 22, parse_line(lines[-1]).hash)
-    put_lines(directory, [*lines, *(chain.encode("gap", START, {})[:-1] for _ in range(9))])
+    put_lines(directory, [*lines, *(chain.encode("gap", START, {}) for _ in range(9))])
 
 
 def shrink(directory: Path) -> None:

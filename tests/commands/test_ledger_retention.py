@@ -270,7 +270,7 @@ def test_a_tombstone_that_no_newline_ends_is_none(home):
     lines = path.read_bytes().splitlines()
     (fields,) = tombstones("worker0-a-1", "request", list(range(20)))
     chain = Chain("retention-a-1", len(lines), sha256(lines[-1]).hexdigest())
-    path.write_bytes(path.read_bytes() + chain.encode("retention.erased", START, fields)[:-1])
+    path.write_bytes(path.read_bytes() + chain.encode("retention.erased", START, fields))
     erase_requests(home)
     assert verdicts(home) == [["payload-erased"] * 10, ["payload-erased"] * 10]
 

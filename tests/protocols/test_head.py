@@ -104,6 +104,30 @@ def test_query_parameters_keep_every_value():
     assert query_params("a=1&b=x+y&a=%32&flag") == {"a": ["1", "2"], "b": ["x y"], "flag": [""]}
 
 
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+VISIBLE = {chr(code) for code in range(0x21, 0x7F)}
+
+
+def accepted(*fields: tuple[str, str]) -> bool:
+    try:
+        read_request_line(Headers(fields))
+    except ProtocolError:
+        return False
+    return True
+
+
+def test_of_all_characters_a_method_an_authority_a_path_and_a_query_take_just_these():
+    method, host, path = (":method", "GET"), (":authority", "api.example"), (":path", "/")
+    every = [chr(code) for code in range(0x250)]
+    # RFC 9110, 5.6.2
+    assert {c for c in every if accepted((":method", f"A{c}Z"), host, path)} == {*LETTERS, *"!#$%&'*+-.^_`|~"}
+    assert {c for c in every if accepted(method, (":authority", f"a{c}z"), path)} == VISIBLE - {*"/\\@?#"}
+    # a question mark begins the query, and a percent sign an escape, which "%az" is not and "%aaz" is no UTF-8
+    in_path = VISIBLE - {*'"#;\\^`{}%'}
+    assert {c for c in every if accepted(method, host, (":path", f"/a{c}z"))} == in_path
+    assert {c for c in every if accepted(method, host, (":path", f"/?a{c}z"))} == VISIBLE - {*'"#'}
+
+
 def test_connect_needs_no_path():
     line = read_request_line(Headers(((":method", "CONNECT"), (":authority", "db.example:5432"))))
     assert (line.upgrade, line.path) == (True, "")
