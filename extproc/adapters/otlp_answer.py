@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,9 +31,9 @@ def answer_of(response: ExportTraceServiceResponse) -> Answer:
     return Answer(max(0, partial.rejected_spans), partial.error_message[:LONGEST_REASON])
 
 
-def answer_in(body: bytes) -> Answer:
+def answer_in(body: Callable[[], bytes]) -> Answer:
     """Of a response by HTTP. One that cannot be read takes nothing back: its status alone decides."""
     try:
-        return answer_of(ExportTraceServiceResponse.FromString(body))
-    except Exception:  # protobuf's own error, which nobody but the servers may name
+        return answer_of(ExportTraceServiceResponse.FromString(body()))
+    except Exception:  # of protobuf or of the HTTP library, whatever it is called
         return TAKEN

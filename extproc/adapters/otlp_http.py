@@ -26,11 +26,13 @@ class HttpSender(OTLPSpanExporter):
         def heed(data: bytes, timeout: float) -> Any:  # the SDK drops the answer
             result = submit(data, timeout)
             if result.status_code is not None and 200 <= result.status_code < 300:
-                self._answer = answer_in(result.content())
+                self._answer = answer_in(result.content)
             return result
 
         client._submit = heed
 
     def send(self, request: bytes) -> Answer | None:
         """What the collector said; None if it did not take it."""
-        return self._answer if self._client.export(request).success else None
+        self._answer = TAKEN
+        taken = self._client.export(request).success
+        return self._answer if taken else None
