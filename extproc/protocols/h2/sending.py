@@ -17,7 +17,7 @@ from extproc.protocols.h2.frames import (
     LARGEST_WINDOW,
     MESSAGE_HEAD,
 )
-from extproc.protocols.h2.stream import NO_QUEUE, PREFIX, Stream
+from extproc.protocols.h2.stream import PREFIX, Stream
 
 _RESPONSE_HEAD: Final = FRAME_HEAD.pack(len(blocks.RESPONSE) << 8 | HEADERS, END_HEADERS, 0)[:-4]
 """How a HEADERS frame begins that holds our response headers: everything before its stream's id."""
@@ -75,7 +75,7 @@ class Sender:
             stream.send_window -= size
             self.window -= size
             return
-        if stream.queue is NO_QUEUE:
+        if stream.queue is None:
             stream.queue = deque()
         stream.queue.append(memoryview(MESSAGE_HEAD.pack(0, length)))
         if length:
@@ -116,7 +116,7 @@ class Sender:
         if stream.backlog:
             self.backlog -= stream.backlog
             stream.backlog = 0
-            stream.queue.clear()
+            stream.queue = None
             self._ready.pop(stream.id, None)
 
     def _pump(self) -> list[Stream]:
@@ -142,6 +142,7 @@ class Sender:
         stream.backlog -= room
         self.backlog -= room
         queue = stream.queue
+        assert queue is not None  # noqa: S101  (it holds what `backlog` counts)
         while room:
             part = queue[0]
             if len(part) <= room:

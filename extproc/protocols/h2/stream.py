@@ -10,10 +10,6 @@ from extproc.protocols.h2.events import Event, MessageReceived
 from extproc.protocols.h2.frames import MESSAGE_HEAD
 
 PREFIX: Final = MESSAGE_HEAD.size
-NOTHING: Final = bytearray()
-"""No part of a message. Most streams never have one; never add to this."""
-NO_QUEUE: Final[deque[memoryview]] = deque()
-"""No reply kept back; the same."""
 
 
 class BadMessageError(Exception):
@@ -41,10 +37,11 @@ class Stream:
         self.receive_window = receive_window
         self.ungranted = 0
         """Bytes received that the peer's window was not yet given back for."""
-        self.partial = NOTHING
+        self.partial: bytes | bytearray = b""
         self.need = PREFIX
         """Bytes `partial` must hold before anything can be taken from it."""
-        self.queue = NO_QUEUE
+        self.queue: deque[memoryview] | None = None
+        """None until a reply has to be kept back, as most never are."""
         self.backlog = 0
         """Bytes in `queue`."""
         self.trailers: bytes | None = None
@@ -85,7 +82,7 @@ class Stream:
                 events.append(MessageReceived(self.id, bytes(whole[PREFIX : self.need])))
                 data = bytes(whole[self.need :])
             self.heard = True
-            self.partial = NOTHING
+            self.partial = b""
             start, end = 0, len(data)
         self.need = PREFIX
         while end - start >= PREFIX:
