@@ -85,9 +85,9 @@ class KeyChange:
     def finish(self) -> None:
         """The handover is on disk: the old key goes. Raises OSError."""
         self._wish.unlink(missing_ok=True)
-        self._next.replace(self._path)
-        key = signer_of(_read(self._path), self._name).key
+        key = signer_of(_read(self._next), self._name).key
         write_public_key(self._path.with_name(self._path.name + ".pub"), key)
+        self._next.replace(self._path)  # last: whoever waits reads the public key as soon as this one is gone
         self._next.with_name(self._next.name + ".pub").unlink(missing_ok=True)
         fd = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

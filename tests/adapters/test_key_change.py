@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -154,6 +155,30 @@ def test_packets_and_single_records_verify_with_the_first_key(tmp_path, key_file
         report = Report()
         verify_record(path, parse_key(str(key)), report)
         assert [problem.code for problem in report.problems] == codes
+
+
+def test_the_public_key_is_the_new_one_before_the_change_counts_as_done(tmp_path, monkeypatch):
+    """`rotate-key` prints it as soon as nothing is asked for any more."""
+    key_file = tmp_path / "checkpoint.key"
+    load_or_create_key(key_file)
+    change = KeyChange(key_file)
+    change.ask()
+    following = change.following()
+    assert following is not None
+    shown: list[str] = []
+    replace = Path.replace
+
+    def look(self: Path, target: Path) -> Path:
+        if target == key_file:
+            shown.append(key_file.with_name("checkpoint.key.pub").read_text().strip())
+        moved: Path = replace(self, target)
+        return moved
+
+    monkeypatch.setattr(Path, "replace", look)
+    change.finish()
+    assert shown == [str(following.key)]
+    assert not change.is_asked
+    assert load_or_create_key(key_file).key == following.key
 
 
 def test_the_command_waits_for_the_checkpointer_and_leaves_a_record(tmp_path):
