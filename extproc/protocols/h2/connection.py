@@ -477,9 +477,14 @@ class Connection:
         # adjusting windows costs as much as there are streams
         self._spend(1 + len(payload) // 6 + (len(self._streams) >> 4) if self._settings_seen else 1)
         self._settings_seen = True
+        before = self._sender.initial_window
         for name, value in parse_settings(payload):
             if name == INITIAL_WINDOW_SIZE:
-                self._new_initial_window(value)
+                if value > LARGEST_WINDOW:
+                    raise LostConnectionError(
+                        ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE out of range"
+                    )
+                self._sender.initial_window = value
             elif name == MAX_FRAME_SIZE:
                 if not DEFAULT_FRAME <= value <= LARGEST_FRAME:
                     raise LostConnectionError(
@@ -488,17 +493,12 @@ class Connection:
                 self._sender.largest_frame = value
             elif name == ENABLE_PUSH and value > 1:
                 raise LostConnectionError(ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH out of range")
+        # first of all: until the peer reads it, its old windows and frame sizes hold (RFC 9113 section 6.5.3)
         self._sender.out.append(SETTINGS_ACK)
+        if self._sender.initial_window != before:
+            self._move_windows(self._sender.initial_window - before)
 
-    def _new_initial_window(self, value: int) -> None:
-        if value > LARGEST_WINDOW:
-            raise LostConnectionError(
-                ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE out of range"
-            )
-        change = value - self._sender.initial_window
-        self._sender.initial_window = value
-        if not change:
-            return
+    def _move_windows(self, change: int) -> None:
         for stream in list(self._streams.values()):
             try:
                 if self._sender.grow_stream(stream, change):

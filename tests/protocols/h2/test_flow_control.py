@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import h2.events
+import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 from extproc.protocols.h2 import CallEnded, Connection, ConnectionFailed, ErrorCode, Limits, MessageReceived
 from tests.protocols.h2.support import (
     DATA,
+    GOAWAY,
     HEADERS_FRAME,
     PREFACE,
     RST,
+    SETTINGS,
     WINDOW,
     Client,
     ack,
@@ -77,6 +80,29 @@ def test_a_settings_change_opens_and_closes_stream_windows():
     assert len(body(connection)) == 6
     connection.receive(settings((4, 100)))
     assert len(body(connection)) == 4
+
+
+def test_new_settings_are_acknowledged_before_anything_goes_by_them():
+    """Until the peer reads that, its old ones hold, and it may call what goes beyond them an overrun."""
+    connection = starved(10)
+    connection.receive(head() + head(3) + window_update(0, 1 << 20))
+    for stream in (1, 3):
+        connection.send_message(stream, b"x" * 40_000)
+    connection.bytes_to_send()
+    connection.receive(settings((4, 1 << 20), (5, 1 << 20)))
+    frames = sent(connection)
+    assert frames[0] == (SETTINGS, 1, 0, b"")
+    assert [(f[0], f[2], len(f[3])) for f in frames[1:]] == [(DATA, 1, 39_995), (DATA, 3, 39_995)]
+
+
+@pytest.mark.parametrize("wrong", [(2, 2), (5, 1), (4, 1 << 31)])
+def test_settings_that_break_a_rule_let_nothing_out_and_are_not_acknowledged(wrong: tuple[int, int]):
+    connection = starved(10)
+    connection.receive(head() + window_update(0, 1 << 20))
+    connection.send_message(1, b"x" * 100)
+    connection.bytes_to_send()
+    connection.receive(settings((4, 1 << 20), wrong))
+    assert [f[0] for f in sent(connection)] == [GOAWAY]
 
 
 def test_frames_are_no_larger_than_the_peer_takes():
