@@ -31,6 +31,7 @@ def main() -> int:
     parser.add_argument("--control", type=int, required=True)
     parser.add_argument("--index", type=int, default=0)
     parser.add_argument("--bundle", type=Path, default=Path())
+    parser.add_argument("--listener", type=int, action="append", default=[])
     parser.add_argument("--began", type=float, default=0.0)
     arguments = parser.parse_args()
     os.umask(0o077)
@@ -58,7 +59,7 @@ def _job(arguments: argparse.Namespace, settings: Settings) -> Job:
         case "worker":
             from extproc.app.worker import Worker
 
-            worker = Worker(settings, arguments.index, arguments.bundle)
+            worker = Worker(settings, arguments.index, arguments.bundle, arguments.listener)
             return worker.run  # it settles by itself, once it can serve
         case "approvals":
             from extproc.app.approvals import run_approvals

@@ -24,6 +24,7 @@ from extproc.app.configuration_records import NO_PAYLOADS, policy_texts, setting
 from extproc.app.ledgers import open_ledger
 from extproc.app.lock_keeper import LockKeeper, lock_file
 from extproc.app.memory import settle_memory
+from extproc.app.places import Places
 from extproc.app.rolling import Roller, drop_configurations, write_configuration
 from extproc.config import Settings, check_waits
 from extproc.config.certificates import check_certificates
@@ -59,6 +60,7 @@ class Supervisor:
         self._keepers: set[asyncio.Task[None]] = set()
         self._roller = Roller(self, config)
         self._locks = LockKeeper(lock_file(settings), self._workers)
+        self._places = Places()
         self._began = time.time()
         self._ledger = open_ledger(settings, "supervisor")
         self._bundle = Path()
@@ -74,8 +76,11 @@ class Supervisor:
         drop_configurations(self.configuration)
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Raises PolicyError when the policy at start is no good."""
+        """Serve until SIGTERM or SIGINT. Raises PolicyError when the policy at start is no good, ConfigError when a
+        TCP port cannot be had.
+        """
         policies, author, sources = self._read()
+        self._places.open(self.settings.processor)
         self.record(*settings_loaded(self.settings))
         self._accept(policies, author, sources, before="")
         settle_memory()
@@ -257,13 +262,16 @@ class Supervisor:
             "--config", str(self._config), "--kept", str(child.configuration),
             "--control", str(theirs.fileno()),
         ]  # fmt: skip
+        places: tuple[int, ...] = ()
         if child.kind == "worker":
+            places = self._places.of(child.index)
             arguments += ["--index", str(child.index), "--bundle", str(self._bundle)]
+            arguments += [f"--listener={place}" for place in places]
         elif child.kind == "metrics":
             arguments += ["--began", repr(self._began)]
         child.starts += 1
         child.figures = {}
-        child.process = await asyncio.create_subprocess_exec(*arguments, pass_fds=(theirs.fileno(),))
+        child.process = await asyncio.create_subprocess_exec(*arguments, pass_fds=(theirs.fileno(), *places))
         theirs.close()
         child.control = await Control.open(ours)
 
@@ -347,6 +355,7 @@ class Supervisor:
 
     async def _stop_children(self) -> None:
         """Workers first, so that what they wrote is still exported and signed."""
+        self._places.close()
         for kinds in (("worker",), ("approvals",), ("exporter", "checkpointer", "metrics")):
             await asyncio.gather(*(self.stop(child) for child in self.children if child.kind in kinds))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,9 +57,11 @@ HEALTH_SEEN = 1.5
 class Worker:
     """What one worker process runs."""
 
-    def __init__(self, settings: Settings, index: int, bundle: Path) -> None:
+    def __init__(self, settings: Settings, index: int, bundle: Path, listeners: Sequence[int] = ()) -> None:
+        """`listeners`: file descriptors of the TCP sockets at our place, where the supervisor holds them."""
         self._settings = settings
         self._index = index
+        self._listeners = [socket.socket(fileno=each) for each in listeners]
         self._keys = open_keys(settings)
         self._identifier = build_identifier(settings, self._keys)
         self._state = load_state_keys(settings.state)
@@ -192,7 +196,9 @@ class Worker:
         if isinstance(server, LeanServer):
             if address.path is not None:
                 address.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            server.listen(str(address), processor_context(processor.tls) if processor.tls else None)
+                server.listen(str(address))
+            else:
+                server.take(self._listeners, processor_context(processor.tls) if processor.tls else None)
             return None
         if address.path is None:
             server.listen(str(address), _credentials(processor.tls))

@@ -12,7 +12,7 @@ from extproc.domain.errors import ConfigError
 ROLLS: Final = frozenset(
     {
         "listeners", "targets", "identity", "policies", "masks", "masking", "approvals", "console", "limits", "envoy",
-        "processor.drain", "holds.limits", "holds.keep", "ledger.ship", "ledger.retention",
+        "processor.drain", "processor.tls", "holds.limits", "holds.keep", "ledger.ship", "ledger.retention",
     }
 )  # fmt: skip
 """Read by the workers and the approvals process, which a roll starts anew, or by commands alone."""
@@ -49,13 +49,20 @@ def changed(before: Settings, after: Settings) -> tuple[str, ...]:
 
 def check_roll(before: Settings, after: Settings) -> tuple[str, ...]:
     """What a roll from one to the other changes. Raises ConfigError that names all that needs a restart."""
-    if not before.processor.listen.is_unix:
+    old, new = before.processor, after.processor
+    if not old.listen.is_unix and old.transport == "grpcio":
         raise ConfigError(
-            "processor.listen: a TCP port cannot be handed to a new worker; restart extproc serve"
+            "processor.listen: grpcio cannot hand a TCP port to a new worker; restart extproc serve"
         )
     places = changed(before, after)
-    fixed = [place for place in places if not {place, place.partition(".")[0]} & ROLLS]
+    fixed = {
+        place: RESTARTS[place.partition(".")[0]]
+        for place in places
+        if not {place, place.partition(".")[0]} & ROLLS
+    }
+    if (old.tls is None) != (new.tls is None):
+        fixed["processor.tls"] = "Envoy would have to change at the same moment"
     if fixed:
-        reasons = "\n".join(f"{place}: {RESTARTS[place.partition('.')[0]]}" for place in fixed)
+        reasons = "\n".join(f"{place}: {reason}" for place, reason in fixed.items())
         raise ConfigError(f"a rolling reload cannot change this; restart extproc serve:\n{reasons}")
     return places

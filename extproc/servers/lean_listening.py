@@ -14,6 +14,9 @@ log = structlog.get_logger()
 ALPN: Final = "h2"
 """The protocol name that a peer must ask for (RFC 9113 section 3.2, gRPC over HTTP/2)."""
 
+NOT_IN_CLEAR: Final = "without TLS the lean transport listens on unix sockets and loopback only"
+"""Why a socket is refused."""
+
 
 class WatchedHandshake(ssl.SSLObject):
     """A TLS connection that says why its handshake failed; asyncio closes it without a word."""
@@ -51,8 +54,8 @@ def bind_tcp(address: str, *, has_tls: bool) -> list[socket.socket]:
     host = host.strip("[]")
     if not host or not port.isdigit():
         raise RuntimeError(f"not an address: {address}")
-    if not has_tls and not _is_loopback(host):
-        raise RuntimeError("without TLS the lean transport listens on unix sockets and loopback only")
+    if not has_tls and not is_loopback(host):
+        raise RuntimeError(NOT_IN_CLEAR)
     hosts = ["127.0.0.1"] if host == "localhost" else _resolve(host)
     bound: list[socket.socket] = []
     number = int(port)
@@ -71,7 +74,8 @@ def bind_tcp(address: str, *, has_tls: bool) -> list[socket.socket]:
     return bound
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """An IP address or name that nothing outside this machine reaches."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

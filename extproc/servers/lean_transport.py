@@ -11,7 +11,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
@@ -39,7 +39,7 @@ from extproc.servers.lean_calls import (
     RefusedCall,
 )
 from extproc.servers.lean_health import HealthBoard
-from extproc.servers.lean_listening import bind_tcp, prepare, speaks_http2
+from extproc.servers.lean_listening import NOT_IN_CLEAR, bind_tcp, is_loopback, prepare, speaks_http2
 from extproc.servers.lean_reflection import ReflectionCall, reflection_methods
 from extproc.servers.network_ext_proc import Opener
 from extproc.servers.peer_gate import BACKLOG, UnixListener, peer_uid
@@ -121,6 +121,19 @@ class LeanServer:
         self._sockets += [(each, tls) for each in bound]
         return int(bound[0].getsockname()[1])
 
+    def take(self, bound: Sequence[socket.socket], tls: ssl.SSLContext | None = None) -> None:
+        """TCP sockets that somebody bound for us, and may give to another process after us. `tls` as for `listen`.
+
+        Raises RuntimeError.
+        """
+        if not bound:
+            raise RuntimeError("no socket to listen on")
+        if tls is not None:
+            prepare(tls)
+        elif not all(is_loopback(str(each.getsockname()[0])) for each in bound):
+            raise RuntimeError(NOT_IN_CLEAR)
+        self._sockets += [(each, tls) for each in bound]
+
     async def start(self) -> None:
         """Accept connections, in the place of whoever did before, and report healthy."""
         for bound, tls in self._sockets:
@@ -151,9 +164,13 @@ class LeanServer:
     def hand_over(self) -> None:
         """Another process listens where we did. Peers are told to connect again (GOAWAY); nothing is refused here.
 
-        We stay healthy: the place is what Envoy's health check means, and the place is served.
+        We stay healthy: the place is what Envoy's health check means, and the place is served. A TCP socket is the
+        other's too, with whoever waits in it; a unix socket is our own, and whoever still waits there is served here.
         """
         self.is_moving = True
+        for server in self._servers:
+            if any(each.family != socket.AF_UNIX for each in server.sockets):
+                server.close()
         for connection in list(self.connections):
             connection.move_on()
 

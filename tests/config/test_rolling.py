@@ -81,7 +81,21 @@ def test_nothing_changed_is_nothing() -> None:
     assert check_roll(of(LISTEN), of(LISTEN)) == ()
 
 
-def test_a_tcp_port_cannot_be_handed_over() -> None:
-    tcp = of("processor: {listen: '127.0.0.1:9000', insecure: true}\n")
-    with pytest.raises(ConfigError, match="TCP"):
-        check_roll(tcp, tcp)
+TCP = "processor: {listen: '127.0.0.1:9000', insecure: true%s}\n"
+TLS = (
+    "processor: {listen: '127.0.0.1:9000', tls: {certificate: %s, key: k, client_ca: a,"
+    " client_sans: ['spiffe://mesh/envoy']}}\n"
+)
+
+
+def test_tcp_ports_are_handed_on_by_the_lean_transport_alone() -> None:
+    assert check_roll(of(TCP % ""), of(TCP % ", drain: 5s")) == ("processor.drain",)
+    with pytest.raises(ConfigError, match="grpcio cannot hand a TCP port"):
+        check_roll(of(TCP % ", transport: grpcio"), of(TCP % ", transport: grpcio"))
+
+
+def test_what_a_worker_shows_in_tls_may_change_but_not_whether_it_speaks_tls() -> None:
+    assert check_roll(of(TLS % "old"), of(TLS % "new")) == ("processor.tls",)
+    for before, after in ((TCP % "", TLS % "new"), (TLS % "old", TCP % "")):
+        with pytest.raises(ConfigError, match=r"(?s)restart.*processor\.tls: Envoy"):
+            check_roll(of(before), of(after))

@@ -9,7 +9,10 @@ import httpx2
 import pytest
 
 from extproc.demo.processes import wait_until
+from tests.e2e.approving import Approvals, somebody
+from tests.e2e.rolling import ask_to_roll, wait_for
 from tests.e2e.stack import API_KEY, Stack
+from tests.support.asking import Asking
 from tests.support.raw_http import RawReply, ask, chunked
 from tests.support.replies import json_reply
 from tests.support.tokens import BAD_TOKENS
@@ -168,6 +171,25 @@ def test_a_held_request_goes_on_once_approved_and_only_once(stack: Stack):
     assert stack.upstream.count("POST", "/payments") == before + 1
     (intent,) = stack.wait_for_records(lambda r: r["kind"] == "intent" and "hold" in r)
     assert (intent["verdict"], intent["code"], intent["hold"]["state"]) == ("allow", "released", "released")
+
+
+def test_a_held_request_waits_across_a_rolling_reload(stack: Stack):
+    who, before = somebody(), stack.upstream.count("POST", "/payments")
+    token = stack.token(who)
+    paying = Asking(
+        lambda: stack.request(
+            "POST", "/payments", token=token, body=b'{"amount":7000}', headers=JSON, timeout=60
+        )
+    )
+    approvals = Approvals(stack)
+    hold = approvals.hold_of(who)
+    ask_to_roll(stack)
+    wait_for(stack, "admin.worker_replaced")
+    assert stack.request("GET", "/open/meanwhile").status == 200
+    assert approvals.approve(hold["id"]).status == 200
+    assert paying.finish().status == 200
+    assert stack.upstream.count("POST", "/payments") == before + 1
+    wait_for(stack, "admin.roll_done")
 
 
 def test_a_held_request_that_does_not_wait_is_told_so(stack: Stack):

@@ -9,10 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from extproc.demo.processes import wait_until
 from tests.e2e.approving import Approvals, somebody
 from tests.e2e.databases import DatabaseStack
-from tests.e2e.rolling import ask_to_roll, of_kind, wait_for
+from tests.e2e.rolling import ask_to_roll, of_kind, session_of_a_new_worker, wait_for, writers_so_far
 from tests.e2e.test_postgres import PAY
 from tests.e2e.test_postgres_sessions import goodbye
 from tests.support.asking import Asking
@@ -40,32 +39,6 @@ def writer(stack: DatabaseStack, who: str) -> psycopg.Connection[Any]:
     return stack.connect("writer", token=stack.token(who, groups=("writers",)))
 
 
-def writers_so_far(stack: DatabaseStack) -> set[str]:
-    """Each start of a process has a writer of its own."""
-    return {record["writer"] for record in stack.records()}
-
-
-def session_of_a_new_worker(stack: DatabaseStack, before: set[str]) -> psycopg.Connection[Any]:
-    """Envoy may not have read yet that the old one leaves, and then the old one still takes what comes."""
-    found: list[psycopg.Connection[Any]] = []
-
-    def connect() -> bool:
-        who = somebody()
-        session = writer(stack, who)
-        assert session.execute("SELECT 2").fetchone() == (2,)
-        (record, *_) = stack.wait_for_records(
-            lambda r: r["kind"] == "intent" and (r.get("principal") or {}).get("subject") == who
-        )
-        if record["writer"] in before:
-            session.close()
-            return False
-        found.append(session)
-        return True
-
-    wait_until(connect, what="a session of the new worker", within=30.0, process=stack.service)
-    return found[0]
-
-
 def test_sessions_go_on_in_the_old_worker_and_are_told_before_it_ends(stack: DatabaseStack) -> None:
     replaced, done = len(of_kind(stack, "admin.worker_replaced")), len(of_kind(stack, "admin.roll_done"))
     who, paid, unpaid = somebody(), next(NUMBERS), next(NUMBERS)
@@ -80,7 +53,8 @@ def test_sessions_go_on_in_the_old_worker_and_are_told_before_it_ends(stack: Dat
         ask_to_roll(stack)
         wait_for(stack, "admin.worker_replaced", replaced + 1)
         assert idle.execute("SELECT 1").fetchone() == (1,)
-        with session_of_a_new_worker(stack, before) as new:
+        with session_of_a_new_worker(stack, before, lambda caller: writer(stack, caller)) as new:
+            assert new.execute("SELECT 2").fetchone() == (2,)
             # the cancel arrives at the new worker, the statement waits in the old one
             cancelled.cancel_safe(timeout=10)
             with pytest.raises(psycopg.errors.QueryCanceled):
