@@ -256,3 +256,86 @@ def test_never_a_byte_beyond_the_windows_and_never_one_out_of_order(replies, ini
         connection.receive(window_update(1, 10_000))
         assert got + body(connection) == whole
     assert connection.buffered == 0
+
+
+class StrictPeer:
+    """Calls an overrun whatever goes beyond the settings it has seen acknowledged (RFC 9113 section 6.5.3)."""
+
+    def __init__(self) -> None:
+        self.connection = starved(100)
+        self.window, self.initial, self.frame = 65_535, 100, 16_384
+        self.windows: dict[int, int] = {}
+        self.got: dict[int, bytes] = {}
+        self._unacknowledged: list[tuple[int, int]] = []
+
+    def says(self, step: tuple[str, int, int]) -> bytes:
+        """The bytes of one step; the connection has not read them yet."""
+        kind, which, amount = step
+        stream = 2 * (which % 4) + 1
+        match kind:
+            case "open" if 2 * len(self.windows) + 1 < 12:
+                stream = 2 * len(self.windows) + 1
+                self.windows[stream], self.got[stream] = self.initial, b""
+                return head(stream)
+            case "stream" if stream in self.windows:
+                self.windows[stream] += amount
+                return window_update(stream, amount)
+            case "connection":
+                self.window += amount
+                return window_update(0, amount)
+            case "initial":
+                self._unacknowledged.append((4, amount))
+                return settings((4, amount))
+            case "frame":
+                self._unacknowledged.append((5, 16_384 + amount))
+                return settings((5, 16_384 + amount))
+        return b""
+
+    def hears(self) -> None:
+        for kind, flags, stream, payload in sent(self.connection):
+            if kind == SETTINGS and flags & 1:
+                name, value = self._unacknowledged.pop(0)
+                if name == 5:
+                    self.frame = value
+                else:
+                    for each in self.windows:
+                        self.windows[each] += value - self.initial
+                    self.initial = value
+            elif kind == DATA:
+                assert len(payload) <= self.frame
+                self.window -= len(payload)
+                self.windows[stream] -= len(payload)
+                assert self.window >= 0 and self.windows[stream] >= 0
+                self.got[stream] += payload
+        assert not self._unacknowledged
+
+
+_STEPS = st.tuples(
+    st.sampled_from(["open", "stream", "connection", "initial", "frame", "reply"]),
+    st.integers(0, 5),
+    st.one_of(st.integers(1, 300), st.integers(1, 70_000)),
+)
+
+
+@given(reads=st.lists(st.lists(_STEPS, min_size=1, max_size=4), max_size=30))
+@hypothesis_settings(deadline=None)
+def test_a_strict_peer_never_sees_its_settings_used_before_they_are_acknowledged(reads):
+    peer = StrictPeer()
+    said: dict[int, bytes] = {}
+    for read in reads:
+        peer.connection.receive(b"".join(peer.says(step) for step in read if step[0] != "reply"))
+        for kind, which, size in read:
+            stream = 2 * which + 1
+            if kind == "reply" and stream in peer.windows:
+                payload = bytes([which + 1]) * size
+                peer.connection.send_message(stream, payload)
+                said[stream] = said.get(stream, b"") + message(payload)
+        peer.hears()
+    for stream in peer.windows:
+        assert said.get(stream, b"").startswith(peer.got[stream])
+    peer.connection.receive(peer.says(("connection", 0, 1 << 28)))
+    for stream in peer.windows:
+        peer.windows[stream] += 1 << 28
+        peer.connection.receive(window_update(stream, 1 << 28))
+    peer.hears()
+    assert peer.got == {stream: said.get(stream, b"") for stream in peer.windows}
