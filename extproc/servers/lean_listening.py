@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 import ssl
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import structlog
+
+from extproc.servers.peer_gate import BACKLOG
 
 log = structlog.get_logger()
 
@@ -16,6 +21,13 @@ ALPN: Final = "h2"
 
 NOT_IN_CLEAR: Final = "without TLS the lean transport listens on unix sockets and loopback only"
 """Why a socket is refused."""
+
+BURST: Final = 64
+"""Connections accepted in one turn of the loop."""
+MOST_HANDSHAKES: Final = 256
+"""Unfinished ones at a socket. An honest one takes milliseconds, so beyond that the oldest makes room."""
+REST: Final = 1.0
+"""Seconds without accepting once there is no file descriptor left."""
 
 
 class WatchedHandshake(ssl.SSLObject):
@@ -30,6 +42,106 @@ class WatchedHandshake(ssl.SSLObject):
         except ssl.SSLError as error:
             log.warning("handshake.failed", reason=getattr(error, "verify_message", None) or error.reason)
             raise
+
+
+class TlsListener:
+    """Accepts TLS connections at one socket. However many never finish their handshake, others get in."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        context: ssl.SSLContext,
+        opener: Callable[[], asyncio.Protocol],
+        *,
+        handshake: float,
+        farewell: float,
+    ) -> None:
+        """`handshake`: seconds a peer has for it. `farewell`: seconds for its answer when we close."""
+        self._listener = listener
+        self._context = context
+        self._opener = opener
+        self._handshake = handshake
+        self._farewell = farewell
+        self._loop = asyncio.get_running_loop()
+        self._shaking: dict[asyncio.Task[None], None] = {}
+        """Oldest first."""
+        self._rest: asyncio.TimerHandle | None = None
+        self._is_crowded = False
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """As asyncio's server names what it listens on."""
+        return (self._listener,)
+
+    def start(self) -> None:
+        """Listen. Raises OSError."""
+        self._listener.setblocking(False)
+        self._listener.listen(BACKLOG)
+        self._loop.add_reader(self._listener, self._accept)
+
+    def close(self) -> None:
+        """Accept no more; handshakes go on."""
+        if self._rest is not None:
+            self._rest.cancel()
+        if self._listener.fileno() >= 0:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+
+    def break_off(self) -> None:
+        """End all handshakes."""
+        for shaking in list(self._shaking):
+            shaking.cancel()
+
+    def _accept(self) -> None:
+        for _ in range(BURST):
+            try:
+                accepted, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionAbortedError:
+                continue  # that peer has left
+            except OSError as error:
+                log.error("accept.failed", error=error.strerror)
+                self._loop.remove_reader(self._listener)
+                self._rest = self._loop.call_later(REST, self._go_on)
+                return
+            accepted.setblocking(False)
+            if len(self._shaking) >= MOST_HANDSHAKES:
+                self._make_room()
+            unbegun = [accepted]
+            shaking = self._loop.create_task(self._shake(unbegun))
+            self._shaking[shaking] = None
+            shaking.add_done_callback(partial(self._shaken, unbegun))
+
+    def _go_on(self) -> None:
+        self._rest = None
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _make_room(self) -> None:
+        if not self._is_crowded:
+            self._is_crowded = True
+            log.warning("handshakes.crowded", unfinished=len(self._shaking))
+        oldest = next(iter(self._shaking))
+        del self._shaking[oldest]
+        oldest.cancel()
+
+    async def _shake(self, unbegun: list[socket.socket]) -> None:
+        try:
+            await self._loop.connect_accepted_socket(
+                self._opener, unbegun.pop(), ssl=self._context,
+                ssl_handshake_timeout=self._handshake, ssl_shutdown_timeout=self._farewell,
+            )  # fmt: skip
+        except OSError:
+            pass  # TLS has said why, or the peer left, or took too long
+        except Exception:
+            log.exception("connection.not_opened")
+
+    def _shaken(self, unbegun: list[socket.socket], shaking: asyncio.Task[None]) -> None:
+        for accepted in unbegun:
+            accepted.close()  # it was ended before it began
+        self._shaking.pop(shaking, None)
+        if not self._shaking:
+            self._is_crowded = False
 
 
 def prepare(context: ssl.SSLContext) -> ssl.SSLContext:

@@ -39,7 +39,14 @@ from extproc.servers.lean_calls import (
     RefusedCall,
 )
 from extproc.servers.lean_health import HealthBoard
-from extproc.servers.lean_listening import NOT_IN_CLEAR, bind_tcp, is_loopback, prepare, speaks_http2
+from extproc.servers.lean_listening import (
+    NOT_IN_CLEAR,
+    TlsListener,
+    bind_tcp,
+    is_loopback,
+    prepare,
+    speaks_http2,
+)
 from extproc.servers.lean_reflection import ReflectionCall, reflection_methods
 from extproc.servers.network_ext_proc import Opener
 from extproc.servers.peer_gate import BACKLOG, UnixListener, peer_uid
@@ -100,7 +107,7 @@ class LeanServer:
         """Another process listens where we did: who still comes here is sent there."""
         self._gid = gid
         self._sockets: list[tuple[UnixListener | socket.socket, ssl.SSLContext | None]] = []
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | TlsListener] = []
         self._quiet: asyncio.Event | None = None
 
     def listen(self, address: str, tls: ssl.SSLContext | None = None) -> int:
@@ -141,21 +148,20 @@ class LeanServer:
         self._sockets.clear()
         await self.set_healthy(True)
 
-    async def _open(self, bound: UnixListener | socket.socket, tls: ssl.SSLContext | None) -> asyncio.Server:
+    async def _open(
+        self, bound: UnixListener | socket.socket, tls: ssl.SSLContext | None
+    ) -> asyncio.Server | TlsListener:
         loop = asyncio.get_running_loop()
         if isinstance(bound, UnixListener):
             listener = bound.open()
             return await loop.create_unix_server(lambda: LeanConnection(self), sock=listener, backlog=BACKLOG)
         if tls is None:
             return await loop.create_server(lambda: LeanConnection(self), sock=bound, backlog=BACKLOG)
-        return await loop.create_server(
-            lambda: LeanConnection(self),
-            sock=bound,
-            backlog=BACKLOG,
-            ssl=tls,
-            ssl_handshake_timeout=self.handshake,
-            ssl_shutdown_timeout=FAREWELL,
+        secure = TlsListener(
+            bound, tls, lambda: LeanConnection(self), handshake=self.handshake, farewell=FAREWELL
         )
+        secure.start()
+        return secure
 
     async def set_healthy(self, healthy: bool) -> None:
         """What Envoy's health check sees."""
@@ -182,6 +188,8 @@ class LeanServer:
             bound.close()
         for server in self._servers:
             server.close()
+            if isinstance(server, TlsListener):
+                server.break_off()
         for connection in list(self.connections):
             connection.drain()
         await self._until_quiet(grace)
