@@ -174,7 +174,8 @@ def bind_tcp(address: str, *, has_tls: bool) -> list[socket.socket]:
     try:
         for each in hosts:
             family = socket.AF_INET6 if ":" in each else socket.AF_INET
-            listener = socket.socket(family, socket.SOCK_STREAM)
+            # by its protocol asyncio knows that small writes must not wait for each other (TCP_NODELAY)
+            listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             bound.append(listener)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((each, number))

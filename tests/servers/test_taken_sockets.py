@@ -168,6 +168,27 @@ def test_each_server_shows_the_certificate_it_was_started_with(
     run(loop, main())
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_small_writes_do_not_wait_for_each_other(
+    loop: str, held: list[socket.socket], tmp_path: Path, secure: bool
+) -> None:
+    mutual = Mutual(tmp_path)
+
+    async def main() -> None:
+        server = taken(held, processor_context(mutual.tls) if secure else None)
+        await server.start()
+        async with connected(held, mutual.context() if secure else None) as peer:
+            await peer.says(GREETING)
+            await until(lambda: bool(server.connections))
+            (connection,) = server.connections
+            assert connection._transport is not None
+            accepted = connection._transport.get_extra_info("socket")
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        await server.stop(0)
+
+    run(loop, main())
+
+
 def test_nothing_to_take_is_refused() -> None:
     with pytest.raises(RuntimeError, match="no socket"):
         LeanServer(a_service()).take([])
