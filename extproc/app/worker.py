@@ -26,10 +26,12 @@ from extproc.app.lock_keeper import lock_file
 from extproc.app.loops import loop_name
 from extproc.app.memory import settle_request_path
 from extproc.app.relaying import build_relay
+from extproc.app.renewing import CertificateWatch, keep_renewed
 from extproc.app.siblings import Siblings
 from extproc.app.state_keys import load_state_keys
 from extproc.config import Address, Settings
 from extproc.config.certificates import processor_context
+from extproc.config.settings import ServerTls
 from extproc.pipeline import Governance
 from extproc.pipeline.locks import LockBoard
 from extproc.servers.desk import HoldDesk
@@ -94,12 +96,16 @@ class Worker:
             assert address is not None  # noqa: S101  (settings were checked)
             address.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             relay.listen(address)
+        tls = settings.processor.tls
+        watch = CertificateWatch(tls) if tls is not None else None  # before the files are read
         pending = self._listen(server, settings.processor.addresses[self._index])
         settle_request_path()
         background = [
             asyncio.create_task(self._keys.run(), name="keys"),
             asyncio.create_task(self._follow(control, siblings, stopping), name="control"),
         ]
+        if watch is not None and isinstance(server, LeanServer):
+            background.append(asyncio.create_task(keep_renewed(watch, server.renew), name="certificate"))
         if settings.telemetry.metrics is not None:
             background.append(asyncio.create_task(tell_figures(control, self._figures), name="figures"))
         try:
@@ -265,14 +271,23 @@ def _reflection() -> Reflection:
     return Reflection()
 
 
-def _credentials(tls: Any) -> grpc.ServerCredentials | None:
+def _credentials(tls: ServerTls | None) -> grpc.ServerCredentials | None:
     """Mutual TLS, or None for plain loopback TCP (which the settings had to ask for by name)."""
     if tls is None:
         return None
     import grpc
 
-    return grpc.ssl_server_credentials(
-        [(tls.key.read_bytes(), tls.certificate.read_bytes())],
-        root_certificates=tls.client_ca.read_bytes(),
-        require_client_auth=True,
-    )
+    watch = CertificateWatch(tls)
+
+    def shown() -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration(
+            [(tls.key.read_bytes(), tls.certificate.read_bytes())],
+            root_certificates=tls.client_ca.read_bytes(),
+        )
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        """Asked before each handshake; None is that nothing changed."""
+        return shown() if watch.look() is not None else None
+
+    # its stub knows no None
+    return grpc.dynamic_ssl_server_credentials(shown(), renewed, require_client_authentication=True)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from pathlib import Path
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificate
 
 from extproc.config.settings import ListenerTls, ServerTls, Settings, UpstreamTls
 from extproc.domain.errors import ConfigError
@@ -76,6 +77,16 @@ def token_key(path: Path) -> RSAPrivateKey:
     if not isinstance(key, RSAPrivateKey) or key.key_size < SHORTEST_RSA:
         raise ConfigError(f"{path}: is no RSA key of {SHORTEST_RSA} bits or more; no token fits under less")
     return key
+
+
+def until(certificate: Path) -> str:
+    """When the first certificate of a file ends, as ISO 8601 has it. Raises ConfigError."""
+    try:
+        return load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc.isoformat()
+    except OSError as error:
+        raise ConfigError(f"{certificate}: {error.strerror}") from None
+    except ValueError:
+        raise ConfigError(f"{certificate}: has no PEM certificate") from None
 
 
 def load_authorities(context: ssl.SSLContext, authorities: Path) -> None:

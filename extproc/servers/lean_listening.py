@@ -58,7 +58,8 @@ class TlsListener:
     ) -> None:
         """`handshake`: seconds a peer has for it. `farewell`: seconds for its answer when we close."""
         self._listener = listener
-        self._context = context
+        self.context = context
+        """What the next connection is met with."""
         self._opener = opener
         self._handshake = handshake
         self._farewell = farewell
@@ -128,7 +129,7 @@ class TlsListener:
     async def _shake(self, unbegun: list[socket.socket]) -> None:
         try:
             await self._loop.connect_accepted_socket(
-                self._opener, unbegun.pop(), ssl=self._context,
+                self._opener, unbegun.pop(), ssl=self.context,
                 ssl_handshake_timeout=self._handshake, ssl_shutdown_timeout=self._farewell,
             )  # fmt: skip
         except OSError:

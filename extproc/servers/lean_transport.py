@@ -180,6 +180,15 @@ class LeanServer:
         for connection in list(self.connections):
             connection.move_on()
 
+    def renew(self, tls: ssl.SSLContext) -> None:
+        """Show this to who connects from now on, and ask those who have connected to do so again."""
+        prepare(tls)
+        for server in self._servers:
+            if isinstance(server, TlsListener):
+                server.context = tls
+        for connection in list(self.connections):
+            connection.move_on()
+
     async def stop(self, grace: float) -> None:
         """Refuse new calls, give running ones `grace` seconds, then cut them with a status that is not OK."""
         self.is_stopping = True

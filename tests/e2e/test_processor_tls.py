@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from extproc.demo.processes import free_port, wait_until
+from tests.e2e.load import Load
 from tests.e2e.stack import API_KEY, Stack
 from tests.support.envoy import Envoy
 from tests.support.mtls import ENVOY, TRANSPORTS
@@ -47,6 +50,20 @@ class TlsStack(Stack):
             settings={"processor": listening, "envoy": {"client_tls": calling}},
             target={"limits": {"request_body": "4MiB", "response_body": "4MiB"}},
         )
+
+    def shown(self) -> str:
+        """The serial number of the certificate that the worker shows to who connects."""
+        context = ssl.create_default_context(cafile=str(self.authority.path))
+        context.load_cert_chain(*self.caller)
+        context.set_alpn_protocols(["h2"])
+        host, _, port = self.worker.rpartition(":")
+        with (
+            socket.create_connection((host, int(port)), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname="processor.internal") as tls,
+        ):
+            certificate = tls.getpeercert()
+            assert certificate is not None
+            return str(certificate["serialNumber"])
 
     def rendered(self) -> str:
         """Envoy's configuration, as text."""
@@ -101,6 +118,22 @@ def test_many_at_once_are_all_governed(stack: TlsStack):
     assert [reply.status for reply in replies] == [200] * 200
     assert not any(b"ann@" in reply.body for reply in replies)
     stack.wait_for_records(lambda r: r["kind"] == "outcome" and r.get("end") == "complete", 200)
+
+
+def test_renewed_files_are_shown_without_a_restart(stack: TlsStack):
+    """Whoever renews certificates writes the files, and need not know of us."""
+    workers, before = stack.service_pids("worker"), stack.shown()
+    assert stack.shown() == before
+    load = Load(stack, callers=2, requests=10**5).start()
+    stack.authority.issue("server", hosts=["processor.internal"])
+    wait_until(lambda: stack.shown() != before, what="the new certificate", within=30.0)
+    load.wait_for(load.done + 50)
+    load.stop()
+    load.finish()
+    assert load.failed == set()
+    assert set(load.answered.values()) == {200}
+    assert stack.service_pids("worker") == workers
+    assert '"event": "certificate.renewed"' in (stack.directory / "serve.log").read_text()
 
 
 def test_health_is_asked_with_envoys_certificate(stack: TlsStack):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import ssl
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,23 +30,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsStack]:
         yield stack
 
 
-def shown(stack: TlsStack) -> str:
-    """The serial number of the certificate that the worker shows."""
-    context = ssl.create_default_context(cafile=str(stack.authority.path))
-    context.load_cert_chain(*stack.caller)
-    context.set_alpn_protocols(["h2"])
-    host, _, port = stack.worker.rpartition(":")
-    with (
-        socket.create_connection((host, int(port)), timeout=10) as plain,
-        context.wrap_socket(plain, server_hostname="processor.internal") as tls,
-    ):
-        certificate = tls.getpeercert()
-        assert certificate is not None
-        return str(certificate["serialNumber"])
-
-
 def test_a_renewed_certificate_comes_into_force_and_no_request_is_lost(stack: TlsStack) -> None:
-    before, old = stack.service_pids("worker"), shown(stack)
+    before, old = stack.service_pids("worker"), stack.shown()
     settings = yaml.safe_load(stack.config_path.read_text())
     settings["processor"]["tls"] |= pair(stack.authority.issue("renewed", hosts=["processor.internal"]))
     stack.config_path.write_text(yaml.safe_dump(settings))
@@ -62,7 +46,7 @@ def test_a_renewed_certificate_comes_into_force_and_no_request_is_lost(stack: Tl
     assert Counter(load.answered.values()).keys() == {200}
     assert [record["changed"] for record in of_kind(stack, "admin.roll")] == [["processor.tls"]]
     assert set(before).isdisjoint(stack.service_pids("worker"))
-    assert len({old} | {shown(stack) for _ in range(5)}) == 2
+    assert len({old} | {stack.shown() for _ in range(5)}) == 2
     check_ledger(stack, load)
 
 

@@ -17,19 +17,9 @@ from extproc.config.certificates import processor_context
 from extproc.servers import lean_listening
 from extproc.servers.lean_listening import TlsListener, bind_tcp
 from tests.servers.test_lean_transport import until
-from tests.support.mtls import LOOPS, Mutual, run
+from tests.support.mtls import Mutual, run
 
 FEW = 4
-
-
-@pytest.fixture(params=sorted(LOOPS))
-def loop(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def mutual(tmp_path_factory: pytest.TempPathFactory) -> Mutual:
-    return Mutual(tmp_path_factory.mktemp("mutual"))
 
 
 @pytest.fixture

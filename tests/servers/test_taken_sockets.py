@@ -18,14 +18,9 @@ from extproc.servers.lean_listening import bind_tcp
 from extproc.servers.lean_transport import LeanServer
 from tests.protocols.h2.support import DATA, GOAWAY, PREFACE, ack, data, frames_in, head, message, settings
 from tests.servers.test_lean_transport import EchoStream, a_service, open_echo, until
-from tests.support.mtls import ENVOY, LOOPS, Mutual, run
+from tests.support.mtls import ENVOY, Mutual, run
 
 GREETING = PREFACE + settings() + ack()
-
-
-@pytest.fixture(params=sorted(LOOPS))
-def loop(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture(autouse=True)
