@@ -39,9 +39,10 @@ class CertificateWatch:
             return None
         try:
             context, ends = processor_context(self._tls), until(self._tls.certificate)
-        except ConfigError as error:
+        except Exception as error:  # whatever the files hold, the old goes on, and they are looked at again
             if stamp != self._refused:
-                log.error("certificate.refused", error=str(error))
+                known = isinstance(error, ConfigError)
+                log.error("certificate.refused", error=str(error) if known else type(error).__name__)
             self._refused = stamp
             return None
         self._used = stamp

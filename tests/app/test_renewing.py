@@ -73,6 +73,21 @@ def test_what_cannot_be_used_is_not(mutual: Mutual, which: str, how: str):
     assert len(looks(watch)[0]) == 1
 
 
+def test_what_nobody_expected_ends_nothing_and_is_told_without_its_words(
+    mutual: Mutual, monkeypatch: pytest.MonkeyPatch
+):
+    def surprise(_: object) -> ssl.SSLContext:
+        raise RuntimeError("secret in here")
+
+    watch = CertificateWatch(mutual.tls)
+    mutual.authority.issue("server", hosts=["localhost"])
+    with monkeypatch.context() as patched, capture_logs() as told:
+        patched.setattr(renewing, "processor_context", surprise)
+        assert watch.look() is None
+    assert told == [{"event": "certificate.refused", "error": "RuntimeError", "log_level": "error"}]
+    assert watch.look() is not None
+
+
 def test_renewed_authorities_count_too(mutual: Mutual, tmp_path: Path):
     watch = CertificateWatch(mutual.tls)
     mutual.tls.client_ca.write_bytes(Authority(tmp_path / "next").path.read_bytes())
