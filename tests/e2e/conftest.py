@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.databases import SCHEMA
+from tests.e2e import databases, mysql
 from tests.support.envoy import envoy_is_here
+from tests.support.mariadb import MariaDB
 from tests.support.postgres import Postgres
 
 HERE = Path(__file__).parent
 LONGEST = """
-rolling rolling_postgres mysql_bypass lifecycle postgres_tls sql_bypass access_log mysql_clients postgres trust
-postgres_workers postgres_clients postgres_deaths demo mysql_tls grants holds_crash console mysql holds
+rolling rolling_postgres rolling_mysql mysql_bypass lifecycle postgres_tls sql_bypass access_log mysql_clients postgres
+trust postgres_workers postgres_clients postgres_deaths demo mysql_tls grants holds_crash console mysql holds
 kill_everything mysql_records metrics decisions
 """
 """What takes longest, first: a file begun last is what everybody waits for."""
@@ -39,5 +40,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def postgres() -> Iterator[Postgres]:
     """A server with the tables that tests of databases share."""
     with Postgres() as server:
-        server.run(SCHEMA)
+        server.run(databases.SCHEMA)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def mariadb() -> Iterator[MariaDB]:
+    """The same for the other kind."""
+    with MariaDB() as server:
+        server.run(mysql.SCHEMA)
         yield server

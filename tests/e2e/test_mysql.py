@@ -16,19 +16,12 @@ from extproc.protocols.mysql.charsets import is_wide_collation
 from extproc.protocols.mysql.commands import COMMANDS
 from tests.e2e.approving import Approvals, somebody
 from tests.e2e.databases import FRONTS, PASSWORD
-from tests.e2e.mysql import SCHEMA, MysqlStack
+from tests.e2e.mysql import MysqlStack
 from tests.support.asking import Asking
 from tests.support.mariadb import DATABASE, MISSING, MariaDB, is_here
 from tests.support.prepared import Prepared
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not is_here(), reason=MISSING)]
-
-
-@pytest.fixture(scope="module")
-def mariadb() -> Iterator[MariaDB]:
-    with MariaDB() as server:
-        server.run(SCHEMA)
-        yield server
 
 
 @pytest.fixture(scope="module", params=FRONTS)

@@ -12,7 +12,7 @@ import pytest
 from extproc.demo.processes import wait_until
 from tests.e2e.approving import Approvals, somebody
 from tests.e2e.databases import FRONTS
-from tests.e2e.mysql import SCHEMA, MysqlStack
+from tests.e2e.mysql import MysqlStack
 from tests.e2e.test_mysql import rows_of
 from tests.e2e.test_postgres_workers import Operator
 from tests.support.asking import Asking
@@ -21,13 +21,6 @@ from tests.support.mariadb import MISSING, MariaDB, is_here
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not is_here(), reason=MISSING)]
 SESSIONS = 6
 """Of two workers, each has some."""
-
-
-@pytest.fixture(scope="module")
-def mariadb() -> Iterator[MariaDB]:
-    with MariaDB() as server:
-        server.run(SCHEMA)
-        yield server
 
 
 @pytest.fixture(scope="module", params=FRONTS)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.approving import Approvals, somebody
 from tests.e2e.databases import FRONTS
-from tests.e2e.mysql import SCHEMA, MysqlStack
+from tests.e2e.mysql import MysqlStack
 from tests.e2e.rolling import ask_to_roll, session_of_a_new_worker, wait_for, writers_so_far
 from tests.e2e.test_mysql import rows_of
 from tests.e2e.test_mysql_sessions import goodbye
@@ -22,13 +22,6 @@ from tests.support.mariadb import MISSING, MariaDB, is_here
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not is_here(), reason=MISSING)]
 
 NUMBERS = itertools.count(7000)
-
-
-@pytest.fixture(scope="module")
-def mariadb() -> Iterator[MariaDB]:
-    with MariaDB() as server:
-        server.run(SCHEMA)
-        yield server
 
 
 @pytest.fixture(scope="module", params=FRONTS)
