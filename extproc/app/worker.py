@@ -133,7 +133,9 @@ class Worker:
                 await asyncio.sleep(HEALTH_SEEN)
             else:
                 server.hand_over()
-                await self._retirement.until_idle(stopping, lambda: self._is_idle(relay), server.settle)
+                await self._retirement.until_idle(
+                    stopping, lambda: self._is_idle(server, relay), server.settle
+                )
             await self._end(server, relay)
         finally:
             for task in background:
@@ -145,10 +147,15 @@ class Worker:
             await self._holds.aclose()
             self._ledger.close()
 
-    def _is_idle(self, relay: RelayServer | None) -> bool:
-        """Nothing is being exchanged, and no database session is open."""
+    def _is_idle(self, server: GrpcServer | LeanServer, relay: RelayServer | None) -> bool:
+        """Nothing is being exchanged, no database session is open, and nobody is about to connect."""
         service = self._service
-        return not (service.open_streams or service.open_checks or (relay is not None and relay.has_sessions))
+        return not (
+            service.open_streams
+            or service.open_checks
+            or (relay is not None and relay.has_sessions)
+            or (isinstance(server, LeanServer) and server.has_handshakes)
+        )
 
     async def _end(self, server: GrpcServer | LeanServer, relay: RelayServer | None) -> None:
         """Database sessions are told, as they become idle or when their time is over; then everything is cut."""

@@ -74,6 +74,11 @@ class TlsListener:
         """As asyncio's server names what it listens on."""
         return (self._listener,)
 
+    @property
+    def unfinished(self) -> int:
+        """Handshakes that are under way."""
+        return len(self._shaking)
+
     def start(self) -> None:
         """Listen. Raises OSError."""
         self._listener.setblocking(False)

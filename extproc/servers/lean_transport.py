@@ -180,6 +180,11 @@ class LeanServer:
         for connection in list(self.connections):
             connection.move_on()
 
+    @property
+    def has_handshakes(self) -> bool:
+        """Somebody has connected who is not through the TLS handshake yet."""
+        return any(isinstance(server, TlsListener) and server.unfinished for server in self._servers)
+
     def renew(self, tls: ssl.SSLContext) -> None:
         """Show this to who connects from now on, and ask those who have connected to do so again."""
         prepare(tls)

@@ -59,7 +59,7 @@ class Door:
 
     @property
     def shaking(self) -> int:
-        return len(self.listener._shaking)
+        return self.listener.unfinished
 
     async def silent(self, words: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Somebody who connects and does not go on."""

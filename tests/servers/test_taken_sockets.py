@@ -163,6 +163,33 @@ def test_each_server_shows_the_certificate_it_was_started_with(
     run(loop, main())
 
 
+def test_who_is_about_to_connect_is_known_after_the_hand_over_too(
+    loop: str, held: list[socket.socket], tmp_path: Path
+) -> None:
+    mutual = Mutual(tmp_path)
+
+    async def main() -> None:
+        server = taken(held, processor_context(mutual.tls))
+        await server.start()
+        assert not server.has_handshakes
+        plain = socket.create_connection(held[0].getsockname())
+        plain.setblocking(False)
+        await until(lambda: server.has_handshakes)
+        server.hand_over()
+        reader, writer = await asyncio.open_connection(
+            sock=plain, ssl=mutual.context(), server_hostname="localhost"
+        )
+        peer = Peer(reader, writer)
+        assert server.has_handshakes or server.connections
+        await peer.says(GREETING + head(1) + data(1, message(b"one")))
+        await peer.hears(message(b"one"))
+        await until(lambda: not server.has_handshakes)
+        writer.transport.abort()
+        await server.stop(0)
+
+    run(loop, main())
+
+
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 def test_small_writes_do_not_wait_for_each_other(
     loop: str, held: list[socket.socket], tmp_path: Path, secure: bool
