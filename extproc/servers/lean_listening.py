@@ -70,11 +70,6 @@ class TlsListener:
         self._is_crowded = False
 
     @property
-    def sockets(self) -> tuple[socket.socket, ...]:
-        """As asyncio's server names what it listens on."""
-        return (self._listener,)
-
-    @property
     def unfinished(self) -> int:
         """Handshakes that are under way."""
         return len(self._shaking)

@@ -108,6 +108,7 @@ class LeanServer:
         self._gid = gid
         self._sockets: list[tuple[UnixListener | socket.socket, ssl.SSLContext | None]] = []
         self._servers: list[asyncio.Server | TlsListener] = []
+        self._on_tcp: list[asyncio.Server | TlsListener] = []
         self._quiet: asyncio.Event | None = None
 
     def listen(self, address: str, tls: ssl.SSLContext | None = None) -> int:
@@ -144,7 +145,10 @@ class LeanServer:
     async def start(self) -> None:
         """Accept connections, in the place of whoever did before, and report healthy."""
         for bound, tls in self._sockets:
-            self._servers.append(await self._open(bound, tls))
+            server = await self._open(bound, tls)
+            self._servers.append(server)
+            if not isinstance(bound, UnixListener):
+                self._on_tcp.append(server)
         self._sockets.clear()
         await self.set_healthy(True)
 
@@ -174,9 +178,8 @@ class LeanServer:
         other's too, with whoever waits in it; a unix socket is our own, and whoever still waits there is served here.
         """
         self.is_moving = True
-        for server in self._servers:
-            if any(each.family != socket.AF_UNIX for each in server.sockets):
-                server.close()
+        for server in self._on_tcp:
+            server.close()
         for connection in list(self.connections):
             connection.move_on()
 
