@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from extproc.app import renewing
 from extproc.app.renewing import CertificateWatch, keep_renewed
+from extproc.config.settings import ServerTls
 from tests.support.mtls import Mutual
 from tests.support.pki import Authority
 
@@ -100,7 +101,7 @@ def test_links_that_are_turned_are_noticed(mutual: Mutual, tmp_path: Path):
     for folder in (first, second):
         Authority(folder).issue("server", hosts=["localhost"])
     now.symlink_to(first)
-    tls = type(mutual.tls)(
+    tls = ServerTls(
         certificate=now / "server.pem", key=now / "server.key", client_ca=now / "ca.pem", client_sans=("x",)
     )
     watch = CertificateWatch(tls)

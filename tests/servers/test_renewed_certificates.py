@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from extproc.app.renewing import CertificateWatch
+from extproc.config.settings import ServerTls
 from extproc.servers.lean_transport import LeanServer
 from tests.protocols.h2.support import GOAWAY, PREFACE, ack, frame, settings
 from tests.support.mtls import ENVOY, TRANSPORTS, Mutual, Pair, run, serving
@@ -84,7 +85,7 @@ def test_an_authority_that_is_taken_away_lets_nobody_in_any_more(
     async def main() -> None:
         clients = tmp_path / "clients.pem"
         clients.write_bytes(mutual.authority.path.read_bytes())
-        tls = type(mutual.tls)(
+        tls = ServerTls(
             certificate=mutual.tls.certificate, key=mutual.tls.key, client_ca=clients, client_sans=(ENVOY,)
         )
         async with serving(transport, service(), tls) as (server, port):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from extproc.config.certificates import processor_context
+from extproc.config.settings import ServerTls
 from extproc.servers.envoy_proto import PROCESS_METHOD
 from extproc.servers.lean_calls import METHODS
 from extproc.servers.lean_listening import bind_tcp
@@ -125,9 +126,9 @@ def test_who_connects_while_nobody_serves_is_served_by_the_next(loop: str, held:
         for each in held:
             each.close()
         with pytest.raises(OSError):
-            await asyncio.open_connection("127.0.0.1", second_port)
+            await asyncio.open_connection("127.0.0.1", port)
 
-    second_port = held[0].getsockname()[1]
+    port = held[0].getsockname()[1]
     run(loop, main())
 
 
@@ -150,9 +151,8 @@ def test_each_server_shows_the_certificate_it_was_started_with(
         old = taken(held, processor_context(mutual.tls))
         await old.start()
         before = await shown()
-        new = taken(held, processor_context(type(mutual.tls)(
-            certificate=renewed, key=key, client_ca=mutual.authority.path, client_sans=(ENVOY,)
-        )))  # fmt: skip
+        tls = ServerTls(certificate=renewed, key=key, client_ca=mutual.authority.path, client_sans=(ENVOY,))
+        new = taken(held, processor_context(tls))
         await new.start()
         old.hand_over()
         after = {await shown() for _ in range(5)}
